@@ -1,0 +1,7 @@
+//! File formats of dwindle: GGUF v3 and, on top of it, the compressed container.
+//!
+//! Bytes in, bytes out: this crate knows no mathematics and no llama.cpp, and has no `unsafe`.
+
+#![forbid(unsafe_code)]
+
+pub mod gguf;

@@ -1,0 +1,27 @@
+//! Sources of named tensors: a Hugging Face folder, a GGUF file or a container.
+
+use dwindle_formats::gguf::TensorType;
+
+/// One tensor of a source, as it lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// The source's own name (`model.layers.0.self_attn.q_proj.weight`, `blk.0.attn_q.weight`).
+    pub name: String,
+    /// Element type as stored.
+    pub ty: TensorType,
+    /// Dimensions in ggml's order, row length first: the reverse of Hugging Face's.
+    pub shape: Vec<u64>,
+}
+
+/// Where tensors come from. Implementations map their files into memory.
+pub trait Source: Send + Sync {
+    /// Every tensor, sorted as the source's own tools list them.
+    fn tensors(&self) -> &[SourceTensor];
+
+    /// The stored bytes of a tensor, rows one after another, little-endian.
+    fn bytes(&self, index: usize) -> &[u8];
+
+    /// Tells the system that the bytes of a tensor will not be needed again soon, so that they
+    /// stop counting against the memory of this process.
+    fn release(&self, index: usize);
+}

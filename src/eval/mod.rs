@@ -1,0 +1,1 @@
+//! Measuring: perplexity, KL divergence, speed and memory.

@@ -1,0 +1,3 @@
+//! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
+
+pub mod mapping;
