@@ -1,0 +1,172 @@
+//! The journal of a file that is being written: what is finished, so that a killed run goes on.
+//!
+//! One JSON object a line: first the fingerprint, then one finished tensor after another. Nothing
+//! in it is trusted: on resumption the data is held against the digests, and the first line that
+//! does not fit ends what is kept.
+
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::chunk::ChunkGeometry;
+use super::writer::FinishedPart;
+use super::{Digest, StoredPlan, hex};
+use crate::gguf::DEFAULT_ALIGNMENT;
+
+/// A tensor whose chunks all stand in the temporary file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FinishedTensor {
+    /// Bits of the relative error, an f32 that may be NaN.
+    pub error_bits: u32,
+    /// Its parts.
+    pub parts: Vec<FinishedPart>,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Journal {
+    /// Opens or begins the journal and returns the tensors that it claims, if it belongs to the
+    /// same fingerprint.
+    pub fn open(
+        path: &Path,
+        fingerprint: &Digest,
+        plan: &StoredPlan,
+    ) -> std::io::Result<(Journal, Vec<FinishedTensor>)> {
+        let claimed = match fs::File::open(path) {
+            Ok(file) => read_claims(BufReader::new(file), fingerprint, plan),
+            Err(_) => Vec::new(),
+        };
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let path = path.to_path_buf();
+        Ok((Journal { path, file }, claimed))
+    }
+
+    /// Holds the claimed tensors against the data, rewrites the journal with those that are true
+    /// and returns them with the offset at which writing goes on.
+    pub fn keep_verified(
+        mut self,
+        claimed: Vec<FinishedTensor>,
+        data: &mut fs::File,
+        data_start: u64,
+        fingerprint: &Digest,
+    ) -> std::io::Result<(Journal, Vec<FinishedTensor>, u64)> {
+        let mut at = data_start;
+        let mut kept = Vec::new();
+        for tensor in claimed {
+            match verified_end(&tensor, data, at) {
+                Some(end) => at = end,
+                None => break,
+            }
+            kept.push(tensor);
+        }
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        writeln!(self.file, "{}", hex(fingerprint))?;
+        for tensor in &kept {
+            self.append(tensor)?;
+        }
+        Ok((self, kept, at))
+    }
+
+    pub fn append(&mut self, tensor: &FinishedTensor) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(tensor)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+
+    pub fn remove(&self) {
+        // A journal that stays behind only costs the next run a look at it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn read_claims(
+    mut lines: BufReader<fs::File>,
+    fingerprint: &Digest,
+    plan: &StoredPlan,
+) -> Vec<FinishedTensor> {
+    let mut first = String::new();
+    if lines.read_line(&mut first).is_err() || first.trim_end() != hex(fingerprint) {
+        return Vec::new();
+    }
+    lines
+        .lines()
+        .map_while(Result::ok)
+        .map_while(|line| serde_json::from_str::<FinishedTensor>(&line).ok())
+        .zip(&plan.tensors)
+        .take_while(|(claim, tensor)| {
+            claim.parts.len() == tensor.parts.len()
+                && claim.parts.iter().zip(&tensor.parts).all(|(c, part)| {
+                    let chunks = ChunkGeometry::of(part).chunks() as usize;
+                    c.codecs.len() == chunks && c.bytes.len() == chunks && c.digests.len() == chunks
+                })
+        })
+        .map(|(claim, _)| claim)
+        .collect()
+}
+
+/// Where the tensor's data ends, if all of it stands in the file as claimed.
+fn verified_end(tensor: &FinishedTensor, data: &mut fs::File, start: u64) -> Option<u64> {
+    let mut at = start;
+    let mut buffer = Vec::new();
+    for part in &tensor.parts {
+        let padding = part.stored().next_multiple_of(DEFAULT_ALIGNMENT) - part.stored();
+        for (i, (bytes, digest)) in part.bytes.iter().zip(&part.digests).enumerate() {
+            let last = i + 1 == part.bytes.len();
+            let len = u64::from(*bytes) + if last { padding } else { 0 };
+            data.seek(SeekFrom::Start(at)).ok()?;
+            buffer.clear();
+            let read = Read::by_ref(data).take(len).read_to_end(&mut buffer).ok()?;
+            let found: Digest = Sha256::digest(&buffer).into();
+            if read as u64 != len || found != *digest {
+                return None;
+            }
+            at += len;
+        }
+    }
+    Some(at)
+}
+
+/// Digests as hexadecimal strings.
+pub(super) mod hex_digests {
+    use super::{Digest, hex};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser::SerializeSeq};
+
+    pub fn serialize<S: Serializer>(digests: &[Digest], s: S) -> Result<S::Ok, S::Error> {
+        let mut seq = s.serialize_seq(Some(digests.len()))?;
+        for digest in digests {
+            seq.serialize_element(&hex(digest))?;
+        }
+        seq.end()
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Digest>, D::Error> {
+        let strings = Vec::<String>::deserialize(d)?;
+        strings
+            .iter()
+            .map(|s| parse(s).ok_or_else(|| D::Error::custom("not a SHA-256 digest")))
+            .collect()
+    }
+
+    fn parse(s: &str) -> Option<Digest> {
+        let mut out = [0; 32];
+        if s.len() != 64 || !s.is_ascii() {
+            return None;
+        }
+        for (i, byte) in out.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).ok()?;
+        }
+        Some(out)
+    }
+}
