@@ -1,3 +1,4 @@
 //! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
 
+pub mod ggml;
 pub mod mapping;

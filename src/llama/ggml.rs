@@ -1,0 +1,571 @@
+//! ggml's element types: quantizing rows of floats and reading them back.
+//!
+//! ggml answers wrong arguments with an assertion that ends the process, so everything it asserts
+//! is checked here first and refused with a typed error.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_void};
+
+use dwindle_formats::gguf::TensorType;
+use llama_cpp_sys_2 as sys;
+
+/// The largest magnitude that is handed to a block-quantized type.
+///
+/// Their scales are 16-bit floats, so that far smaller values already fail; the cap keeps squares
+/// and sums inside of ggml finite, which its search for the best grid point relies on.
+pub const MAX_MAGNITUDE: f32 = 1e10;
+
+/// Why values can't be turned into an element type, or bytes of that type into values.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum GgmlError {
+    #[error("ggml can't quantize to type `{0}`")]
+    NotWritable(TensorType),
+    #[error("ggml can't read type `{0}` as floats")]
+    NotReadable(TensorType),
+    #[error("a row of {row_len} elements does not divide into blocks of {block_len} (`{ty}`)")]
+    RowLength {
+        ty: TensorType,
+        row_len: usize,
+        block_len: u64,
+    },
+    #[error("{what} has {found} elements, expected {expected}")]
+    Length {
+        what: &'static str,
+        found: usize,
+        expected: usize,
+    },
+    #[error("element {index} is {value}, which `{ty}` can't hold")]
+    Value {
+        ty: TensorType,
+        index: usize,
+        value: f32,
+    },
+    #[error("importance weight {index} is {value}, expected a finite number that is not negative")]
+    Importance { index: usize, value: f32 },
+    #[error(
+        "`{0}` needs importance weights: run with calibration statistics or choose another type"
+    )]
+    ImportanceMissing(TensorType),
+    #[error("the values are too large for the 16-bit scales of `{0}`")]
+    ScaleOverflow(TensorType),
+}
+
+/// ggml's own description of a type, to hold our table against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeFacts {
+    /// ggml's name, lowercase.
+    pub name: String,
+    /// Elements per block.
+    pub block_len: u64,
+    /// Bytes per block.
+    pub block_bytes: u64,
+    /// Whether ggml counts it as quantized.
+    pub quantized: bool,
+}
+
+fn ggml_type(ty: TensorType) -> sys::ggml_type {
+    ty.id() as sys::ggml_type
+}
+
+fn traits(ty: TensorType) -> &'static sys::ggml_type_traits {
+    // SAFETY: every `TensorType` id is below `GGML_TYPE_COUNT` of the pinned version, so the
+    // function returns a pointer into a static table; it is read-only and never freed.
+    unsafe { &*sys::ggml_get_type_traits(ggml_type(ty)) }
+}
+
+/// What ggml knows of a type.
+pub fn facts(ty: TensorType) -> TypeFacts {
+    let t = traits(ty);
+    let name = if t.type_name.is_null() {
+        String::new()
+    } else {
+        // SAFETY: a type's name is a static, NUL-terminated string.
+        let name = unsafe { CStr::from_ptr(t.type_name) };
+        name.to_string_lossy().into_owned()
+    };
+    TypeFacts {
+        name,
+        block_len: t.blck_size.try_into().unwrap_or(0),
+        block_bytes: t.type_size as u64,
+        quantized: t.is_quantized,
+    }
+}
+
+/// Whether [`quantize`] writes this type.
+pub fn writable(ty: TensorType) -> bool {
+    use TensorType::*;
+    match ty {
+        Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64 => false,
+        F32 | F16 | BF16 => true,
+        _ => ty.is_quantized(),
+    }
+}
+
+/// Whether [`dequantize`] reads this type.
+pub fn readable(ty: TensorType) -> bool {
+    use TensorType::*;
+    matches!(ty, F32 | F16 | BF16) || (ty.is_quantized() && traits(ty).to_float.is_some())
+}
+
+/// Whether ggml refuses to write this type without importance weights.
+pub fn requires_importance(ty: TensorType) -> bool {
+    // SAFETY: a pure comparison of the id.
+    unsafe { sys::ggml_quantize_requires_imatrix(ggml_type(ty)) }
+}
+
+/// Writes rows of values in an element type.
+///
+/// `values` are whole rows of `row_len`; `importance` has one weight per column, the same for every
+/// row (slices of experts are separate calls). `out` must have exactly the size of the result.
+/// Rows are independent, so cutting a tensor into calls of whole rows gives the same bytes.
+///
+/// # Errors
+/// Wrong lengths, a type that can't be written, missing weights for a type that needs them, and,
+/// for block-quantized types, values that are not finite or too large.
+pub fn quantize(
+    ty: TensorType,
+    values: &[f32],
+    row_len: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), GgmlError> {
+    if !writable(ty) {
+        return Err(GgmlError::NotWritable(ty));
+    }
+    let rows = check_rows(ty, values.len(), row_len, out.len())?;
+    if rows == 0 {
+        return Ok(());
+    }
+    match ty {
+        TensorType::F32 => out.copy_from_slice(bytemuck::cast_slice(values)),
+        TensorType::BF16 => narrow(values, out, |v| to_bf16(v.to_bits())),
+        TensorType::F16 => write_f16(values, out),
+        _ => {
+            check_values(ty, values)?;
+            if let Some(weights) = importance {
+                check_importance(weights, row_len)?;
+            } else if requires_importance(ty) {
+                return Err(GgmlError::ImportanceMissing(ty));
+            }
+            quantize_blocks(ty, values, row_len, importance, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn quantize_blocks(
+    ty: TensorType,
+    values: &[f32],
+    row_len: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), GgmlError> {
+    let weights = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
+    let rows = values.len() / row_len;
+    let mut aligned = Aligned::for_writing(out);
+    let dst = aligned.bytes();
+    // SAFETY: `check_rows` holds both lengths against the type's block size, so ggml reads
+    // `rows * row_len` floats and writes exactly `dst.len()` bytes; `weights` is null or has
+    // `row_len` elements, and is not null for the types that assert it; the destination is aligned
+    // for every block type. ggml initialises the tables it needs under its own lock.
+    let valid = unsafe {
+        let dst = dst.as_mut_ptr().cast::<c_void>();
+        let written = sys::ggml_quantize_chunk(
+            ggml_type(ty),
+            values.as_ptr(),
+            dst,
+            0,
+            rows as i64,
+            row_len as i64,
+            weights,
+        );
+        sys::ggml_validate_row_data(ggml_type(ty), dst, written)
+    };
+    aligned.finish();
+    if valid {
+        Ok(())
+    } else {
+        Err(GgmlError::ScaleOverflow(ty))
+    }
+}
+
+/// Reads bytes of an element type as floats. `out` must have exactly as many elements.
+///
+/// # Errors
+/// Wrong lengths and types that are no floats.
+pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), GgmlError> {
+    if !readable(ty) {
+        return Err(GgmlError::NotReadable(ty));
+    }
+    check_rows(ty, out.len(), out.len(), bytes.len())?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    match ty {
+        TensorType::F32 => {
+            bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(bytes);
+        }
+        TensorType::BF16 => {
+            for (v, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *v = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+        TensorType::F16 => read_f16(bytes, out),
+        _ => {
+            let to_float = traits(ty).to_float.ok_or(GgmlError::NotReadable(ty))?;
+            let bytes = align_for_reading(bytes);
+            // SAFETY: `check_rows` holds the byte length against the element count, the count is
+            // a multiple of the block length, and the source is aligned for every block type.
+            unsafe { to_float(bytes.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64) };
+        }
+    }
+    Ok(())
+}
+
+/// Rows in `values` elements, after holding all lengths against each other.
+fn check_rows(
+    ty: TensorType,
+    values: usize,
+    row_len: usize,
+    bytes: usize,
+) -> Result<usize, GgmlError> {
+    let whole = |n: u64| (row_len as u64).is_multiple_of(n);
+    if (row_len == 0 && values != 0) || !whole(ty.block_len()) {
+        return Err(GgmlError::RowLength {
+            ty,
+            row_len,
+            block_len: ty.block_len(),
+        });
+    }
+    if row_len == 0 {
+        return expect_len("the result", bytes, 0).map(|()| 0);
+    }
+    let rows = values / row_len;
+    expect_len("the last row", values % row_len, 0)?;
+    let size = ty.bytes(&[row_len as u64, rows as u64]).unwrap_or(u64::MAX);
+    expect_len("the byte buffer", bytes, size as usize)?;
+    Ok(rows)
+}
+
+fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), GgmlError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(GgmlError::Length {
+        what,
+        found,
+        expected,
+    })
+}
+
+fn check_values(ty: TensorType, values: &[f32]) -> Result<(), GgmlError> {
+    // Not a number compares as false, so this refuses it as well.
+    let good = |v: &f32| v.abs() <= MAX_MAGNITUDE;
+    // The inner fold has no early exit, so that it compiles to vector instructions.
+    for (chunk, part) in values.chunks(4096).enumerate() {
+        if part.iter().fold(true, |ok, v| ok & good(v)) {
+            continue;
+        }
+        let at = part.iter().position(|v| !good(v)).unwrap_or(0);
+        return Err(GgmlError::Value {
+            ty,
+            index: chunk * 4096 + at,
+            value: part[at],
+        });
+    }
+    Ok(())
+}
+
+fn check_importance(weights: &[f32], row_len: usize) -> Result<(), GgmlError> {
+    expect_len("the importance row", weights.len(), row_len)?;
+    match weights
+        .iter()
+        .position(|w| !(*w >= 0.0 && *w <= MAX_MAGNITUDE))
+    {
+        None => Ok(()),
+        Some(index) => Err(GgmlError::Importance {
+            index,
+            value: weights[index],
+        }),
+    }
+}
+
+/// Round to nearest even, the way ggml and every converter do.
+fn to_bf16(bits: u32) -> u16 {
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        return (bits >> 16) as u16 | 64; // keep it a NaN, and make it quiet
+    }
+    (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+fn narrow(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> u16) {
+    for (v, b) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+        *b = convert(*v).to_le_bytes();
+    }
+}
+
+/// Elements converted at a time where bytes are not aligned; fits the first-level cache.
+const PIECE: usize = 4096;
+
+fn write_f16(values: &[f32], out: &mut [u8]) {
+    let convert = |values: &[f32], half: &mut [u16]| {
+        debug_assert_eq!(values.len(), half.len());
+        // SAFETY: both slices have `values.len()` elements.
+        unsafe {
+            sys::ggml_cpu_fp32_to_fp16(values.as_ptr(), half.as_mut_ptr(), values.len() as i64);
+        }
+    };
+    if let Ok(half) = bytemuck::try_cast_slice_mut::<u8, u16>(out) {
+        return convert(values, half);
+    }
+    let mut piece = [0u16; PIECE];
+    for (v, o) in values.chunks(PIECE).zip(out.chunks_mut(2 * PIECE)) {
+        convert(v, &mut piece[..v.len()]);
+        o.copy_from_slice(bytemuck::cast_slice(&piece[..v.len()]));
+    }
+}
+
+fn read_f16(bytes: &[u8], out: &mut [f32]) {
+    let convert = |half: &[u16], out: &mut [f32]| {
+        debug_assert_eq!(out.len(), half.len());
+        ensure_cpu_tables();
+        // SAFETY: both slices have `out.len()` elements, and the tables are there.
+        unsafe { sys::ggml_cpu_fp16_to_fp32(half.as_ptr(), out.as_mut_ptr(), out.len() as i64) };
+    };
+    if let Ok(half) = bytemuck::try_cast_slice::<u8, u16>(bytes) {
+        return convert(half, out);
+    }
+    let mut piece = [0u16; PIECE];
+    for (b, o) in bytes.chunks(2 * PIECE).zip(out.chunks_mut(PIECE)) {
+        bytemuck::cast_slice_mut::<u16, u8>(&mut piece[..o.len()]).copy_from_slice(b);
+        convert(&piece[..o.len()], o);
+    }
+}
+
+/// Where the processor has no instruction for it, ggml converts 16-bit floats by a table.
+fn ensure_cpu_tables() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: it fills static tables under ggml's own lock and may be called any time.
+    ONCE.call_once(|| unsafe { sys::ggml_cpu_init() });
+}
+
+/// Blocks contain 16- and 32-bit numbers, which C code accesses as such.
+const BLOCK_ALIGN: usize = 4;
+
+fn align_for_reading(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if bytes.as_ptr().align_offset(BLOCK_ALIGN) == 0 {
+        return Cow::Borrowed(bytes);
+    }
+    // An allocation of bytes is aligned to at least 8 by every allocator that Rust uses; if one
+    // day it is not, the processors that ggml runs on still read it correctly.
+    Cow::Owned(bytes.to_vec())
+}
+
+/// A destination, replaced by an aligned buffer if it is not aligned itself.
+struct Aligned<'a> {
+    out: &'a mut [u8],
+    copy: Option<Vec<u32>>,
+}
+
+impl<'a> Aligned<'a> {
+    fn for_writing(out: &'a mut [u8]) -> Aligned<'a> {
+        let copy = (out.as_ptr().align_offset(BLOCK_ALIGN) != 0)
+            .then(|| vec![0u32; out.len().div_ceil(4)]);
+        Aligned { out, copy }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let len = self.out.len();
+        match &mut self.copy {
+            Some(copy) => &mut bytemuck::cast_slice_mut(copy)[..len],
+            None => self.out,
+        }
+    }
+
+    fn finish(self) {
+        if let Some(copy) = &self.copy {
+            let len = self.out.len();
+            self.out.copy_from_slice(&bytemuck::cast_slice(copy)[..len]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+
+    fn values(n: usize) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+    }
+
+    fn size(ty: TensorType, row_len: usize, rows: usize) -> usize {
+        ty.bytes(&[row_len as u64, rows as u64]).unwrap() as usize
+    }
+
+    #[test]
+    fn our_table_is_ggmls() {
+        for ty in TensorType::all() {
+            let f = facts(ty);
+            assert_eq!(f.name.to_uppercase(), ty.name(), "{ty}");
+            assert_eq!(f.block_len, ty.block_len(), "{ty}");
+            assert_eq!(f.block_bytes, ty.block_bytes(), "{ty}");
+            assert_eq!(f.quantized, ty.is_quantized(), "{ty}");
+        }
+        let known = TensorType::all().count();
+        let ggml = (0..sys::GGML_TYPE_COUNT)
+            .filter(|id| {
+                // SAFETY: the id is below the count.
+                let t = unsafe { &*sys::ggml_get_type_traits(*id) };
+                t.blck_size > 0
+            })
+            .count();
+        assert_eq!(known, ggml, "ggml has types that our table does not list");
+    }
+
+    #[test]
+    fn every_writable_type_round_trips() {
+        let (row_len, rows) = (512, 3);
+        let source = values(row_len * rows);
+        let weights: Vec<f32> = values(row_len).iter().map(|v| v.abs() + 0.1).collect();
+        for ty in TensorType::all().filter(|t| writable(*t)) {
+            let mut bytes = vec![0; size(ty, row_len, rows)];
+            quantize(ty, &source, row_len, Some(&weights), &mut bytes).unwrap();
+            let mut back = vec![0.0; source.len()];
+            dequantize(ty, &bytes, &mut back).unwrap();
+            let (mut err, mut norm) = (0.0, 0.0);
+            for (a, b) in source.iter().zip(&back) {
+                err += f64::from(a - b).powi(2);
+                norm += f64::from(*a).powi(2);
+            }
+            // The smallest types keep little more than signs.
+            let limit = if ty.bits() < 2.5 { 0.8 } else { 0.4 };
+            assert!((err / norm).sqrt() < limit, "{ty}: {}", (err / norm).sqrt());
+        }
+    }
+
+    #[test]
+    fn bytes_need_no_alignment() {
+        let source = values(512);
+        for ty in TensorType::all().filter(|t| writable(*t)) {
+            let n = size(ty, 512, 1);
+            let weights = vec![1.0; 512];
+            let mut even = vec![0; n];
+            quantize(ty, &source, 512, Some(&weights), &mut even).unwrap();
+            let mut buffer = vec![0; n + 4];
+            for shift in 1..4 {
+                let odd = &mut buffer[shift..shift + n];
+                quantize(ty, &source, 512, Some(&weights), odd).unwrap();
+                assert_eq!(odd, even, "{ty}");
+                let (mut a, mut b) = (vec![0.0; 512], vec![0.0; 512]);
+                dequantize(ty, &even, &mut a).unwrap();
+                dequantize(ty, odd, &mut b).unwrap();
+                assert_eq!(a, b, "{ty}");
+            }
+        }
+    }
+
+    #[test]
+    fn degenerate_rows_do_not_end_the_process() {
+        let weights = [vec![0.0; 256], vec![1.0; 256], vec![MAX_MAGNITUDE; 256]];
+        for fill in [
+            0.0,
+            1.0,
+            -1e-30,
+            f32::MIN_POSITIVE / 4.0,
+            1e4,
+            MAX_MAGNITUDE,
+        ] {
+            for ty in TensorType::all().filter(|t| writable(*t)) {
+                let mut bytes = vec![0; size(ty, 256, 1)];
+                let mut lone = vec![0.0; 256];
+                lone[77] = fill;
+                for row in [vec![fill; 256], lone] {
+                    for w in &weights {
+                        let _ = quantize(ty, &row, 256, Some(w), &mut bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() {
+        use TensorType::*;
+        let row = vec![1.0; 256];
+        let mut out = vec![0; 144];
+        assert_eq!(quantize(Q4_K, &row, 256, None, &mut out), Ok(()));
+        assert!(matches!(
+            quantize(Q4_K, &row[..255], 255, None, &mut out),
+            Err(GgmlError::RowLength { row_len: 255, .. })
+        ));
+        assert!(matches!(
+            quantize(Q4_K, &row, 256, None, &mut out[1..]),
+            Err(GgmlError::Length { expected: 144, .. })
+        ));
+        assert!(matches!(
+            quantize(Q4_K, &row, 256, Some(&row[1..]), &mut out),
+            Err(GgmlError::Length { expected: 256, .. })
+        ));
+        assert_eq!(
+            quantize(IQ1_S, &row, 256, None, &mut out[..50]),
+            Err(GgmlError::ImportanceMissing(IQ1_S))
+        );
+        assert_eq!(
+            quantize(Q8_K, &row, 256, None, &mut [0; 292]),
+            Err(GgmlError::NotWritable(Q8_K))
+        );
+        for bad in [f32::NAN, f32::INFINITY, 1e30] {
+            let mut row = row.clone();
+            row[200] = bad;
+            assert!(matches!(
+                quantize(Q4_K, &row, 256, None, &mut out),
+                Err(GgmlError::Value { index: 200, .. })
+            ));
+        }
+        let mut weights = row.clone();
+        weights[3] = -1.0;
+        assert!(matches!(
+            quantize(Q4_K, &row, 256, Some(&weights), &mut out),
+            Err(GgmlError::Importance { index: 3, .. })
+        ));
+        assert!(matches!(
+            dequantize(Q4_K, &out, &mut [0.0; 255]),
+            Err(GgmlError::RowLength { .. })
+        ));
+        assert_eq!(
+            dequantize(I32, &[0; 4], &mut [0.0]),
+            Err(GgmlError::NotReadable(I32))
+        );
+    }
+
+    #[test]
+    fn sixteen_bit_floats_are_ggmls_and_exact() {
+        let mut floats = values(5000);
+        floats.extend((0..=u16::MAX).map(|b| half::bf16::from_bits(b).to_f32()));
+        floats.extend([65504.0, 65519.9, 65520.0, 1e-8, 5.9e-8, -0.0]);
+        let mut ours = vec![0; 2 * floats.len()];
+        quantize(TensorType::BF16, &floats, floats.len(), None, &mut ours).unwrap();
+        for (v, b) in floats.iter().zip(ours.as_chunks::<2>().0) {
+            // SAFETY: pure arithmetic on a value.
+            let ggml = unsafe { sys::ggml_fp32_to_bf16(*v) };
+            assert_eq!(u16::from_le_bytes(*b), ggml.bits, "{v}");
+        }
+        quantize(TensorType::F16, &floats, floats.len(), None, &mut ours).unwrap();
+        for (v, b) in floats.iter().zip(ours.as_chunks::<2>().0) {
+            let expected = half::f16::from_f32(*v);
+            let found = half::f16::from_le_bytes(*b);
+            assert!(found.to_bits() == expected.to_bits() || v.is_nan(), "{v}");
+        }
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut back = vec![0.0; 1 << 16];
+        dequantize(TensorType::F16, &halves, &mut back).unwrap();
+        for (b, v) in back.iter().enumerate() {
+            let expected = half::f16::from_bits(b as u16).to_f32();
+            assert!(v.to_bits() == expected.to_bits() || v.is_nan(), "{b:x}");
+        }
+    }
+}
