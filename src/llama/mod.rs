@@ -1,4 +1,6 @@
 //! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
 
+pub mod backend;
 pub mod ggml;
 pub mod mapping;
+pub mod mixture;
