@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod context;
 pub mod feed;
+pub mod generate;
 pub mod ggml;
 pub mod mapping;
 pub mod mixture;
