@@ -1,1 +1,19 @@
 //! Measuring: perplexity, KL divergence, speed and memory.
+//!
+//! Perplexity and divergence follow `llama-perplexity` to the printed digits, so that the figures
+//! can be held against those that others publish. Nothing here prints.
+
+mod cache;
+mod chunks;
+mod perplexity;
+mod softmax;
+mod speed;
+mod stats;
+
+pub use cache::{cache_key, cache_matches};
+pub use chunks::EvalOptions;
+pub use perplexity::{
+    EvalError, Evaluation, Progress, Reference, compare, perplexity, write_reference,
+};
+pub use speed::{Speed, SpeedOptions, peak_memory, speed};
+pub use stats::{Divergence, Estimate, Perplexity};

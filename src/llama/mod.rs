@@ -1,4 +1,10 @@
 //! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
 
+pub mod backend;
+pub mod context;
+pub mod feed;
+pub mod generate;
 pub mod ggml;
 pub mod mapping;
+pub mod mixture;
+pub mod model;

@@ -1,0 +1,286 @@
+//! Evaluating tokens: the context of a model, its batches and its logits.
+
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::with_log;
+use super::model::{LlamaError, Model, Token};
+
+/// When to use flash attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// Where the device has it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How a context is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextOptions {
+    /// Tokens of context for each sequence.
+    pub ctx: u32,
+    /// Sequences that are evaluated side by side.
+    pub sequences: u32,
+    /// Tokens that are submitted at once.
+    pub batch: u32,
+    /// Tokens that are computed at once.
+    pub ubatch: u32,
+    /// Threads, `None` for one per physical core.
+    pub threads: Option<u32>,
+    /// When to use flash attention.
+    pub flash_attention: FlashAttention,
+}
+
+impl Default for ContextOptions {
+    fn default() -> ContextOptions {
+        ContextOptions {
+            ctx: 4096,
+            sequences: 1,
+            batch: 2048,
+            ubatch: 512,
+            threads: None,
+            flash_attention: FlashAttention::Auto,
+        }
+    }
+}
+
+/// A token to be evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchToken {
+    /// The token.
+    pub token: Token,
+    /// Its position in its sequence.
+    pub position: i32,
+    /// Its sequence.
+    pub sequence: i32,
+    /// Whether logits are wanted for it.
+    pub logits: bool,
+}
+
+/// Bytes that llama.cpp has allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct MemoryUse {
+    /// The model's tensors (mapped files included).
+    pub model: u64,
+    /// The context: keys, values, recurrent states.
+    pub context: u64,
+    /// Scratch buffers of the computation.
+    pub compute: u64,
+}
+
+/// The state of evaluating one model.
+#[derive(Debug)]
+pub struct Context<'m> {
+    raw: NonNull<sys::llama_context>,
+    model: &'m Model,
+    batch: u32,
+    sequences: u32,
+    ctx: u32,
+    outputs: usize,
+}
+
+// SAFETY: a context is used through `&mut self` only, and llama.cpp does not tie it to a thread.
+unsafe impl Send for Context<'_> {}
+
+impl<'m> Context<'m> {
+    /// Makes a context.
+    ///
+    /// # Errors
+    /// llama.cpp's words, mostly that memory is short.
+    pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Context<'m>, LlamaError> {
+        let total = options.ctx.checked_mul(options.sequences.max(1));
+        let Some(total) = total.filter(|n| *n > 0 && i32::try_from(*n).is_ok()) else {
+            return Err(LlamaError::Context {
+                ctx: options.ctx,
+                reason: format!(
+                    "{} sequences of this length are too many",
+                    options.sequences
+                ),
+            });
+        };
+        let threads = options.threads.unwrap_or_else(default_threads);
+        let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);
+        // SAFETY: returns a plain value.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = total;
+        params.n_seq_max = options.sequences.max(1);
+        params.n_batch = options.batch.clamp(1, total);
+        params.n_ubatch = options.ubatch.max(1);
+        params.n_threads = threads;
+        params.n_threads_batch = threads;
+        params.kv_unified = false;
+        params.no_perf = true;
+        params.flash_attn_type = match options.flash_attention {
+            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        };
+        // SAFETY: the model outlives the context by the lifetime.
+        let (raw, reason) = with_log(|| unsafe { sys::llama_init_from_model(model.raw(), params) });
+        let raw = NonNull::new(raw).ok_or(LlamaError::Context {
+            ctx: options.ctx,
+            reason,
+        })?;
+        // SAFETY: the context was just made.
+        let batch = unsafe { sys::llama_n_batch(raw.as_ptr()) };
+        Ok(Context {
+            raw,
+            model,
+            batch,
+            sequences: params.n_seq_max,
+            ctx: options.ctx,
+            outputs: 0,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Tokens of context for each sequence, as asked for.
+    pub fn n_ctx(&self) -> u32 {
+        self.ctx
+    }
+
+    /// The most tokens of one [`Self::decode`].
+    pub fn n_batch(&self) -> usize {
+        self.batch as usize
+    }
+
+    /// Sequences side by side.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences as usize
+    }
+
+    /// Forgets every sequence.
+    pub fn clear(&mut self) {
+        self.outputs = 0;
+        // SAFETY: the context lives; a model without memory (an encoder) gives null.
+        unsafe {
+            let memory = sys::llama_get_memory(self.raw.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_clear(memory, true);
+            }
+        }
+    }
+
+    /// Evaluates tokens. Their logits are then in [`Self::logits`].
+    ///
+    /// # Errors
+    /// More tokens, sequences or positions than the context has, tokens that the vocabulary does
+    /// not have, or llama.cpp's words.
+    pub fn decode(&mut self, tokens: &[BatchToken]) -> Result<(), LlamaError> {
+        self.outputs = 0;
+        self.check(tokens)?;
+        let mut ids: Vec<i32> = tokens.iter().map(|t| t.token).collect();
+        let mut positions: Vec<i32> = tokens.iter().map(|t| t.position).collect();
+        let mut counts = vec![1i32; tokens.len()];
+        let mut sequences: Vec<i32> = tokens.iter().map(|t| t.sequence).collect();
+        let mut lists: Vec<*mut i32> = sequences.iter_mut().map(std::ptr::from_mut).collect();
+        let mut logits: Vec<i8> = tokens.iter().map(|t| i8::from(t.logits)).collect();
+        let batch = sys::llama_batch {
+            n_tokens: tokens.len() as i32, // at most `n_batch`, which is an `i32` in llama.cpp
+            token: ids.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: positions.as_mut_ptr(),
+            n_seq_id: counts.as_mut_ptr(),
+            seq_id: lists.as_mut_ptr(),
+            logits: logits.as_mut_ptr(),
+        };
+        // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
+        // sequences has the one element that its count says.
+        let (code, mut reason) =
+            with_log(|| unsafe { sys::llama_decode(self.raw.as_ptr(), batch) });
+        if code != 0 {
+            if code == 1 {
+                reason = "the context is full".to_string();
+            }
+            return Err(LlamaError::Decode {
+                tokens: tokens.len(),
+                reason,
+            });
+        }
+        self.outputs = tokens.iter().filter(|t| t.logits).count();
+        Ok(())
+    }
+
+    /// llama.cpp asserts some of these.
+    fn check(&self, tokens: &[BatchToken]) -> Result<(), LlamaError> {
+        let within = |what, found: i64, limit: i64| {
+            if (0..limit).contains(&found) {
+                Ok(())
+            } else {
+                Err(LlamaError::Batch { what, found, limit })
+            }
+        };
+        let count = tokens.len() as i64;
+        within(
+            "the number of tokens less one",
+            count - 1,
+            i64::from(self.batch),
+        )?;
+        for t in tokens {
+            let vocab = self.model.n_vocab() as i64;
+            within("a token", t.token.into(), vocab)?;
+            within("a position", t.position.into(), self.ctx.into())?;
+            within("a sequence", t.sequence.into(), self.sequences.into())?;
+        }
+        Ok(())
+    }
+
+    /// The logits of the last [`Self::decode`]: one row of the vocabulary's length for each token
+    /// that wanted them, in the order of the tokens.
+    pub fn logits(&mut self) -> &[f32] {
+        let len = self.outputs * self.model.n_vocab();
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: the context lives; the call waits for the computation.
+        let rows = unsafe { sys::llama_get_logits(self.raw.as_ptr()) };
+        if rows.is_null() {
+            return &[];
+        }
+        // SAFETY: after a successful decode llama.cpp holds one row for each token that wanted
+        // logits; they stay until the next call that needs `&mut self`.
+        unsafe { std::slice::from_raw_parts(rows, len) }
+    }
+
+    /// What llama.cpp has allocated for this context and its model.
+    pub fn memory(&self) -> MemoryUse {
+        let mut bytes = [0u64; 3];
+        // SAFETY: the context lives and the shim writes three numbers.
+        let failed = unsafe { dwindle_memory(self.raw.as_ptr(), bytes.as_mut_ptr()) };
+        if failed != 0 {
+            return MemoryUse::default();
+        }
+        MemoryUse {
+            model: bytes[0],
+            context: bytes[1],
+            compute: bytes[2],
+        }
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the context is owned and freed once.
+        unsafe { sys::llama_free(self.raw.as_ptr()) };
+    }
+}
+
+unsafe extern "C" {
+    fn dwindle_memory(ctx: *const sys::llama_context, bytes: *mut u64) -> i32;
+}
+
+/// Physical cores, as llama.cpp's tools choose: a second thread on a core does not help.
+pub fn default_threads() -> u32 {
+    let available = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let physical = sysinfo::System::physical_core_count().unwrap_or(available);
+    available.min(physical).try_into().unwrap_or(1)
+}

@@ -1,0 +1,273 @@
+//! Writing text: sampling tokens one after another and handing their text out as it comes.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+
+use super::context::{BatchToken, Context};
+use super::model::{LlamaError, Token};
+
+/// How the next token is chosen. The defaults are llama.cpp's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 always takes the most probable token; higher is more varied.
+    pub temperature: f32,
+    /// Only this many of the most probable tokens are considered.
+    pub top_k: u32,
+    /// Only the most probable tokens that together have this probability are considered.
+    pub top_p: f32,
+    /// Only tokens with at least this share of the best one's probability are considered.
+    pub min_p: f32,
+    /// The same seed gives the same text.
+    pub seed: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            seed: 0,
+        }
+    }
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The model ended its text.
+    End,
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The callback said so.
+    Caller,
+}
+
+/// What was generated, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The tokens, without the one that ended the text.
+    pub tokens: Vec<Token>,
+    /// Why it ended.
+    pub stop: Stop,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Time to evaluate the prompt.
+    pub prompt_time: Duration,
+    /// Time from there to the end.
+    pub generation_time: Duration,
+}
+
+/// Continues a prompt by up to `n` tokens in sequence 0 of the context, which is cleared first.
+///
+/// `on_text` gets each piece of text as soon as its bytes form whole characters.
+///
+/// # Errors
+/// A prompt that is empty or longer than the context, or llama.cpp fails.
+pub fn generate(
+    context: &mut Context<'_>,
+    prompt: &[Token],
+    n: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, LlamaError> {
+    let start = Instant::now();
+    evaluate_prompt(context, prompt)?;
+    let mut sampler = Sampler::new(sampling);
+    // Also the end of the prompt's computation: reading the logits waits for it.
+    let mut next = sampler.sample(context.logits());
+    let prompt_time = start.elapsed();
+    let start = Instant::now();
+
+    let model = context.model();
+    let mut text = Utf8Stream::default();
+    let mut tokens = Vec::new();
+    let stop = loop {
+        if tokens.len() == n {
+            break Stop::Length;
+        }
+        if model.is_end(next) {
+            break Stop::End;
+        }
+        tokens.push(next);
+        let piece = text.push(&model.piece(next, false)?);
+        if !piece.is_empty() && on_text(&piece).is_break() {
+            break Stop::Caller;
+        }
+        if tokens.len() == n {
+            break Stop::Length;
+        }
+        let position = prompt.len() + tokens.len() - 1;
+        if position >= context.n_ctx() as usize {
+            break Stop::ContextFull;
+        }
+        context.decode(&[BatchToken {
+            token: next,
+            position: position as i32,
+            sequence: 0,
+            logits: true,
+        }])?;
+        next = sampler.sample(context.logits());
+    };
+    let rest = text.finish();
+    if !rest.is_empty() && stop != Stop::Caller {
+        // The text is over either way.
+        let _ = on_text(&rest);
+    }
+    Ok(Generated {
+        tokens,
+        stop,
+        prompt_tokens: prompt.len(),
+        prompt_time,
+        generation_time: start.elapsed(),
+    })
+}
+
+/// Evaluates a prompt in sequence 0, with logits for its last token only.
+pub(crate) fn evaluate_prompt(
+    context: &mut Context<'_>,
+    prompt: &[Token],
+) -> Result<(), LlamaError> {
+    let limit = i64::from(context.n_ctx());
+    if prompt.is_empty() || prompt.len() as i64 > limit {
+        return Err(LlamaError::Batch {
+            what: "the length of the prompt in tokens",
+            found: prompt.len() as i64,
+            limit,
+        });
+    }
+    context.clear();
+    let step = context.n_batch().max(1);
+    for (piece, tokens) in prompt.chunks(step).enumerate() {
+        let batch: Vec<BatchToken> = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, token)| BatchToken {
+                token: *token,
+                position: (piece * step + i) as i32,
+                sequence: 0,
+                logits: piece * step + i + 1 == prompt.len(),
+            })
+            .collect();
+        context.decode(&batch)?;
+    }
+    Ok(())
+}
+
+/// llama.cpp's sampler chain on rows of logits.
+struct Sampler {
+    chain: Option<LlamaSampler>,
+}
+
+impl Sampler {
+    fn new(sampling: &Sampling) -> Sampler {
+        // Not a number also means greedy.
+        if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
+            return Sampler { chain: None };
+        }
+        let top_k = i32::try_from(sampling.top_k).unwrap_or(i32::MAX);
+        Sampler {
+            chain: Some(LlamaSampler::chain_simple([
+                LlamaSampler::top_k(top_k),
+                LlamaSampler::top_p(sampling.top_p, 1),
+                LlamaSampler::min_p(sampling.min_p, 1),
+                LlamaSampler::temp(sampling.temperature),
+                LlamaSampler::dist(sampling.seed),
+            ])),
+        }
+    }
+
+    fn sample(&mut self, logits: &[f32]) -> Token {
+        let Some(chain) = &mut self.chain else {
+            return argmax(logits);
+        };
+        let candidates = (0..).map(LlamaToken).zip(logits);
+        let mut candidates = LlamaTokenDataArray::from_iter(
+            candidates.map(|(token, logit)| LlamaTokenData::new(token, *logit, 0.0)),
+            false,
+        );
+        candidates.apply_sampler(chain);
+        match candidates.selected_token() {
+            Some(token) => token.0,
+            None => argmax(logits),
+        }
+    }
+}
+
+/// The first of the largest, as llama.cpp's greedy sampler takes it.
+fn argmax(logits: &[f32]) -> Token {
+    let mut best = 0;
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = i;
+        }
+    }
+    best as Token
+}
+
+/// Bytes in, whole characters out.
+#[derive(Debug, Default)]
+struct Utf8Stream {
+    pending: Vec<u8>,
+}
+
+impl Utf8Stream {
+    /// Adds bytes and takes what is complete. Bytes that can't be UTF-8 become `U+FFFD`.
+    fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let mut out = String::new();
+        let mut used = 0;
+        for chunk in self.pending.utf8_chunks() {
+            out.push_str(chunk.valid());
+            used += chunk.valid().len();
+            let invalid = chunk.invalid();
+            // An invalid end may only be an unfinished character.
+            if used + invalid.len() == self.pending.len() && unfinished(invalid) {
+                break;
+            }
+            if !invalid.is_empty() {
+                out.push(char::REPLACEMENT_CHARACTER);
+                used += invalid.len();
+            }
+        }
+        self.pending.drain(..used);
+        out
+    }
+
+    /// What is left when no more bytes come.
+    fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+fn unfinished(bytes: &[u8]) -> bool {
+    matches!(std::str::from_utf8(bytes), Err(e) if e.error_len().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_come_out_whole() {
+        let mut stream = Utf8Stream::default();
+        let bytes = "aé🦀".as_bytes();
+        let out: Vec<String> = bytes.iter().map(|b| stream.push(&[*b])).collect();
+        assert_eq!(out, ["a", "", "é", "", "", "", "🦀"]);
+        assert_eq!(stream.push(&[b'x', 0xff, b'y', 0xe2, 0x82]), "x\u{fffd}y");
+        assert_eq!(stream.finish(), "\u{fffd}");
+    }
+
+    #[test]
+    fn the_first_of_the_largest_wins() {
+        assert_eq!(argmax(&[0.0, 3.0, -1.0, 3.0]), 1);
+    }
+}
