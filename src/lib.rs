@@ -3,7 +3,18 @@
 //!
 //! The modules stand in the order in which data flows through them.
 
-pub mod architecture;
 pub mod checkpoint;
-pub mod eval;
+
+pub mod architecture;
+
+pub mod statistics;
+
+pub mod method;
+
+pub mod plan;
+
+pub mod pipeline;
+
 pub mod llama;
+
+pub mod eval;

@@ -271,5 +271,8 @@ fn the_same_input_gives_the_same_bytes_as_ever() {
     let bytes = write(&dir.path().join("x.gguf"), &plan(), false);
     let digest = sha2::Sha256::digest(&bytes);
     let hex: String = digest.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, "1e7ff5b3d37b60b75ab16463146ed7309d01d74421e9af8d562e860196e5bdb1");
+    assert_eq!(
+        hex,
+        "1e7ff5b3d37b60b75ab16463146ed7309d01d74421e9af8d562e860196e5bdb1"
+    );
 }

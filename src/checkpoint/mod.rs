@@ -1,6 +1,16 @@
 //! Sources of named tensors: a Hugging Face folder, a GGUF file or a container.
 
+mod cache;
+mod error;
+mod fingerprint;
+pub mod gguf;
+pub mod huggingface;
+
 use dwindle_formats::gguf::TensorType;
+
+pub use cache::{Caches, resolve};
+pub use error::Error;
+pub use fingerprint::fingerprint;
 
 /// One tensor of a source, as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -58,28 +58,31 @@ pub struct EncodedChunk {
     pub codec: Codec,
     /// Stored bytes without padding.
     pub stored: Vec<u8>,
+    /// Length after decoding.
+    pub decoded_bytes: u64,
     hash: Sha256,
 }
 
 impl EncodedChunk {
     /// Stores decoded bytes as they are.
     pub fn raw(decoded: Vec<u8>) -> EncodedChunk {
-        EncodedChunk::new(Codec::Raw, decoded)
+        EncodedChunk::new(Codec::Raw, decoded.len(), decoded)
     }
 
     /// Stores decoded bytes of a type with the codec that suits them.
     pub fn compressed(ty: TensorType, decoded: Vec<u8>) -> EncodedChunk {
         match Codec::choose_and_encode(ty, &decoded) {
-            Some((codec, stored)) => EncodedChunk::new(codec, stored),
+            Some((codec, stored)) => EncodedChunk::new(codec, decoded.len(), stored),
             None => EncodedChunk::raw(decoded),
         }
     }
 
-    fn new(codec: Codec, stored: Vec<u8>) -> EncodedChunk {
+    fn new(codec: Codec, decoded_len: usize, stored: Vec<u8>) -> EncodedChunk {
         let hash = Sha256::new_with_prefix(&stored);
         EncodedChunk {
             codec,
             stored,
+            decoded_bytes: decoded_len as u64,
             hash,
         }
     }

@@ -37,6 +37,27 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
+impl Array {
+    /// The largest element of an array of integers; `None` for other types, negative elements and
+    /// empty arrays.
+    pub fn max_u64(&self) -> Option<u64> {
+        fn max<T: Copy + TryInto<u64>>(v: &[T]) -> Option<u64> {
+            v.iter().map(|n| (*n).try_into().ok()).max().flatten()
+        }
+        match self {
+            Array::U8(v) => max(v),
+            Array::I8(v) => max(v),
+            Array::U16(v) => max(v),
+            Array::I16(v) => max(v),
+            Array::U32(v) => max(v),
+            Array::I32(v) => max(v),
+            Array::U64(v) => max(v),
+            Array::I64(v) => max(v),
+            _ => None,
+        }
+    }
+}
+
 /// The GGUF ids of the value types (`enum gguf_type`).
 #[allow(missing_docs)]
 pub mod type_id {

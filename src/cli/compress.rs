@@ -1,0 +1,343 @@
+//! `dwindle compress`: checkpoint in, smaller file out.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::architecture::{self, Model, role};
+use dwindle::checkpoint;
+use dwindle::llama::mixture::FILE_TYPES;
+use dwindle::pipeline::{self, Options, Summary};
+use dwindle::plan::{self, PRESETS, Plan, Recipe};
+use dwindle::statistics::Importance;
+use fs_err as fs;
+use serde::Serialize;
+
+use super::output::{json, line, shape, size, table};
+use super::{Failure, progress};
+
+/// Convert a checkpoint into a smaller file
+#[derive(Debug, Parser)]
+#[command(after_long_help = presets_help())]
+pub struct Args {
+    /// Hugging Face folder, name in the Hugging Face cache (`Qwen/Qwen3-0.6B`), or GGUF file
+    checkpoint: PathBuf,
+    /// Output: `.gguf` for any llama.cpp, `.dwn` for the compressed container
+    #[arg(short, long, required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
+    /// Preset or llama-quantize's file type, listed under --help
+    #[arg(long, conflicts_with = "recipe", required_unless_present = "recipe")]
+    preset: Option<String>,
+    /// Recipe: TOML rules from roles, layers and names to methods
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Importance weights, the GGUF file of llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    importance: Option<PathBuf>,
+    /// Print the plan with its bytes and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Memory for tensors under way; one tensor above it still passes, alone
+    #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
+    memory: u64,
+    /// Worker threads [default: one per core]
+    #[arg(short, long)]
+    threads: Option<usize>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a `.dwn` or `.gguf` extension asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Stock,
+    Container,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let kind = args.output.as_deref().map(kind_of).transpose()?;
+    let recipe = match (&args.recipe, &args.preset) {
+        (Some(path), _) => fs::read_to_string(path)?
+            .parse::<Recipe>()
+            .map_err(|e| Failure::file(path, e))?,
+        (None, Some(name)) => plan::preset(name),
+        (None, None) => return Err(Failure::Usage("give `--preset` or `--recipe`".into())),
+    };
+    let importance = args
+        .importance
+        .as_deref()
+        .map(Importance::open)
+        .transpose()?;
+    let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
+        .map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(&path)?;
+    let plan = plan::resolve(&recipe, &model, source.as_ref(), importance.as_ref())?;
+
+    if kind == Some(Kind::Stock) {
+        refuse_factors(&plan)?;
+    }
+    report_fallbacks(&plan);
+    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        return print_plan(&plan, args.json);
+    };
+    refuse_overwriting_source(&path, output)?;
+
+    let inputs = checkpoint::fingerprint(&path, args.importance.as_deref())?;
+    let bar = progress::bytes(plan.bytes(), "compressing");
+    let options = Options {
+        threads: args.threads.unwrap_or_else(available_threads),
+        memory: args.memory,
+        compress: kind == Some(Kind::Container),
+    };
+    let summary = pipeline::compress(
+        &plan,
+        &model,
+        source.as_ref(),
+        importance.as_ref(),
+        &inputs,
+        output,
+        options,
+        &mut |n| bar.inc(n),
+    )?;
+    bar.finish_and_clear();
+    if summary.resumed_tensors > 0 {
+        eprintln!(
+            "note: {} tensors were already finished by an interrupted run",
+            summary.resumed_tensors
+        );
+    }
+    print_summary(&plan, &model, &summary, args)
+}
+
+fn presets_help() -> String {
+    let mut text = String::from("Presets:\n");
+    for p in PRESETS {
+        text.push_str(&format!("\n  {}: {}\n", p.name, p.about));
+        for l in p.recipe.lines() {
+            text.push_str(&format!("      {l}\n"));
+        }
+    }
+    let types: Vec<&str> = FILE_TYPES.iter().map(|t| t.name).collect();
+    text.push_str("\nFile types, with llama-quantize's mixtures:\n  ");
+    text.push_str(&types.join(", "));
+    text.push_str(
+        "\n\nWhere a row length does not divide into a type's blocks, the next type with blocks of \
+         32 takes its place (q4_k: q5_0, q5_k: q5_1, q6_k: q8_0, smaller k- and i-quants: iq4_nl), \
+         or f16; each such case is reported.",
+    );
+    text
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        _ => return Err("expected a number of bytes such as `512M` or `2G`".into()),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "expected a number of bytes such as `512M` or `2G`".to_string())?;
+    if !(number > 0.0 && number.is_finite()) {
+        return Err("expected more than nothing".into());
+    }
+    Ok((number * unit as f64) as u64)
+}
+
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+fn kind_of(output: &std::path::Path) -> Result<Kind, Failure> {
+    match output.extension().and_then(|e| e.to_str()) {
+        Some("gguf") => Ok(Kind::Stock),
+        Some("dwn") => Ok(Kind::Container),
+        _ => Err(Failure::Usage(format!(
+            "`{}` ends neither in `.gguf` (for any llama.cpp) nor in `.dwn` (compressed container)",
+            output.display()
+        ))),
+    }
+}
+
+fn refuse_factors(plan: &Plan) -> Result<(), Failure> {
+    let names = plan.not_stock();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = names.iter().take(3).map(|n| format!("`{n}`")).collect();
+    Err(Failure::Usage(format!(
+        "a `.gguf` file can't hold the factors of {} tensors ({}{}); write a `.dwn` container, \
+         and `dwindle export` it where a dense `.gguf` is needed, or change the recipe",
+        names.len(),
+        shown.join(", "),
+        if names.len() > 3 { ", …" } else { "" }
+    )))
+}
+
+fn refuse_overwriting_source(
+    source: &std::path::Path,
+    output: &std::path::Path,
+) -> Result<(), Failure> {
+    match (fs::canonicalize(source), fs::canonicalize(output)) {
+        (Ok(a), Ok(b)) if a == b => Err(Failure::Usage(format!(
+            "`{}` is the checkpoint itself; choose another output",
+            output.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Fallbacks that differ only in the tensor's name are told once.
+fn report_fallbacks(plan: &Plan) {
+    let mut groups: Vec<(&plan::Fallback, usize)> = Vec::new();
+    for fallback in &plan.fallbacks {
+        let same = |other: &plan::Fallback| {
+            (&other.wanted, &other.done, &other.reason)
+                == (&fallback.wanted, &fallback.done, &fallback.reason)
+                && role(&other.tensor).1 == role(&fallback.tensor).1
+        };
+        match groups.iter_mut().find(|(first, _)| same(first)) {
+            Some(group) => group.1 += 1,
+            None => groups.push((fallback, 1)),
+        }
+    }
+    for (f, count) in groups {
+        let others = match count {
+            1 => String::new(),
+            n => format!(" and {} more of its role", n - 1),
+        };
+        eprintln!(
+            "note: `{}`{others}: {} became {}, because {}",
+            f.tensor, f.wanted, f.done, f.reason
+        );
+    }
+}
+
+fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            tensors: Vec<dwindle_formats::container::StoredTensor>,
+            bytes: u64,
+            fallbacks: &'a [plan::Fallback],
+        }
+        return json(&Report {
+            tensors: plan.stored().tensors,
+            bytes: plan.bytes(),
+            fallbacks: &plan.fallbacks,
+        });
+    }
+    let total = plan.bytes();
+    let rows = plan.steps.iter().map(|step| {
+        let s = &step.stored;
+        let bytes: u64 = s.parts.iter().map(|p| p.bytes()).sum();
+        [
+            s.name.clone(),
+            shape(&s.shape),
+            s.ty.to_string(),
+            s.method.clone(),
+            s.parts[0].ty.to_string(),
+            s.parameters
+                .get("rank")
+                .map_or(String::new(), |r| r.to_string()),
+            bytes.to_string(),
+        ]
+    });
+    line(
+        table(
+            [
+                "tensor", ">shape", "source", "method", "type", ">rank", ">bytes",
+            ],
+            rows,
+        )
+        .to_string(),
+    )?;
+    line(format!(
+        "{} tensors, {total} bytes ({}) before compression",
+        plan.steps.len(),
+        size(total)
+    ))
+}
+
+fn print_summary(
+    plan: &Plan,
+    model: &Model,
+    summary: &Summary,
+    args: &Args,
+) -> Result<(), Failure> {
+    let parameters: u64 = model
+        .tensors
+        .iter()
+        .map(|t| t.shape.iter().product::<u64>())
+        .sum();
+    let bpw = summary.bytes as f64 * 8.0 / parameters as f64;
+    if args.json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            #[serde(flatten)]
+            summary: &'a Summary,
+            parameters: u64,
+            bits_per_weight: f64,
+            fallbacks: &'a [plan::Fallback],
+        }
+        return json(&Report {
+            summary,
+            parameters,
+            bits_per_weight: bpw,
+            fallbacks: &plan.fallbacks,
+        });
+    }
+    let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
+    for t in &summary.tensors {
+        let Some(step) = plan.steps.iter().find(|s| s.stored.name == t.name) else {
+            continue;
+        };
+        let key = [
+            role(&t.name).1.to_string(),
+            step.stored.method.clone(),
+            step.stored.parts[0].ty.to_string(),
+        ];
+        let error = t.relative_error;
+        match groups.iter_mut().find(|g| g.0 == key) {
+            Some(g) => {
+                g.1 += 1;
+                g.2 = g.2.max(error);
+                g.3 += t.bytes;
+            }
+            None => groups.push((key, 1, error, t.bytes)),
+        }
+    }
+    let rows = groups
+        .into_iter()
+        .map(|([role, method, ty], n, error, bytes)| {
+            [
+                role,
+                n.to_string(),
+                method,
+                ty,
+                format!("{error:.5}"),
+                size(bytes),
+            ]
+        });
+    line(
+        table(
+            [
+                "role",
+                ">tensors",
+                "method",
+                "type",
+                ">largest error",
+                ">size",
+            ],
+            rows,
+        )
+        .to_string(),
+    )?;
+    line(format!(
+        "{} bytes ({}), {bpw:.3} bits per weight",
+        summary.bytes,
+        size(summary.bytes)
+    ))
+}

@@ -1,0 +1,85 @@
+//! What a command can fail with, and the one place that prints it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A check ran and failed. Its findings are already printed.
+    Check(String),
+    /// The arguments contradict one another.
+    Usage(String),
+    /// The input, or the place for the output, can't be used.
+    Input(String),
+    /// Nobody reads the output any more.
+    BrokenPipe,
+}
+
+impl Failure {
+    /// A failure that concerns a file.
+    pub fn file(path: &std::path::Path, error: impl fmt::Display) -> Failure {
+        Failure::Input(format!("`{}`: {error}", path.display()))
+    }
+
+    /// Prints the failure and gives its exit code.
+    pub fn report(self) -> ExitCode {
+        let (message, code) = match self {
+            Failure::Check(message) => (message, 1),
+            Failure::Usage(message) => (message, 2),
+            Failure::Input(message) => (message, 3),
+            Failure::BrokenPipe => return ExitCode::SUCCESS,
+        };
+        eprintln!("error: {message}");
+        ExitCode::from(code)
+    }
+}
+
+/// An error of the library with everything that caused it, in one sentence.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+macro_rules! input_errors {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(e: $error) -> Failure { Failure::Input(sentence(&e)) }
+        }
+    )*};
+}
+input_errors!(
+    dwindle::architecture::Error,
+    dwindle::llama::model::LlamaError,
+    dwindle::pipeline::PipelineError,
+    dwindle::pipeline::LoadError,
+    dwindle::pipeline::StockError,
+    dwindle::plan::RecipeError,
+    dwindle::statistics::ImportanceError,
+);
+
+impl From<dwindle::plan::PlanError> for Failure {
+    fn from(e: dwindle::plan::PlanError) -> Failure {
+        match e {
+            dwindle::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
+            _ => Failure::Input(sentence(&e)),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Failure {
+        match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Input(sentence(&e)),
+        }
+    }
+}

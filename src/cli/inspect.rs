@@ -1,0 +1,206 @@
+//! `dwindle inspect`: what is in a file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::llama::mapping::Mapping;
+use dwindle_formats::container::{Container, is_container};
+use dwindle_formats::gguf::{Header, read_header};
+use serde::Serialize;
+
+use super::Failure;
+use super::output::{json, line, shape, size, table};
+
+/// List a file's tensors: method, type, shape, rank, bytes, bits per weight
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A `.dwn` container or any `.gguf` file
+    file: PathBuf,
+    /// Also list the model's metadata
+    #[arg(long)]
+    metadata: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    shape: Vec<u64>,
+    method: String,
+    source_type: Option<String>,
+    ty: String,
+    rank: Option<u64>,
+    codec: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    share: f64,
+    relative_error: Option<f32>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    architecture: Option<String>,
+    kind: &'static str,
+    bytes: u64,
+    tensor_bytes: u64,
+    parameters: u64,
+    bits_per_weight: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Vec<(String, String)>>,
+    tensors: Vec<Row>,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let bytes = Mapping::open(&args.file)?;
+    let header = read_header(&bytes).map_err(|e| Failure::file(&args.file, e))?;
+    let (kind, mut rows) = if is_container(&header) {
+        let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
+        let kind = match container.plan.is_stock() {
+            true => "GGUF with checksums",
+            false => "compressed container",
+        };
+        (kind, container_rows(&container))
+    } else {
+        ("GGUF without checksums", gguf_rows(&header))
+    };
+    let tensor_bytes = rows.iter().map(|r| r.bytes).sum::<u64>();
+    let parameters = rows.iter().map(|r| r.shape.iter().product::<u64>()).sum();
+    for row in &mut rows {
+        row.share = row.bytes as f64 / tensor_bytes.max(1) as f64;
+    }
+    let report = Report {
+        file: args.file.display().to_string(),
+        architecture: header
+            .metadata
+            .get("general.architecture")
+            .and_then(|v| v.as_str())
+            .map(String::from),
+        kind,
+        bytes: bytes.len() as u64,
+        tensor_bytes,
+        parameters,
+        bits_per_weight: bits(tensor_bytes, parameters),
+        metadata: args.metadata.then(|| metadata(&header)),
+        tensors: rows,
+    };
+    if args.json {
+        return json(&report);
+    }
+    print(&report)
+}
+
+fn bits(bytes: u64, parameters: u64) -> f64 {
+    bytes as f64 * 8.0 / parameters.max(1) as f64
+}
+
+fn container_rows(container: &Container) -> Vec<Row> {
+    let mut part = 0;
+    let mut rows = Vec::new();
+    for (tensor, error) in container.plan.tensors.iter().zip(&container.errors) {
+        let mut bytes = 0;
+        let mut codecs = Vec::new();
+        for _ in &tensor.parts {
+            bytes += container.stored_bytes(part);
+            codecs.extend(container.codecs(part));
+            part += 1;
+        }
+        codecs.sort_unstable();
+        codecs.dedup();
+        let codecs: Vec<&str> = codecs.into_iter().map(|c| c.name()).collect();
+        rows.push(Row {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            method: tensor.method.clone(),
+            source_type: Some(tensor.ty.to_string()),
+            ty: tensor.parts[0].ty.to_string(),
+            rank: tensor.parameters.get("rank").and_then(|r| r.as_u64()),
+            codec: codecs.join("+"),
+            bytes,
+            bits_per_weight: bits(bytes, tensor.shape.iter().product()),
+            share: 0.0,
+            relative_error: Some(*error).filter(|e| e.is_finite()),
+        });
+    }
+    rows
+}
+
+fn gguf_rows(header: &Header) -> Vec<Row> {
+    header
+        .tensors
+        .iter()
+        .map(|t| Row {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            method: String::new(),
+            source_type: None,
+            ty: t.ty.to_string(),
+            rank: None,
+            codec: "raw".into(),
+            bytes: t.bytes(),
+            bits_per_weight: t.ty.bits(),
+            share: 0.0,
+            relative_error: None,
+        })
+        .collect()
+}
+
+fn metadata(header: &Header) -> Vec<(String, String)> {
+    header
+        .metadata
+        .iter()
+        .filter(|(key, _)| !key.starts_with("dwindle."))
+        .map(|(key, value)| {
+            let mut text = format!("{value:?}");
+            if text.chars().count() > 100 {
+                text = text.chars().take(100).chain(['…']).collect();
+            }
+            (key.to_string(), text)
+        })
+        .collect()
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
+    if let Some(metadata) = &report.metadata {
+        let rows = metadata.iter().cloned().map(|(key, value)| [key, value]);
+        line(table(["key", "value"], rows).to_string())?;
+    }
+    let rows = report.tensors.iter().map(|r| {
+        let or_empty = |text: Option<String>| text.unwrap_or_default();
+        [
+            r.name.clone(),
+            r.method.clone(),
+            or_empty(r.source_type.clone()),
+            r.ty.clone(),
+            shape(&r.shape),
+            or_empty(r.rank.map(|n| n.to_string())),
+            r.codec.clone(),
+            r.bytes.to_string(),
+            format!("{:.2}", r.bits_per_weight),
+            format!("{:.1} %", r.share * 100.0),
+            or_empty(r.relative_error.map(|e| format!("{e:.5}"))),
+        ]
+    });
+    line(
+        table(
+            [
+                "tensor", "method", "source", "type", ">shape", ">rank", "codec", ">bytes",
+                ">bits", ">share", ">error",
+            ],
+            rows,
+        )
+        .to_string(),
+    )?;
+    line(format!(
+        "{} ({}): {} parameters in {} tensors, {} bytes ({}), {:.3} bits per weight",
+        report.architecture.as_deref().unwrap_or("no architecture"),
+        report.kind,
+        report.parameters,
+        report.tensors.len(),
+        report.bytes,
+        size(report.bytes),
+        report.bits_per_weight
+    ))
+}

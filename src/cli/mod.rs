@@ -1,0 +1,57 @@
+//! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
+
+mod compress;
+mod export;
+mod failure;
+mod inspect;
+mod model;
+mod output;
+mod progress;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,
+/// and proves what was lost.
+///
+/// Exit codes: 0 done, 1 a check ran and failed, 2 wrong usage, 3 bad input.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Compress(compress::Args),
+    Verify(verify::Args),
+    Inspect(inspect::Args),
+    Export(export::Args),
+    Run(run::Args),
+}
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    // llama.cpp's users write `-ngl 99`; clap knows short options of one letter only.
+    let args = std::env::args_os().map(|arg| match arg.to_str() {
+        Some("-ngl") => "--n-gpu-layers".into(),
+        _ => arg,
+    });
+    let result = match Cli::parse_from(args).command {
+        Command::Compress(args) => compress::main(&args),
+        Command::Verify(args) => verify::main(&args),
+        Command::Inspect(args) => inspect::main(&args),
+        Command::Export(args) => export::main(&args),
+        Command::Run(args) => run::main(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

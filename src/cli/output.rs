@@ -1,0 +1,65 @@
+//! Tables and JSON on stdout.
+
+use std::io::Write;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use serde::Serialize;
+
+use super::Failure;
+
+/// A rule below the header and nothing else, so that rows can be cut and sorted by other tools.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::new('─', '─', '─', '─'));
+
+/// Prints a line on stdout. A reader that went away ends the command without an error.
+pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.as_ref())?;
+    Ok(())
+}
+
+/// Prints a value as JSON.
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Input(e.to_string()))?;
+    line(text)
+}
+
+/// A table whose columns beginning with `>` are aligned to the right.
+pub fn table<const N: usize>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(STYLE)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    let cell = |text: &str, column: &str| match column.starts_with('>') {
+        true => Cell::new(text).set_alignment(CellAlignment::Right),
+        false => Cell::new(text),
+    };
+    table.set_header(columns.map(|c| cell(c.trim_start_matches('>'), c)));
+    for row in rows {
+        table.add_row(row.iter().zip(columns).map(|(text, c)| cell(text, c)));
+    }
+    table
+}
+
+/// Bytes for people: `12.3 MiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A shape as `576 × 192`, the row length first.
+pub fn shape(dims: &[u64]) -> String {
+    let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
+    dims.join(" × ")
+}

@@ -1,0 +1,102 @@
+//! `dwindle run`: generate text.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::llama::context::{Context, ContextOptions};
+use dwindle::llama::generate::{Sampling, Stop, generate};
+
+use super::Failure;
+use super::model::Runtime;
+
+/// Generate text with a `.gguf`, a `.dwn` or a checkpoint
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A `.gguf`, a `.dwn` or a checkpoint
+    file: PathBuf,
+    /// The text to continue, or with --chat the message to answer
+    #[arg(short, long)]
+    prompt: String,
+    /// Tokens to generate at most
+    #[arg(short = 'n', long = "predict", default_value_t = 128)]
+    predict: usize,
+    /// Temperature; 0 always takes the most probable token
+    #[arg(long, default_value_t = 0.8)]
+    temp: f32,
+    /// Seed; the same seed gives the same text
+    #[arg(short, long, default_value_t = 42)]
+    seed: u32,
+    /// Put the prompt into the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// Context size in tokens
+    #[arg(short, long = "ctx", default_value_t = 4096)]
+    ctx: u32,
+    #[command(flatten)]
+    runtime: Runtime,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    if !(args.temp >= 0.0 && args.temp.is_finite()) {
+        return Err(Failure::Usage(format!(
+            "`--temp` is {}, expected 0 or more",
+            args.temp
+        )));
+    }
+    let model = args.runtime.load(&args.file)?;
+    let text = if args.chat {
+        model.chat_prompt(&[("user", &args.prompt)])?
+    } else {
+        args.prompt.clone()
+    };
+    let prompt = model.tokenize(&text, true, args.chat)?;
+    let needed = prompt.len() as u64 + args.predict as u64;
+    let mut context = Context::new(
+        &model,
+        &ContextOptions {
+            ctx: u64::from(args.ctx).min(needed.max(64)) as u32,
+            ..args.runtime.context_options()
+        },
+    )?;
+    let sampling = Sampling {
+        temperature: args.temp,
+        seed: args.seed,
+        ..Sampling::default()
+    };
+    let mut out = std::io::stdout().lock();
+    if !args.chat {
+        write!(out, "{}", args.prompt)?;
+        out.flush()?;
+    }
+    let mut written = Ok(());
+    let generated = generate(
+        &mut context,
+        &prompt,
+        args.predict,
+        &sampling,
+        &mut |piece| {
+            written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        },
+    )?;
+    written?;
+    writeln!(out)?;
+    let rate = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64();
+    eprintln!(
+        "{} prompt tokens at {:.1}/s, {} generated at {:.1}/s{}",
+        generated.prompt_tokens,
+        rate(generated.prompt_tokens, generated.prompt_time),
+        generated.tokens.len(),
+        rate(generated.tokens.len(), generated.generation_time),
+        match generated.stop {
+            Stop::ContextFull => ", the context is full",
+            _ => "",
+        }
+    );
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `dwindle verify`: is the file whole, and how far is it from the checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use dwindle::llama::mapping::Mapping;
+use dwindle::pipeline::{TensorDifference, compare};
+use dwindle_formats::container::{Container, ContainerError, verify};
+use serde::Serialize;
+
+use super::output::{json, line, size, table};
+use super::{Failure, progress};
+
+/// Check every checksum of a file, and its distance from the checkpoint
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A `.dwn` container, or a `.gguf` that dwindle wrote
+    file: PathBuf,
+    /// Also decode every tensor and compare it with this checkpoint
+    #[arg(long, value_name = "CHECKPOINT")]
+    against: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    bytes: u64,
+    damage: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differences: Option<Vec<TensorDifference>>,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let bytes = Mapping::open(&args.file)?;
+    let container = read(&args.file, &bytes)?;
+    let bar = progress::bytes(bytes.len() as u64, "verifying");
+    let damage: Vec<String> = verify(
+        &container,
+        &bytes,
+        |n| bar.inc(n),
+        |range| bytes.release(range),
+    )
+    .iter()
+    .map(ContainerError::to_string)
+    .collect();
+    bar.finish_and_clear();
+    if !damage.is_empty() {
+        let report = Report {
+            bytes: bytes.len() as u64,
+            damage,
+            differences: None,
+        };
+        return failed(args, &report);
+    }
+    let differences = match &args.against {
+        None => None,
+        Some(checkpoint) => Some(against(&container, &bytes, checkpoint)?),
+    };
+    let report = Report {
+        bytes: bytes.len() as u64,
+        damage,
+        differences,
+    };
+    if args.json {
+        return json(&report);
+    }
+    if let Some(differences) = &report.differences {
+        let rows = differences.iter().map(|d| {
+            [
+                d.name.clone(),
+                d.method.clone(),
+                format!("{:.6}", d.relative_error),
+            ]
+        });
+        line(table(["tensor", "method", ">relative error"], rows).to_string())?;
+    }
+    line(format!(
+        "{}: all checksums hold, {} in {} tensors",
+        args.file.display(),
+        size(report.bytes),
+        container.plan.tensors.len()
+    ))
+}
+
+/// A file that can't be read as what it claims to be has failed the check; one that another
+/// program wrote has nothing to check.
+fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
+    Container::read(bytes).map_err(|e| match e {
+        ContainerError::Foreign => Failure::file(
+            path,
+            "the file has no checksums: another program wrote it; `dwindle compress` it with \
+             `--preset source` to add them",
+        ),
+        e => Failure::Check(format!("`{}`: {e}", path.display())),
+    })
+}
+
+fn failed(args: &Args, report: &Report) -> Result<(), Failure> {
+    if args.json {
+        json(report)?;
+    } else {
+        for damage in &report.damage {
+            line(damage)?;
+        }
+    }
+    Err(Failure::Check(format!(
+        "`{}`: {} of its chunks are damaged; get the file again",
+        args.file.display(),
+        report.damage.len()
+    )))
+}
+
+fn against(
+    container: &Container,
+    bytes: &Mapping,
+    checkpoint: &Path,
+) -> Result<Vec<TensorDifference>, Failure> {
+    let (source, model) = dwindle::architecture::open(checkpoint)?;
+    let bar = progress::count(container.plan.tensors.len() as u64, "comparing");
+    let differences = compare(container, bytes, &model, source.as_ref(), &|| bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(differences)
+}

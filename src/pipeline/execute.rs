@@ -1,0 +1,315 @@
+//! Carrying a plan out: jobs of whole chunks or whole factorizations, in parallel and in order.
+
+use std::path::Path;
+
+use dwindle_formats::container::{
+    ChunkGeometry, ContainerWriter, Digest, EncodedChunk, Form, Part, StoredPlan, StoredTensor,
+    WriteError,
+};
+use dwindle_formats::gguf::encode_header;
+use sha2::{Digest as _, Sha256};
+
+use super::ordered::ordered;
+use super::stock::{StockError, StockModel};
+use super::transform::{ErrorSums, TransformError, low_rank, store_rows};
+use crate::architecture::Model;
+use crate::checkpoint::Source;
+use crate::plan::{Plan, Treatment};
+use crate::statistics::Importance;
+
+/// Mapped source bytes of one tensor that may stay in memory while it is read.
+const RELEASE_EVERY: u64 = 64 << 20;
+
+/// How a plan is carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Worker threads.
+    pub threads: usize,
+    /// Bytes of values and results that may be under way at once.
+    pub memory: u64,
+    /// Whether payloads may be compressed: in containers, not in stock files.
+    pub compress: bool,
+}
+
+/// Why a plan was not carried out. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum PipelineError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("tensor `{tensor}`: {source}")]
+    Transform {
+        tensor: String,
+        source: TransformError,
+    },
+    #[error(transparent)]
+    Stock(#[from] StockError),
+}
+
+/// What was written.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Summary {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Tensors that an earlier, killed run had already finished.
+    pub resumed_tensors: usize,
+    /// One entry a tensor that this run made, in file order.
+    pub tensors: Vec<TensorSummary>,
+}
+
+/// What became of one tensor.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TensorSummary {
+    /// Its name.
+    pub name: String,
+    /// Bytes in the file, without padding.
+    pub bytes: u64,
+    /// Relative error in the Frobenius norm.
+    pub relative_error: f32,
+}
+
+/// Called with the number of decoded bytes that were written since the last call.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
+
+enum Work {
+    /// One chunk of a dense part.
+    Chunk(u64),
+    /// All of a factored tensor.
+    Whole,
+}
+
+struct Job {
+    step: usize,
+    work: Work,
+    cost: u64,
+    last: bool,
+}
+
+/// What a job gives: chunks in file order and the sums of their errors.
+type Made = (Vec<EncodedChunk>, ErrorSums);
+
+/// Carries a plan out and writes the file, or goes on where a killed run with the same
+/// `fingerprint` of its inputs stopped.
+///
+/// # Errors
+/// [`PipelineError`]; an existing file at the destination is then untouched.
+pub fn compress(
+    plan: &Plan,
+    model: &Model,
+    source: &dyn Source,
+    importance: Option<&Importance>,
+    inputs: &Digest,
+    destination: &Path,
+    options: Options,
+    progress: Progress<'_>,
+) -> Result<Summary, PipelineError> {
+    let stored = plan.stored();
+    let metadata = &plan.metadata;
+    let mut hash = Sha256::new();
+    hash.update(inputs);
+    hash.update(encode_header(metadata, &[], 8));
+    hash.update([u8::from(options.compress)]);
+    hash.update(serde_json::to_vec(&stored).unwrap_or_default());
+    let fingerprint = hash.finalize().into();
+
+    let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
+    let jobs = jobs(plan, model, source, writer.resumed_tensors());
+    let work = |job: &Job| -> Result<Made, PipelineError> {
+        let tensor = &model.tensors[job.step];
+        let step = &plan.steps[job.step];
+        let parts = &step.stored.parts;
+        let made = match (&job.work, step.treatment) {
+            (Work::Chunk(chunk), Treatment::Store(ty)) => {
+                let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
+                store_rows(tensor, source, ty, rows, importance)
+                    .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
+            }
+            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty)
+                .map(|(factors, sums)| (chunks_of(parts, factors, options), sums)),
+            (Work::Whole, Treatment::Store(_)) => Ok((Vec::new(), ErrorSums::default())),
+        };
+        made.map_err(|source| PipelineError::Transform {
+            tensor: tensor.name.clone(),
+            source,
+        })
+    };
+    let mut read = 0;
+    run(
+        writer,
+        plan.stored(),
+        &jobs,
+        options,
+        work,
+        progress,
+        |job, bytes| {
+            read += bytes;
+            if job.last || read > RELEASE_EVERY {
+                model.tensors[job.step].release(source);
+                read = 0;
+            }
+        },
+    )
+}
+
+/// Writes a stock file: every tensor dense.
+///
+/// # Errors
+/// [`PipelineError`]; an existing file at the destination is then untouched.
+pub fn export(
+    stock: &StockModel<'_>,
+    stored: &StoredPlan,
+    inputs: &Digest,
+    destination: &Path,
+    options: Options,
+    progress: Progress<'_>,
+) -> Result<Summary, PipelineError> {
+    let dense = StoredPlan {
+        tensors: stock
+            .tensors
+            .iter()
+            .zip(&stored.tensors)
+            .map(|(info, t)| StoredTensor {
+                form: Form::Dense,
+                parts: vec![Part {
+                    name: info.name.clone(),
+                    ty: info.ty,
+                    shape: info.shape.clone(),
+                }],
+                ..t.clone()
+            })
+            .collect(),
+    };
+    let metadata = stock.metadata.clone();
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), inputs)?;
+    let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
+        .map(|step| Job {
+            step,
+            work: Work::Whole,
+            cost: stock.tensors[step].elements() * 16,
+            last: true,
+        })
+        .collect();
+    let work = |job: &Job| -> Result<Made, PipelineError> {
+        let parts = &dense.tensors[job.step].parts;
+        let chunks = chunks_of(parts, [stock.tensor(job.step)?], options);
+        Ok((chunks, ErrorSums::default()))
+    };
+    run(
+        writer,
+        dense.clone(),
+        &jobs,
+        options,
+        work,
+        progress,
+        |_, _| (),
+    )
+}
+
+/// Pushes what the jobs make into the file.
+fn run(
+    mut writer: ContainerWriter,
+    stored: StoredPlan,
+    jobs: &[Job],
+    options: Options,
+    work: impl Fn(&Job) -> Result<Made, PipelineError> + Sync,
+    progress: Progress<'_>,
+    mut after: impl FnMut(&Job, u64),
+) -> Result<Summary, PipelineError> {
+    let resumed_tensors = writer.resumed_tensors();
+    let resumed = stored.tensors[..resumed_tensors].iter();
+    progress(resumed.flat_map(|t| &t.parts).map(Part::bytes).sum());
+    let mut tensors = Vec::new();
+    let mut sums = ErrorSums::default();
+    let mut bytes = 0;
+    ordered(
+        jobs,
+        options.threads,
+        options.memory,
+        |job| job.cost,
+        work,
+        |job, (chunks, piece)| {
+            sums.add(piece);
+            let mut decoded = 0;
+            for chunk in chunks {
+                decoded += chunk.decoded_bytes;
+                bytes += chunk.stored.len() as u64;
+                writer.push(chunk)?;
+            }
+            progress(decoded);
+            after(job, decoded);
+            if job.last {
+                let relative_error = std::mem::take(&mut sums).relative();
+                writer.end_tensor(relative_error)?;
+                tensors.push(TensorSummary {
+                    name: stored.tensors[job.step].name.clone(),
+                    bytes: std::mem::take(&mut bytes),
+                    relative_error,
+                });
+            }
+            Ok(())
+        },
+    )?;
+    Ok(Summary {
+        bytes: writer.finish()?,
+        resumed_tensors,
+        tensors,
+    })
+}
+
+fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for (step, s) in plan.steps.iter().enumerate().skip(first) {
+        let elements: u64 = s.stored.shape.iter().product();
+        if matches!(s.treatment, Treatment::LowRank { .. }) {
+            let side = s.stored.shape[0].min(s.stored.shape[1]);
+            jobs.push(Job {
+                step,
+                work: Work::Whole,
+                // The matrix and its product in f32, in f64 twice, three squares of the side.
+                cost: 24 * elements + 24 * side * side,
+                last: true,
+            });
+            continue;
+        }
+        let geometry = ChunkGeometry::of(&s.stored.parts[0]);
+        let copied = s.treatment == Treatment::Store(model.tensors[step].source_type(source));
+        for chunk in 0..geometry.chunks() {
+            let rows = geometry.rows_of(chunk);
+            let values = (rows.end - rows.start) * s.stored.shape[0];
+            jobs.push(Job {
+                step,
+                work: Work::Chunk(chunk),
+                cost: 2 * geometry.bytes_of(chunk) + if copied { 0 } else { 8 * values },
+                last: chunk + 1 == geometry.chunks(),
+            });
+        }
+    }
+    jobs
+}
+
+fn chunk_of(part: &Part, bytes: Vec<u8>, options: Options) -> EncodedChunk {
+    if options.compress {
+        EncodedChunk::compressed(part.ty, bytes)
+    } else {
+        EncodedChunk::raw(bytes)
+    }
+}
+
+fn chunks_of<const N: usize>(
+    parts: &[Part],
+    payloads: [Vec<u8>; N],
+    options: Options,
+) -> Vec<EncodedChunk> {
+    let mut chunks = Vec::new();
+    for (part, bytes) in parts.iter().zip(payloads) {
+        let geometry = ChunkGeometry::of(part);
+        let len = (geometry.chunk_rows * geometry.row_bytes) as usize;
+        chunks.extend(
+            bytes
+                .chunks(len)
+                .map(|c| chunk_of(part, c.to_vec(), options)),
+        );
+    }
+    chunks
+}

@@ -1,0 +1,100 @@
+//! Anything that can run, into llama.cpp: GGUF files, containers, checkpoints. Nothing is written
+//! to disk on the way.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dwindle_formats::container::{Container, ContainerError, is_container};
+use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, GgufError, read_header};
+
+use super::stock::StockModel;
+use crate::architecture;
+use crate::checkpoint::{self, Caches};
+use crate::llama::feed::TensorFeed;
+use crate::llama::mapping::Mapping;
+use crate::llama::model::{LlamaError, Model, ModelOptions};
+use crate::plan::{self, PlanError};
+
+/// Why a file can't be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum LoadError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Architecture(#[from] architecture::Error),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("`{path}`: {source}")]
+    Gguf { path: String, source: GgufError },
+    #[error("`{path}`: {source}")]
+    Container {
+        path: String,
+        source: ContainerError,
+    },
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+}
+
+/// Loads a model: a GGUF file as llama.cpp does, a file of dwindle with its digests checked and
+/// its factors multiplied out, a Hugging Face checkpoint in its own types.
+///
+/// `progress` is called with the tensors that are ready and their number.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(
+    path: &Path,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    if path.is_dir() {
+        let (source, model) = architecture::open(path)?;
+        let plan = plan::resolve(&plan::preset("source"), &model, source.as_ref(), None)?;
+        let stock = StockModel::from_plan(&plan, &model, source.as_ref());
+        return feed(path, &stock, options, progress);
+    }
+    let bytes = Mapping::open(path)?;
+    let name = || path.display().to_string();
+    let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+        path: name(),
+        source,
+    })?;
+    if !is_container(&header) {
+        return Ok(Model::load(path, options)?);
+    }
+    let container = Container::read(&bytes).map_err(|source| LoadError::Container {
+        path: name(),
+        source,
+    })?;
+    let stock = StockModel::from_container(&container, &bytes);
+    feed(path, &stock, options, progress)
+}
+
+fn feed(
+    path: &Path,
+    stock: &StockModel<'_>,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let total = stock.tensors.len() as u64;
+    let done = AtomicU64::new(0);
+    let feed = TensorFeed::new(
+        &stock.metadata,
+        &stock.tensors,
+        DEFAULT_ALIGNMENT,
+        Box::new(move |index, out| {
+            *out = stock.tensor(index)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            Ok(())
+        }),
+    );
+    Ok(Model::load_feed(
+        &path.display().to_string(),
+        feed,
+        options,
+    )?)
+}

@@ -1,0 +1,15 @@
+//! The streaming executor: reads, transforms, encodes and writes tensor by tensor on all cores,
+//! in an order and within a memory budget that do not depend on the number of threads.
+
+mod compare;
+mod execute;
+mod load;
+mod ordered;
+mod stock;
+mod transform;
+
+pub use compare::{TensorDifference, compare};
+pub use execute::{Options, PipelineError, Summary, TensorSummary, compress, export};
+pub use load::{LoadError, load};
+pub use stock::{StockError, StockModel};
+pub use transform::{ErrorSums, TransformError};

@@ -1,0 +1,192 @@
+//! A model as the dense GGUF that stock llama.cpp knows, made tensor by tensor on demand.
+
+use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor};
+use dwindle_formats::gguf::{
+    DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorLayout, TensorType, encode_header, lay_out,
+};
+
+use super::transform::{TransformError, store_rows};
+use crate::architecture::Model;
+use crate::checkpoint::Source;
+use crate::llama::ggml;
+use crate::llama::mapping::Mapping;
+use crate::method::svd;
+use crate::plan::{Plan, Treatment};
+
+/// The type of a tensor whose factors are multiplied out.
+const MULTIPLIED_OUT: TensorType = TensorType::F16;
+
+/// Why a dense tensor can't be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum StockError {
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error("tensor `{tensor}`: {source}")]
+    Transform {
+        tensor: String,
+        source: TransformError,
+    },
+    #[error(
+        "the checkpoint has no tensor `{tensor}` of shape {shape:?}; is it the one that the file was made from?"
+    )]
+    NotInCheckpoint { tensor: String, shape: Vec<u64> },
+    #[error("tensor `{tensor}`: the factors' product exceeds the range of {MULTIPLIED_OUT}")]
+    Range { tensor: String },
+}
+
+impl StockError {
+    fn ggml(tensor: &StoredTensor, source: ggml::GgmlError) -> StockError {
+        StockError::Transform {
+            tensor: tensor.name.clone(),
+            source: source.into(),
+        }
+    }
+}
+
+type Produce<'a> = dyn Fn(usize) -> Result<Vec<u8>, StockError> + Send + Sync + 'a;
+
+/// A stock GGUF file that is nowhere on disk: a header, and a function that makes each tensor.
+pub struct StockModel<'a> {
+    /// The model's metadata, without dwindle's own keys.
+    pub metadata: Metadata,
+    /// What the tensors are, in file order.
+    pub tensors: Vec<TensorInfo>,
+    /// Bytes of the data section.
+    pub data_bytes: u64,
+    produce: Box<Produce<'a>>,
+}
+
+impl<'a> StockModel<'a> {
+    /// A file of dwindle, its digests checked as tensors are made, its factors multiplied out.
+    pub fn from_container(container: &'a Container, bytes: &'a Mapping) -> StockModel<'a> {
+        let mut metadata = container.header.metadata.clone();
+        metadata.retain(|key| !key.starts_with("dwindle."));
+        let tensors = &container.plan.tensors;
+        let layouts = tensors.iter().map(|t| TensorLayout {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            ty: match t.form {
+                Form::Dense => t.parts[0].ty,
+                Form::LowRank => MULTIPLIED_OUT,
+            },
+        });
+        StockModel::new(metadata, layouts.collect(), move |i| {
+            let dense = dense_bytes(container, bytes, i)?;
+            let first = first_part(container, i);
+            for part in first..first + tensors[i].parts.len() {
+                bytes.release(container.range(part));
+            }
+            Ok(dense)
+        })
+    }
+
+    /// A checkpoint as a plan without factors stores it.
+    pub fn from_plan(plan: &'a Plan, model: &'a Model, source: &'a dyn Source) -> StockModel<'a> {
+        let layouts = plan.steps.iter().map(|step| TensorLayout {
+            name: step.stored.name.clone(),
+            shape: step.stored.shape.clone(),
+            ty: stored_type(step.treatment),
+        });
+        StockModel::new(plan.metadata.clone(), layouts.collect(), move |i| {
+            let tensor = &model.tensors[i];
+            let ty = stored_type(plan.steps[i].treatment);
+            let result = store_rows(tensor, source, ty, 0..tensor.row_count(), None);
+            tensor.release(source);
+            match result {
+                Ok((bytes, _)) => Ok(bytes),
+                Err(source) => Err(StockError::Transform {
+                    tensor: tensor.name.clone(),
+                    source,
+                }),
+            }
+        })
+    }
+
+    fn new(
+        metadata: Metadata,
+        layouts: Vec<TensorLayout>,
+        produce: impl Fn(usize) -> Result<Vec<u8>, StockError> + Send + Sync + 'a,
+    ) -> StockModel<'a> {
+        // Sizes were checked when the container was read or the plan was made.
+        let (tensors, data_bytes) = lay_out(layouts, DEFAULT_ALIGNMENT).unwrap_or_default();
+        StockModel {
+            metadata,
+            tensors,
+            data_bytes,
+            produce: Box::new(produce),
+        }
+    }
+
+    /// The header of the file, padding included; tensor data would follow.
+    pub fn header(&self) -> Vec<u8> {
+        encode_header(&self.metadata, &self.tensors, DEFAULT_ALIGNMENT)
+    }
+
+    /// The bytes of a tensor.
+    ///
+    /// # Errors
+    /// Damaged data, or values out of range.
+    pub fn tensor(&self, index: usize) -> Result<Vec<u8>, StockError> {
+        (self.produce)(index)
+    }
+}
+
+fn stored_type(treatment: Treatment) -> TensorType {
+    match treatment {
+        Treatment::Store(ty) => ty,
+        Treatment::LowRank { .. } => MULTIPLIED_OUT,
+    }
+}
+
+/// The bytes of a tensor in the type that [`StockModel`] declares.
+fn dense_bytes(container: &Container, bytes: &[u8], index: usize) -> Result<Vec<u8>, StockError> {
+    let tensor = &container.plan.tensors[index];
+    if tensor.form == Form::Dense {
+        return Ok(container.decode(bytes, first_part(container, index))?);
+    }
+    let dense = decode_values(container, bytes, index)?;
+    if dense.iter().any(|v| v.abs() > half::f16::MAX.to_f32()) {
+        return Err(StockError::Range {
+            tensor: tensor.name.clone(),
+        });
+    }
+    let mut out = vec![0; dense.len() * 2];
+    let row_len = tensor.shape[0] as usize;
+    ggml::quantize(MULTIPLIED_OUT, &dense, row_len, None, &mut out)
+        .map_err(|e| StockError::ggml(tensor, e))?;
+    Ok(out)
+}
+
+/// The values of a tensor of the plan, factors multiplied out.
+pub(super) fn decode_values(
+    container: &Container,
+    bytes: &[u8],
+    index: usize,
+) -> Result<Vec<f32>, StockError> {
+    let tensor = &container.plan.tensors[index];
+    let first = first_part(container, index);
+    let part = |i: usize| -> Result<Vec<f32>, StockError> {
+        let part = &tensor.parts[i];
+        let stored = container.decode(bytes, first + i)?;
+        let mut out = vec![0f32; part.shape.iter().product::<u64>() as usize];
+        ggml::dequantize(part.ty, &stored, &mut out).map_err(|e| StockError::ggml(tensor, e))?;
+        Ok(out)
+    };
+    match tensor.form {
+        Form::Dense => part(0),
+        Form::LowRank => {
+            let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
+            let rank = tensor.parts[0].shape[1] as usize;
+            Ok(svd::multiply_out(&part(0)?, &part(1)?, n, m, rank))
+        }
+    }
+}
+
+fn first_part(container: &Container, index: usize) -> usize {
+    container.plan.tensors[..index]
+        .iter()
+        .map(|t| t.parts.len())
+        .sum()
+}

@@ -1,0 +1,154 @@
+//! One tensor's values on their way from the source into the file.
+
+use std::ops::Range;
+
+use dwindle_formats::gguf::TensorType;
+
+use crate::architecture::{ModelTensor, values};
+use crate::checkpoint::Source;
+use crate::llama::ggml::{self, GgmlError};
+use crate::method::svd::{self, SvdError};
+use crate::statistics::Importance;
+
+/// Why a tensor can't be transformed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum TransformError {
+    #[error(transparent)]
+    Ggml(#[from] GgmlError),
+    #[error(transparent)]
+    Svd(#[from] SvdError),
+}
+
+/// Sums of squares from which a tensor's relative error follows.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ErrorSums {
+    /// Of the differences.
+    pub error: f64,
+    /// Of the source's values.
+    pub signal: f64,
+}
+
+impl ErrorSums {
+    /// Adds the sums of another piece.
+    pub fn add(&mut self, other: ErrorSums) {
+        self.error += other.error;
+        self.signal += other.signal;
+    }
+
+    /// ‖W−Ŵ‖/‖W‖; zero when nothing was lost, NaN when W is zero and something was.
+    pub fn relative(&self) -> f32 {
+        if self.error == 0.0 {
+            return 0.0;
+        }
+        (self.error / self.signal).sqrt() as f32
+    }
+
+    /// The sums over a piece and its approximation.
+    pub fn of(values: &[f32], approximation: &[f32]) -> ErrorSums {
+        // Lanes that are summed apart let the compiler use SIMD; blocks keep f32 sums short.
+        const LANES: usize = 16;
+        let mut total = ErrorSums::default();
+        for (v, a) in values.chunks(4096).zip(approximation.chunks(4096)) {
+            let mut error = [0f32; LANES];
+            let mut signal = [0f32; LANES];
+            for (v, a) in v.chunks(LANES).zip(a.chunks(LANES)) {
+                for i in 0..v.len() {
+                    let d = v[i] - a[i];
+                    error[i] += d * d;
+                    signal[i] += v[i] * v[i];
+                }
+            }
+            total.error += error.iter().map(|v| f64::from(*v)).sum::<f64>();
+            total.signal += signal.iter().map(|v| f64::from(*v)).sum::<f64>();
+        }
+        total
+    }
+}
+
+/// Rows of a tensor in an element type, with what the change of type cost.
+pub fn store_rows(
+    tensor: &ModelTensor,
+    source: &dyn Source,
+    ty: TensorType,
+    rows: Range<u64>,
+    importance: Option<&Importance>,
+) -> Result<(Vec<u8>, ErrorSums), TransformError> {
+    let from = tensor.source_type(source);
+    if from == ty {
+        let bytes = tensor.rows(source, rows).into_owned();
+        return Ok((bytes, ErrorSums::default()));
+    }
+    let values = values(tensor, source, rows.clone())?;
+    let bytes = encode(ty, &values, tensor, rows, importance)?;
+    if ty == TensorType::F32 {
+        return Ok((bytes, ErrorSums::default()));
+    }
+    let mut back = vec![0f32; values.len()];
+    ggml::dequantize(ty, &bytes, &mut back)?;
+    Ok((bytes, ErrorSums::of(&values, &back)))
+}
+
+/// Quantizes rows, slice by slice of a stack, each with its own importance weights.
+fn encode(
+    ty: TensorType,
+    values: &[f32],
+    tensor: &ModelTensor,
+    rows: Range<u64>,
+    importance: Option<&Importance>,
+) -> Result<Vec<u8>, GgmlError> {
+    let row_len = tensor.shape[0] as usize;
+    let row_bytes = ty.bytes(&tensor.shape[..1]).unwrap_or(0) as usize;
+    let mut out = vec![0; (rows.end - rows.start) as usize * row_bytes];
+    let per_slice = tensor.shape.get(1).copied().unwrap_or(1);
+    let mut row = rows.start;
+    while row < rows.end {
+        let slice = row / per_slice;
+        let end = ((slice + 1) * per_slice).min(rows.end);
+        let at = (row - rows.start) as usize..(end - rows.start) as usize;
+        let weights = importance.and_then(|i| i.columns(&tensor.name, row_len, slice as usize));
+        ggml::quantize(
+            ty,
+            &values[at.start * row_len..at.end * row_len],
+            row_len,
+            weights,
+            &mut out[at.start * row_bytes..at.end * row_bytes],
+        )?;
+        row = end;
+    }
+    Ok(out)
+}
+
+/// Two factors of a matrix in an element type, with what factors and type together cost.
+pub fn low_rank(
+    tensor: &ModelTensor,
+    source: &dyn Source,
+    rank: u64,
+    ty: TensorType,
+) -> Result<([Vec<u8>; 2], ErrorSums), TransformError> {
+    let (n, m, r) = (
+        tensor.shape[0] as usize,
+        tensor.shape[1] as usize,
+        rank as usize,
+    );
+    let w = values(tensor, source, 0..m as u64)?;
+    let factors = svd::decompose(&w, m, n)?.factors(&w, m, n, r);
+    let (a, a_back) = round_trip(ty, &factors.a, n)?;
+    let (b, b_back) = round_trip(ty, &factors.b, r)?;
+    let sums = ErrorSums::of(&w, &svd::multiply_out(&a_back, &b_back, n, m, r));
+    Ok(([a, b], sums))
+}
+
+fn round_trip(
+    ty: TensorType,
+    values: &[f32],
+    row_len: usize,
+) -> Result<(Vec<u8>, Vec<f32>), GgmlError> {
+    let len = ty.bytes(&[row_len as u64, (values.len() / row_len) as u64]);
+    let mut bytes = vec![0; len.unwrap_or(0) as usize];
+    ggml::quantize(ty, values, row_len, None, &mut bytes)?;
+    let mut back = vec![0f32; values.len()];
+    ggml::dequantize(ty, &bytes, &mut back)?;
+    Ok((bytes, back))
+}
