@@ -1,6 +1,14 @@
 //! Sources of named tensors: a Hugging Face folder, a GGUF file or a container.
 
+mod cache;
+mod error;
+pub mod gguf;
+pub mod huggingface;
+
 use dwindle_formats::gguf::TensorType;
+
+pub use cache::{Caches, resolve};
+pub use error::Error;
 
 /// One tensor of a source, as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
