@@ -1,20 +1,15 @@
 //! dwindle converts a checkpoint, tensor by tensor, into a smaller file that runs under llama.cpp,
 //! and proves what the smaller file costs in quality.
 //!
-//! The modules stand in the order in which data flows through them.
-
-pub mod checkpoint;
+//! `checkpoint` reads the source, `architecture` sees it as a llama.cpp model, `plan` decides what
+//! becomes of each tensor, `pipeline` carries it out with `method`s and `statistics`; `llama` runs
+//! the result, `eval` measures it.
 
 pub mod architecture;
-
-pub mod statistics;
-
-pub mod method;
-
-pub mod plan;
-
-pub mod pipeline;
-
-pub mod llama;
-
+pub mod checkpoint;
 pub mod eval;
+pub mod llama;
+pub mod method;
+pub mod pipeline;
+pub mod plan;
+pub mod statistics;

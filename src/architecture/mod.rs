@@ -14,6 +14,7 @@ mod names;
 mod parameters;
 mod rope;
 mod tokenizer;
+mod values;
 mod weights;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use crate::checkpoint::{self, Caches, Source};
 pub use error::Error;
 pub use gguf::from_gguf;
 pub use huggingface::from_huggingface;
+pub use values::values;
 
 /// A checkpoint seen as the model that llama.cpp knows.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 mod cache;
 mod error;
+mod fingerprint;
 pub mod gguf;
 pub mod huggingface;
 
@@ -9,6 +10,7 @@ use dwindle_formats::gguf::TensorType;
 
 pub use cache::{Caches, resolve};
 pub use error::Error;
+pub use fingerprint::fingerprint;
 
 /// One tensor of a source, as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,6 +64,7 @@ input_errors!(
     dwindle::pipeline::StockError,
     dwindle::plan::RecipeError,
     dwindle::statistics::ImportanceError,
+    dwindle::eval::EvalError,
 );
 
 impl From<dwindle::plan::PlanError> for Failure {

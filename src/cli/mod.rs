@@ -1,6 +1,8 @@
 //! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
 
+mod bench;
 mod compress;
+mod eval;
 mod export;
 mod failure;
 mod inspect;
@@ -34,6 +36,8 @@ enum Command {
     Inspect(inspect::Args),
     Export(export::Args),
     Run(run::Args),
+    Eval(eval::Args),
+    Bench(bench::Args),
 }
 
 /// Runs the command that the process was called with.
@@ -49,6 +53,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Eval(args) => eval::main(&args),
+        Command::Bench(args) => bench::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

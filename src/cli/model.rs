@@ -41,6 +41,11 @@ impl Runtime {
         }
     }
 
+    /// Threads that were asked for.
+    pub fn threads(&self) -> Option<u32> {
+        self.threads
+    }
+
     /// How models are run.
     pub fn context_options(&self) -> ContextOptions {
         ContextOptions {

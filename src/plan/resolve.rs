@@ -394,12 +394,7 @@ impl Resolver<'_> {
                 name: self.tensor.name.clone(),
                 shape: self.tensor.shape.clone(),
                 ty: self.source_ty,
-                method: if ty == self.source_ty {
-                    "copy"
-                } else {
-                    "quantize"
-                }
-                .into(),
+                method: dense_method(self.source_ty, ty).into(),
                 parameters: BTreeMap::new(),
                 form: Form::Dense,
                 parts: vec![Part {

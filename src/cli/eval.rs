@@ -1,0 +1,215 @@
+//! `dwindle eval`: what was lost.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use dwindle::checkpoint::{self, Caches};
+use dwindle::eval::{
+    Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
+    compare, perplexity, write_reference,
+};
+use fs_err as fs;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::model::Runtime;
+use super::output::{json, line, size, table};
+use super::{Failure, progress};
+
+/// Measure perplexity, and the divergence from a reference
+///
+/// Follows llama-perplexity: the text is cut into chunks of --ctx tokens, and the second half of
+/// each is scored.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A `.gguf`, a `.dwn` or a checkpoint
+    file: PathBuf,
+    /// The text to predict, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Compare with this `.gguf`, `.dwn` or checkpoint
+    #[arg(long, value_name = "FILE|CHECKPOINT")]
+    reference: Option<PathBuf>,
+    /// Keep the reference's predictions in this file, and use them when they are there
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    cache: Option<PathBuf>,
+    /// Tokens of context
+    #[arg(short, long, default_value_t = 512)]
+    ctx: u32,
+    /// Evaluate only the first chunks of the text
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+    #[command(flatten)]
+    runtime: Runtime,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    bytes: u64,
+    reference_bytes: Option<u64>,
+    #[serde(flatten)]
+    evaluation: Evaluation,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let text = fs::read(&args.text)?;
+    let text = String::from_utf8(text)
+        .map_err(|_| Failure::file(&args.text, "the text is not valid UTF-8"))?;
+    let options = EvalOptions {
+        ctx: args.ctx,
+        chunks: args.chunks,
+        threads: args.runtime.threads(),
+        ..EvalOptions::default()
+    };
+    let evaluation = evaluate(args, &text, &options)?;
+    let report = Report {
+        file: args.file.display().to_string(),
+        bytes: bytes_of(&args.file)?,
+        reference_bytes: args.reference.as_deref().map(bytes_of).transpose()?,
+        evaluation,
+    };
+    if args.json {
+        return json(&report);
+    }
+    print(&report)
+}
+
+fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation, Failure> {
+    let Some(path) = &args.reference else {
+        let model = args.runtime.load(&args.file)?;
+        return watched("evaluating", |p| perplexity(&model, text, options, p));
+    };
+    let Some(cache) = &args.cache else {
+        let reference = args.runtime.load(path)?;
+        let model = args.runtime.load(&args.file)?;
+        let reference = Reference::Model(&reference);
+        return watched("comparing", |p| {
+            compare(&model, &reference, text, options, p)
+        });
+    };
+    let identity = checkpoint::resolve(path, &Caches::from_env())
+        .map_err(dwindle::architecture::Error::from)
+        .map(|path| checkpoint::fingerprint(&path, None))??;
+    let key = cache_key(&identity, text, options);
+    if !cache_matches(cache, key) {
+        let reference = args.runtime.load(path)?;
+        watched("reference", |p| {
+            write_reference(&reference, text, options, cache, key, p)
+        })?;
+    }
+    let model = args.runtime.load(&args.file)?;
+    let reference = Reference::Cache(cache, key);
+    watched("comparing", |p| {
+        compare(&model, &reference, text, options, p)
+    })
+}
+
+/// Runs an evaluation under a progress bar.
+fn watched<E: Into<Failure>>(
+    what: &'static str,
+    run: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<Evaluation, E>,
+) -> Result<Evaluation, Failure> {
+    let bar = progress::count(0, what);
+    let shown: ProgressBar = bar.clone();
+    let result = run(&mut |p| {
+        shown.set_length(p.chunks as u64);
+        shown.set_position(p.done as u64);
+        shown.set_message(match p.kld {
+            Some(kld) => format!("PPL {:.3} KLD {kld:.4}", p.perplexity),
+            None => format!("PPL {:.3}", p.perplexity),
+        });
+    });
+    bar.finish_and_clear();
+    result.map_err(Into::into)
+}
+
+/// Bytes of a file, or of a checkpoint's weights.
+fn bytes_of(path: &Path) -> Result<u64, Failure> {
+    let path = checkpoint::resolve(path, &Caches::from_env())
+        .map_err(dwindle::architecture::Error::from)?;
+    if !path.is_dir() {
+        return Ok(fs::metadata(path)?.len());
+    }
+    let mut bytes = 0;
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            bytes += fs::metadata(path)?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
+    let mut rows = vec![["size".to_string(), size(report.bytes)]];
+    if let Some(bytes) = report.reference_bytes {
+        let share = report.bytes as f64 / bytes.max(1) as f64 * 100.0;
+        rows.push(["of the reference's size".into(), format!("{share:.1} %")]);
+    }
+    perplexity_rows(&mut rows, &report.evaluation.perplexity);
+    if let Some(divergence) = &report.evaluation.divergence {
+        divergence_rows(&mut rows, divergence);
+    }
+    line(table(["measure", ">value"], rows).to_string())
+}
+
+fn perplexity_rows(rows: &mut Vec<[String; 2]>, p: &Perplexity) {
+    rows.push([
+        "perplexity".into(),
+        format!("{:.4} ± {:.4}", p.perplexity.value, p.perplexity.error),
+    ]);
+    rows.push([
+        "tokens scored".into(),
+        format!("{} in {} chunks of {}", p.scored, p.chunks, p.ctx),
+    ]);
+}
+
+fn divergence_rows(rows: &mut Vec<[String; 2]>, d: &Divergence) {
+    let percent = |v: f64| v * 100.0;
+    let mut row = |name: &str, value: String| rows.push([name.to_string(), value]);
+    row(
+        "reference perplexity",
+        format!(
+            "{:.4} ± {:.4}",
+            d.reference_perplexity.value, d.reference_perplexity.error
+        ),
+    );
+    row(
+        "perplexity ratio",
+        format!(
+            "{:.5} ± {:.5}",
+            d.perplexity_ratio.value, d.perplexity_ratio.error
+        ),
+    );
+    row(
+        "mean KL divergence",
+        format!("{:.6} ± {:.6}", d.kld.value, d.kld.error),
+    );
+    row("median KL divergence", format!("{:.6}", d.kld_median));
+    row("99 % KL divergence", format!("{:.6}", d.kld_99));
+    row("99.9 % KL divergence", format!("{:.6}", d.kld_99_9));
+    row("largest KL divergence", format!("{:.6}", d.kld_max));
+    row(
+        "same top token",
+        format!(
+            "{:.2} ± {:.2} %",
+            percent(d.same_top.value),
+            percent(d.same_top.error)
+        ),
+    );
+    row(
+        "RMS change of probability",
+        format!(
+            "{:.3} ± {:.3} %",
+            percent(d.rms_p_change.value),
+            percent(d.rms_p_change.error)
+        ),
+    );
+    if let Some(cosine) = d.logit_cosine {
+        row("logit cosine", format!("{cosine:.6}"));
+    }
+}
