@@ -9,7 +9,11 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dwindle_formats::gguf::{Metadata, TensorInfo, encode_header};
+use dwindle_formats::gguf::{Metadata, TensorLayout, encode_header, lay_out};
+
+/// Tensors begin at multiples of this, which is also the size of the stream's buffer: so a seek to
+/// a tensor never makes the C library read what lies before it, which would be another tensor.
+const ALIGNMENT: u64 = 1 << 16;
 
 /// Any error of the one who produces tensors.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,28 +44,32 @@ impl std::fmt::Debug for TensorFeed<'_> {
 }
 
 impl<'a> TensorFeed<'a> {
-    /// A file with this metadata and these tensors, as [`dwindle_formats::gguf::lay_out`] gives
-    /// them; `produce` is asked for them by their index.
+    /// A file with this metadata and these tensors; `produce` is asked for them by their index.
+    ///
+    /// # Errors
+    /// A tensor's row does not divide into blocks, or the sizes overflow.
     pub fn new(
         metadata: &Metadata,
-        tensors: &[TensorInfo],
-        alignment: u64,
+        tensors: Vec<TensorLayout>,
         produce: Produce<'a>,
-    ) -> TensorFeed<'a> {
-        let header = encode_header(metadata, tensors, alignment);
+    ) -> Result<TensorFeed<'a>, FeedError> {
+        let (tensors, data_len) = lay_out(tensors, ALIGNMENT).ok_or(FeedError::Layout)?;
+        let mut metadata = metadata.clone();
+        metadata.set("general.alignment", ALIGNMENT as u32);
+        let header = encode_header(&metadata, &tensors, ALIGNMENT);
         let start = header.len() as u64;
-        let ranges: Vec<Range<u64>> = tensors
-            .iter()
-            .map(|t| start + t.offset..start + t.offset + t.bytes())
-            .collect();
-        let end = ranges.iter().map(|r| r.end).max().unwrap_or(start);
-        TensorFeed {
+        let len = start.checked_add(data_len).ok_or(FeedError::Layout)?;
+        let ranges = tensors.iter().map(|t| {
+            let begin = start + t.offset;
+            begin..begin + t.bytes()
+        });
+        Ok(TensorFeed {
+            ranges: ranges.collect(),
             header,
-            ranges,
-            names: tensors.iter().map(|t| t.name.clone()).collect(),
-            len: end.next_multiple_of(alignment.max(1)),
+            names: tensors.into_iter().map(|t| t.name).collect(),
+            len,
             produce,
-        }
+        })
     }
 
     /// The length of the file, if it were written.
@@ -91,6 +99,8 @@ pub enum FeedError {
     Panic(String),
     #[error("can't open a stream for the model: {0}")]
     Stream(std::io::Error),
+    #[error("the tensors' sizes don't fit their types, or overflow")]
+    Layout,
 }
 
 /// What the stream's callbacks work on.
@@ -103,15 +113,24 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Fills `out` from the current position; the number of bytes is less only at the end.
+    /// Fills `out` from the current position. The number of bytes is less at the end of the file
+    /// and where another tensor begins: it may not be wanted, and is not made ahead of need.
     fn read(&mut self, out: &mut [u8]) -> Result<usize, FeedError> {
         let mut done = 0;
         while done < out.len() && self.at < self.feed.len {
+            if done > 0 && self.begins_tensor() {
+                break;
+            }
             let n = self.read_some(&mut out[done..])?;
             done += n;
             self.at += n as u64;
         }
         Ok(done)
+    }
+
+    fn begins_tensor(&self) -> bool {
+        let found = self.feed.ranges.binary_search_by_key(&self.at, |r| r.start);
+        found.is_ok()
     }
 
     /// Fills a part of `out`, at least one byte, from the one place where the position lies.
@@ -257,9 +276,17 @@ mod stream {
         if file.is_null() {
             return Err(std::io::Error::last_os_error());
         }
-        // Unbuffered, so that reads of whole tensors go straight to their destination.
-        // SAFETY: the stream was just opened and nothing was read from it.
-        unsafe { libc::setvbuf(file.cast(), std::ptr::null_mut(), libc::_IONBF, 0) };
+        // Without a buffer glibc reads custom streams byte by byte.
+        // SAFETY: the stream was just opened and nothing was read from it; the C library
+        // allocates the buffer. Should it refuse, its own smaller buffer serves as well.
+        unsafe {
+            libc::setvbuf(
+                file.cast(),
+                std::ptr::null_mut(),
+                libc::_IOFBF,
+                ALIGNMENT as usize,
+            );
+        }
         Ok(file)
     }
 
@@ -318,20 +345,24 @@ mod stream {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use dwindle_formats::gguf::{TensorLayout, TensorType, lay_out, read_header};
+    use dwindle_formats::gguf::{TensorType, read_header};
     use std::io;
 
-    fn layout() -> (Metadata, Vec<TensorInfo>) {
+    const LENS: [u64; 3] = [3, 100_000, 5];
+
+    fn layout() -> (Metadata, Vec<TensorLayout>) {
         let mut metadata = Metadata::new();
         metadata.set("general.architecture", "llama");
-        let tensors = [("a", 3), ("b", 100_000), ("c", 5)]
+        let tensors = ["a", "b", "c"]
+            .into_iter()
+            .zip(LENS)
             .map(|(name, n)| TensorLayout {
                 name: name.into(),
                 shape: vec![n],
                 ty: TensorType::I8,
             })
-            .to_vec();
-        (metadata, lay_out(tensors, 32).unwrap().0)
+            .collect();
+        (metadata, tensors)
     }
 
     fn read_all(file: *mut c_void, piece: usize) -> Vec<u8> {
@@ -349,16 +380,15 @@ mod tests {
 
     #[test]
     fn reads_like_the_file_it_stands_for() {
-        let (metadata, tensors) = layout();
         for piece in [1 << 20, 4096, 7] {
+            let (metadata, tensors) = layout();
             let mut calls = Vec::new();
-            let lens: Vec<usize> = tensors.iter().map(|t| t.bytes() as usize).collect();
             let produce: Produce<'_> = Box::new(|i, out| {
                 calls.push(i);
-                out.resize(lens[i], i as u8 + 1);
+                out.resize(LENS[i] as usize, i as u8 + 1);
                 Ok(())
             });
-            let feed = TensorFeed::new(&metadata, &tensors, 32, produce);
+            let feed = TensorFeed::new(&metadata, tensors, produce).unwrap();
             let len = feed.file_len();
             let (bytes, error) = with_stream(feed, |file| read_all(file, piece)).unwrap();
             assert!(error.is_none());
@@ -376,6 +406,34 @@ mod tests {
     }
 
     #[test]
+    fn jumping_to_a_tensor_makes_no_other() {
+        let (metadata, tensors) = layout();
+        let mut calls = Vec::new();
+        let produce: Produce<'_> = Box::new(|i, out| {
+            calls.push(i);
+            out.resize(LENS[i] as usize, i as u8 + 1);
+            Ok(())
+        });
+        let feed = TensorFeed::new(&metadata, tensors, produce).unwrap();
+        let starts: Vec<u64> = feed.ranges.iter().map(|r| r.start).collect();
+        let (_, error) = with_stream(feed, |file| {
+            for i in [2, 0, 1] {
+                let mut data = vec![0u8; LENS[i] as usize];
+                // SAFETY: the stream is open and the buffer has as many bytes as are read.
+                let read = unsafe {
+                    libc::fseeko(file.cast(), starts[i] as i64, SEEK_SET);
+                    libc::fread(data.as_mut_ptr().cast(), data.len(), 1, file.cast())
+                };
+                assert_eq!(read, 1);
+                assert!(data.iter().all(|b| *b == i as u8 + 1));
+            }
+        })
+        .unwrap();
+        assert!(error.is_none());
+        assert_eq!(calls, [2, 0, 1]);
+    }
+
+    #[test]
     fn errors_and_panics_come_back_to_the_caller() {
         type Make = fn() -> Produce<'static>;
         let makes: [(Make, &str); 3] = [
@@ -388,7 +446,7 @@ mod tests {
         ];
         for (make, expected) in makes {
             let (metadata, tensors) = layout();
-            let feed = TensorFeed::new(&metadata, &tensors, 32, make());
+            let feed = TensorFeed::new(&metadata, tensors, make()).unwrap();
             let (_, error) = with_stream(feed, |file| read_all(file, 4096)).unwrap();
             let error = error.unwrap().to_string();
             assert!(error.contains(expected), "{error}");

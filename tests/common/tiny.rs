@@ -1,0 +1,142 @@
+//! A Llama of some kilobytes with random weights, made where it is needed.
+
+use std::path::Path;
+
+use dwindle::llama::feed::{Produce, TensorFeed};
+use dwindle::llama::ggml;
+use dwindle_formats::gguf::{
+    DEFAULT_ALIGNMENT, Metadata, TensorLayout, TensorType, encode_header, lay_out,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub const EMBD: u64 = 256;
+pub const FFN: u64 = 512;
+pub const LAYERS: u32 = 2;
+pub const CTX: u32 = 128;
+/// Unknown, begin, end, every byte, and a few pieces.
+pub const VOCAB: u64 = 3 + 256 + 5;
+
+pub struct Tiny {
+    pub metadata: Metadata,
+    pub layout: Vec<TensorLayout>,
+    pub data: Vec<Vec<u8>>,
+}
+
+/// The model with its matrices in this type; the same values for each type.
+pub fn tiny(ty: TensorType) -> Tiny {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (mut layout, mut data) = (Vec::new(), Vec::new());
+    for (name, shape) in tensors() {
+        let len = shape.iter().product::<u64>() as usize;
+        let norm = shape.len() == 1;
+        let scale = 1.5 / (EMBD as f32).sqrt();
+        let values: Vec<f32> = (0..len)
+            .map(|_| {
+                if norm {
+                    1.0
+                } else {
+                    rng.random_range(-scale..scale)
+                }
+            })
+            .collect();
+        let ty = if norm { TensorType::F32 } else { ty };
+        let mut bytes = vec![0; ty.bytes(&shape).unwrap() as usize];
+        ggml::quantize(ty, &values, shape[0] as usize, None, &mut bytes).unwrap();
+        layout.push(TensorLayout { name, shape, ty });
+        data.push(bytes);
+    }
+    Tiny {
+        metadata: metadata(),
+        layout,
+        data,
+    }
+}
+
+impl Tiny {
+    pub fn write(&self, path: &Path) {
+        let (infos, len) = lay_out(self.layout.clone(), DEFAULT_ALIGNMENT).unwrap();
+        let mut bytes = encode_header(&self.metadata, &infos, DEFAULT_ALIGNMENT);
+        let start = bytes.len();
+        bytes.resize(start + len as usize, 0);
+        for (info, data) in infos.iter().zip(&self.data) {
+            let at = start + info.offset as usize;
+            bytes[at..at + data.len()].copy_from_slice(data);
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    pub fn feed(&self) -> TensorFeed<'_> {
+        let produce: Produce<'_> = Box::new(|index, out| {
+            out.extend_from_slice(&self.data[index]);
+            Ok(())
+        });
+        TensorFeed::new(&self.metadata, self.layout.clone(), produce).unwrap()
+    }
+}
+
+fn tensors() -> Vec<(String, Vec<u64>)> {
+    let mut list = vec![
+        ("token_embd.weight".to_string(), vec![EMBD, VOCAB]),
+        ("output_norm.weight".to_string(), vec![EMBD]),
+    ];
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("attn_norm", vec![EMBD]),
+            ("attn_q", vec![EMBD, EMBD]),
+            ("attn_k", vec![EMBD, EMBD / 2]),
+            ("attn_v", vec![EMBD, EMBD / 2]),
+            ("attn_output", vec![EMBD, EMBD]),
+            ("ffn_norm", vec![EMBD]),
+            ("ffn_gate", vec![EMBD, FFN]),
+            ("ffn_up", vec![EMBD, FFN]),
+            ("ffn_down", vec![FFN, EMBD]),
+        ] {
+            list.push((format!("blk.{layer}.{name}.weight"), shape));
+        }
+    }
+    list
+}
+
+fn metadata() -> Metadata {
+    let mut m = Metadata::new();
+    m.set("general.architecture", "llama");
+    m.set("general.name", "tiny");
+    m.set("llama.context_length", CTX);
+    m.set("llama.embedding_length", EMBD as u32);
+    m.set("llama.block_count", LAYERS);
+    m.set("llama.feed_forward_length", FFN as u32);
+    m.set("llama.attention.head_count", 4u32);
+    m.set("llama.attention.head_count_kv", 2u32);
+    m.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
+    m.set("llama.rope.dimension_count", EMBD as u32 / 4);
+    m.set("llama.vocab_size", VOCAB as u32);
+    let (mut tokens, mut types) = (vec!["<unk>".to_string()], vec![2i32]);
+    for special in ["<s>", "</s>"] {
+        tokens.push(special.to_string());
+        types.push(3);
+    }
+    for byte in 0..=255u8 {
+        tokens.push(format!("<0x{byte:02X}>"));
+        types.push(6);
+    }
+    for piece in ["\u{2581}", "a", "b", "ab", "\u{2581}a"] {
+        tokens.push(piece.to_string());
+        types.push(1);
+    }
+    assert_eq!(tokens.len() as u64, VOCAB);
+    let scores: Vec<f32> = (0..tokens.len()).map(|i| -(i as f32)).collect();
+    m.set("tokenizer.ggml.model", "llama");
+    m.set("tokenizer.ggml.tokens", tokens);
+    m.set("tokenizer.ggml.scores", scores);
+    m.set("tokenizer.ggml.token_type", types);
+    m.set("tokenizer.ggml.bos_token_id", 1u32);
+    m.set("tokenizer.ggml.eos_token_id", 2u32);
+    m.set("tokenizer.ggml.unknown_token_id", 0u32);
+    m.set("tokenizer.ggml.add_bos_token", true);
+    m.set(
+        "tokenizer.chat_template",
+        "{% for m in messages %}<|im_start|>{% endfor %}",
+    );
+    m
+}
