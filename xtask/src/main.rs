@@ -1,2 +1,33 @@
-//! x
-fn main() {}
+//! Everything the project does to itself: `cargo xtask demo`, `test` and `bench`.
+
+mod demo;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  demo   get what is missing, build, compress the fixture model in several ways, verify, run and
+         evaluate each, and print one table
+  test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["demo"] => setup::prepare().and_then(|()| demo::main()),
+        ["test"] => setup::prepare().and_then(|()| test::main()),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
