@@ -16,6 +16,8 @@
 //!   `tokenizer_config.json` does not list them.
 //! - Where a SentencePiece vocabulary is read from `tokenizer.json` and is smaller than the
 //!   embedding, it is padded with unused tokens, without which llama.cpp would not load the model.
+//! - The names in `tokenizer.chat_templates` are sorted; the converter's order changes from run to
+//!   run.
 //! - What llama.cpp could not run is refused (a missing tensor, a shape that the configuration
 //!   contradicts, an unknown rotary scaling); the converter writes it.
 
