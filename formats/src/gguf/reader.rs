@@ -61,9 +61,7 @@ pub enum GgufError {
     DuplicateKey(String),
     #[error("tensor `{0}` appears twice")]
     DuplicateTensor(String),
-    #[error(
-        "{what} has value type {found}, which GGUF v3 does not define or dwindle does not read"
-    )]
+    #[error("{what} has value type {found}, which GGUF v3 does not define or dwindle does not read")]
     ValueType { what: String, found: u32 },
     #[error("{what} is a boolean with the value {found}, expected 0 or 1")]
     Boolean { what: String, found: u8 },
@@ -383,9 +381,7 @@ fn read_array(cur: &mut Cursor<'_>, what: &dyn Fn() -> String) -> Result<Array, 
 
 fn read_tensor_info(cur: &mut Cursor<'_>, index: u64) -> Result<TensorInfo, GgufError> {
     let what = || format!("the description of tensor {index}");
-    let name = cur.string(limits::NAME_BYTES, &|| {
-        format!("the name of tensor {index}")
-    })?;
+    let name = cur.string(limits::NAME_BYTES, &|| format!("the name of tensor {index}"))?;
     let dims = cur.u32(&what)?;
     if dims == 0 || dims > limits::DIMS {
         return Err(GgufError::Limit {
