@@ -5,6 +5,7 @@
 mod chunk;
 mod codec;
 mod file;
+mod flusher;
 mod journal;
 mod plan;
 mod verify;

@@ -8,6 +8,7 @@ use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
+use super::flusher::Flusher;
 use super::journal::{FinishedTensor, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
@@ -61,6 +62,7 @@ pub struct ContainerWriter {
     destination: PathBuf,
     temporary: PathBuf,
     file: BufWriter<fs::File>,
+    flusher: Option<Flusher>,
     journal: Journal,
     metadata: Metadata,
     plan: StoredPlan,
@@ -113,6 +115,7 @@ impl ContainerWriter {
         Ok(ContainerWriter {
             destination: destination.to_path_buf(),
             temporary,
+            flusher: Some(Flusher::of(&file)?),
             file: BufWriter::with_capacity(1 << 20, file),
             journal,
             metadata,
@@ -149,6 +152,9 @@ impl ContainerWriter {
         };
         self.file
             .write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding as usize])?;
+        if let Some(flusher) = &mut self.flusher {
+            flusher.wrote(chunk.stored.len() as u64 + padding);
+        }
         self.current.digests.push(chunk.digest(padding));
         if last {
             let finished = std::mem::replace(&mut self.current, FinishedPart::empty());
@@ -196,6 +202,9 @@ impl ContainerWriter {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&header)?;
         self.file.flush()?;
+        if let Some(flusher) = self.flusher.take() {
+            flusher.finish()?;
+        }
         self.file.get_ref().sync_all()?;
         fs::rename(&self.temporary, &self.destination)?;
         self.finished = true;
