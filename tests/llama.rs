@@ -146,6 +146,20 @@ fn tokens_and_pieces() {
 }
 
 #[test]
+fn a_chat_is_put_into_the_models_own_template() {
+    let model = load(TensorType::F16);
+    let chat = model.chat_prompt(&[("system", "Be brief."), ("user", "Hi")]);
+    let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(chat.unwrap(), expected);
+    let mut bare = tiny(TensorType::F16);
+    bare.metadata
+        .set("tokenizer.chat_template", "{{ unheard_of }}");
+    let model = Model::load_feed("tiny", bare.feed(), &ModelOptions::default()).unwrap();
+    let error = model.chat_prompt(&[("user", "Hi")]).unwrap_err();
+    assert!(error.to_string().contains("does not know"), "{error}");
+}
+
+#[test]
 fn generation_is_repeatable_and_bounded() {
     let model = load(TensorType::Q8_0);
     let mut context = context(&model);

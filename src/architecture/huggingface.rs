@@ -25,10 +25,11 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     let dims = Dims::new(&config)?;
     let rope = Rope::new(&config, family)?;
 
-    let mut tensors = Vec::new();
-    tensors.extend(rope.factors(dims.head as u32)?);
-    tensors.extend(weights::assemble(family, &dims, folder.tensors())?);
-    require_output(&config, &tensors)?;
+    // The shapes of the weights vouch for the dimensions before anything is made by them.
+    let weights = weights::assemble(family, &dims, folder.tensors())?;
+    require_output(&config, &weights)?;
+    let factors = rope.factors(dims.head as u32)?;
+    let tensors: Vec<ModelTensor> = factors.into_iter().chain(weights).collect();
 
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", family.architecture);

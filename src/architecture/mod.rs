@@ -1,6 +1,25 @@
 //! Models in GGUF's terms: names, shapes, metadata and tokenizer, whatever the source was.
 //!
-//! What is particular to a family stands in [`families`] as data; everything else is shared.
+//! What is particular to a family stands in `families` as data; everything else is shared.
+//!
+//! Tensors and metadata are those that llama.cpp's `convert_hf_to_gguf.py` writes, in its order,
+//! save where it is known to do otherwise on purpose:
+//!
+//! - `general.file_type` and `general.quantization_version` depend on the types of the output, and
+//!   whoever writes it adds them.
+//! - A snapshot of the Hugging Face cache is named after its model (`Qwen/Qwen3-0.6B`), where the
+//!   converter takes the commit, the folder's name.
+//! - A pre-tokenizer that the converter's table lacks is recognised by the structure of
+//!   `tokenizer.json`; the converter gives up.
+//! - `tokenizer.json` is the vocabulary. `transformers`, through which the converter reads it,
+//!   builds some tokenizers anew from their parts, and can number added tokens otherwise where
+//!   `tokenizer_config.json` does not list them.
+//! - Where a SentencePiece vocabulary is read from `tokenizer.json` and is smaller than the
+//!   embedding, it is padded with unused tokens, without which llama.cpp would not load the model.
+//! - The names in `tokenizer.chat_templates` are sorted; the converter's order changes from run to
+//!   run.
+//! - What llama.cpp could not run is refused (a missing tensor, a shape that the configuration
+//!   contradicts, an unknown rotary scaling); the converter writes it.
 
 mod assembly;
 mod card;

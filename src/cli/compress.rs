@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
+use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, Options, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
@@ -280,9 +281,11 @@ fn print_summary(
             summary: &'a Summary,
             parameters: u64,
             bits_per_weight: f64,
+            peak_memory: Option<u64>,
             fallbacks: &'a [plan::Fallback],
         }
         return json(&Report {
+            peak_memory: peak_memory(),
             summary,
             parameters,
             bits_per_weight: bpw,

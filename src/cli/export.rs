@@ -36,7 +36,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let stock = StockModel::from_container(&container, &bytes);
     let inputs = checkpoint::fingerprint(&args.file, None)?;
-    let bar = progress::bytes(stock.data_bytes, "exporting");
+    let bar = progress::bytes(stock.data_bytes(), "exporting");
     let options = Options {
         threads: available_threads(),
         memory: 1 << 30,

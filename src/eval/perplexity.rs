@@ -147,7 +147,7 @@ pub fn compare(
 }
 
 /// Evaluates a reference and writes its predictions to a file for [`Reference::Cache`]: what a
-/// divergence needs and no more, about a quarter of `llama-perplexity`'s file. The file appears
+/// divergence needs and no more, under two fifths of `llama-perplexity`'s file. The file appears
 /// under its name only when it is complete.
 ///
 /// # Errors

@@ -115,7 +115,7 @@ pub struct Device {
 
 /// Every device that this build of llama.cpp sees.
 pub fn devices() -> Vec<Device> {
-    raw_devices().map(|dev| describe(dev)).collect()
+    raw_devices().map(describe).collect()
 }
 
 pub(super) fn raw_devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {

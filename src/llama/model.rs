@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
+use llama_cpp_2::ApplyChatTemplateError;
 use llama_cpp_2::model::{LlamaChatMessage, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
@@ -70,7 +71,7 @@ pub enum LlamaError {
     TextTooLong(usize),
     #[error("the model has no chat template: leave `--chat` away or name another model")]
     NoChatTemplate,
-    #[error("the chat template can't be applied: {0}")]
+    #[error("the model's chat template can't be applied: {0}")]
     ChatTemplate(String),
 }
 
@@ -283,9 +284,13 @@ impl Model {
             .map(|(role, content)| LlamaChatMessage::new(role.to_string(), content.to_string()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| failed(&e))?;
-        self.inner
-            .apply_chat_template(&template, &messages, true)
-            .map_err(|e| failed(&e))
+        let prompt = self.inner.apply_chat_template(&template, &messages, true);
+        prompt.map_err(|e| match e {
+            ApplyChatTemplateError::FfiError(_) => {
+                failed(&"llama.cpp does not know it; give the prompt without `--chat`")
+            }
+            other => failed(&other),
+        })
     }
 }
 

@@ -186,7 +186,7 @@ pub fn export(
         .map(|step| Job {
             step,
             work: Work::Whole,
-            cost: stock.tensors[step].elements() * 16,
+            cost: stock.tensors[step].shape.iter().product::<u64>() * 16,
             last: true,
         })
         .collect();

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dwindle_formats::container::{Container, ContainerError, is_container};
-use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, GgufError, read_header};
+use dwindle_formats::gguf::{GgufError, read_header};
 
 use super::stock::StockModel;
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
-use crate::llama::feed::TensorFeed;
+use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::mapping::Mapping;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::plan::{self, PlanError};
@@ -33,6 +33,8 @@ pub enum LoadError {
         path: String,
         source: ContainerError,
     },
+    #[error(transparent)]
+    Feed(#[from] FeedError),
     #[error(transparent)]
     Llama(#[from] LlamaError),
 }
@@ -84,14 +86,13 @@ fn feed(
     let done = AtomicU64::new(0);
     let feed = TensorFeed::new(
         &stock.metadata,
-        &stock.tensors,
-        DEFAULT_ALIGNMENT,
+        stock.tensors.clone(),
         Box::new(move |index, out| {
             *out = stock.tensor(index)?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
             Ok(())
         }),
-    );
+    )?;
     Ok(Model::load_feed(
         &path.display().to_string(),
         feed,

@@ -1,9 +1,7 @@
 //! A model as the dense GGUF that stock llama.cpp knows, made tensor by tensor on demand.
 
 use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor};
-use dwindle_formats::gguf::{
-    DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorLayout, TensorType, encode_header, lay_out,
-};
+use dwindle_formats::gguf::{Metadata, TensorLayout, TensorType};
 
 use super::transform::{TransformError, store_rows};
 use crate::architecture::Model;
@@ -47,14 +45,13 @@ impl StockError {
 
 type Produce<'a> = dyn Fn(usize) -> Result<Vec<u8>, StockError> + Send + Sync + 'a;
 
-/// A stock GGUF file that is nowhere on disk: a header, and a function that makes each tensor.
+/// A stock GGUF file that is nowhere on disk: its description, and a function that makes each
+/// tensor.
 pub struct StockModel<'a> {
     /// The model's metadata, without dwindle's own keys.
     pub metadata: Metadata,
     /// What the tensors are, in file order.
-    pub tensors: Vec<TensorInfo>,
-    /// Bytes of the data section.
-    pub data_bytes: u64,
+    pub tensors: Vec<TensorLayout>,
     produce: Box<Produce<'a>>,
 }
 
@@ -106,22 +103,22 @@ impl<'a> StockModel<'a> {
 
     fn new(
         metadata: Metadata,
-        layouts: Vec<TensorLayout>,
+        tensors: Vec<TensorLayout>,
         produce: impl Fn(usize) -> Result<Vec<u8>, StockError> + Send + Sync + 'a,
     ) -> StockModel<'a> {
-        // Sizes were checked when the container was read or the plan was made.
-        let (tensors, data_bytes) = lay_out(layouts, DEFAULT_ALIGNMENT).unwrap_or_default();
         StockModel {
             metadata,
             tensors,
-            data_bytes,
             produce: Box::new(produce),
         }
     }
 
-    /// The header of the file, padding included; tensor data would follow.
-    pub fn header(&self) -> Vec<u8> {
-        encode_header(&self.metadata, &self.tensors, DEFAULT_ALIGNMENT)
+    /// Bytes of all tensors, without padding.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors
+            .iter()
+            .filter_map(|t| t.ty.bytes(&t.shape))
+            .sum()
     }
 
     /// The bytes of a tensor.
