@@ -3,12 +3,21 @@
 mod program;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use program::{checkpoint, compress, dwindle, fixture, says, stdout};
 use serde_json::Value;
 use tempfile::tempdir;
 
 const CHUNKS: &str = "8";
+
+/// llama.cpp's threads spin while they wait: two models at once on the same cores take minutes.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed has left nothing behind that another could see.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The report of an evaluation on the held-out text.
 fn eval(file: &Path, reference: Option<&Path>) -> Value {
@@ -29,20 +38,19 @@ const PERPLEXITY: &str = "/perplexity/perplexity/value";
 
 #[test]
 fn the_perplexity_of_held_out_text_is_what_training_left() {
+    let _alone = alone();
     let dir = tempdir().unwrap();
     let f16 = dir.path().join("f16.gguf");
     stdout(&mut compress("f16", &f16));
     let source = number(&eval(&checkpoint(), None), PERPLEXITY);
     let converted = number(&eval(&f16, None), PERPLEXITY);
-    assert!((15.0..25.0).contains(&source), "{source}");
-    assert!(
-        (source - converted).abs() < 1e-3 * source,
-        "{source} {converted}"
-    );
+    assert!((18.5..19.5).contains(&source), "{source}");
+    assert!((source - converted).abs() < 1e-3, "{source} {converted}");
 }
 
 #[test]
 fn the_divergence_grows_with_what_was_taken_away() {
+    let _alone = alone();
     let dir = tempdir().unwrap();
     let divergence = |preset: &str, extension: &str| {
         let path = dir.path().join(format!("{preset}.{extension}"));
@@ -59,6 +67,7 @@ fn the_divergence_grows_with_what_was_taken_away() {
 
 #[test]
 fn the_same_seed_gives_the_same_text_and_stdout_holds_nothing_else() {
+    let _alone = alone();
     let dir = tempdir().unwrap();
     let stock = dir.path().join("source.gguf");
     let container = dir.path().join("source.dwn");
@@ -83,6 +92,7 @@ fn the_same_seed_gives_the_same_text_and_stdout_holds_nothing_else() {
 
 #[test]
 fn a_bench_measures_both_files() {
+    let _alone = alone();
     let dir = tempdir().unwrap();
     let path = dir.path().join("q8_0.gguf");
     stdout(&mut compress("q8_0", &path));
