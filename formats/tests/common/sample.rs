@@ -1,9 +1,10 @@
 //! A small file as the writer makes it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dwindle_formats::container::{
-    ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, StoredTensor,
+    ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, StoredTensor, WriteError,
 };
 use dwindle_formats::gguf::{Metadata, TensorType};
 
@@ -11,25 +12,29 @@ use dwindle_formats::gguf::{Metadata, TensorType};
 pub fn sample(compress: bool) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sample");
+    write(&path, compress).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+/// Writes it to a path.
+pub fn write(path: &Path, compress: bool) -> Result<(), WriteError> {
     let plan = plan(compress);
-    let mut writer = ContainerWriter::create(&path, model(), plan.clone(), &[1; 32]).unwrap();
-    for tensor in &plan.tensors {
+    let mut writer = ContainerWriter::create(path, model(), plan.clone(), &[1; 32])?;
+    for tensor in &plan.tensors[writer.resumed_tensors()..] {
         for part in &tensor.parts {
             let bytes: Vec<u8> = (0..part.bytes()).map(|i| (i * i % 11) as u8).collect();
             let geometry = ChunkGeometry::of(part);
             for chunk in bytes.chunks((geometry.chunk_rows * geometry.row_bytes) as usize) {
-                writer
-                    .push(match compress {
-                        true => EncodedChunk::compressed(part.ty, chunk.to_vec()),
-                        false => EncodedChunk::raw(chunk.to_vec()),
-                    })
-                    .unwrap();
+                writer.push(match compress {
+                    true => EncodedChunk::compressed(part.ty, chunk.to_vec()),
+                    false => EncodedChunk::raw(chunk.to_vec()),
+                })?;
             }
         }
-        writer.end_tensor(0.5).unwrap();
+        writer.end_tensor(0.5)?;
     }
-    writer.finish().unwrap();
-    std::fs::read(path).unwrap()
+    writer.finish()?;
+    Ok(())
 }
 
 fn plan(factors: bool) -> StoredPlan {
