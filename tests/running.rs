@@ -11,7 +11,8 @@ use tempfile::tempdir;
 
 const CHUNKS: &str = "8";
 
-/// llama.cpp's threads spin while they wait: two models at once on the same cores take minutes.
+/// llama.cpp's threads spin while they wait: more of them than cores take many times as long. So
+/// one model at a time, each on one thread.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -21,7 +22,15 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// The report of an evaluation on the held-out text.
 fn eval(file: &Path, reference: Option<&Path>) -> Value {
-    let mut command = dwindle(["eval", "--json", "--chunks", CHUNKS, "--text"]);
+    let mut command = dwindle([
+        "eval",
+        "--threads",
+        "1",
+        "--json",
+        "--chunks",
+        CHUNKS,
+        "--text",
+    ]);
     command.arg(fixture("kjv-heldout.txt")).arg(file);
     if let Some(reference) = reference {
         command.arg("--reference").arg(reference);
@@ -74,7 +83,15 @@ fn the_same_seed_gives_the_same_text_and_stdout_holds_nothing_else() {
     stdout(&mut compress("source", &stock));
     stdout(&mut compress("source", &container));
     let run = |file: &Path, more: &[&str]| {
-        let prompt = ["run", "--prompt", "And it came to pass", "-n", "24"];
+        let prompt = [
+            "run",
+            "-t",
+            "1",
+            "-n",
+            "24",
+            "--prompt",
+            "And it came to pass",
+        ];
         stdout(dwindle(prompt).arg(file).args(more))
     };
     let greedy = run(&stock, &["--temp", "0"]);
@@ -96,7 +113,9 @@ fn a_bench_measures_both_files() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("q8_0.gguf");
     stdout(&mut compress("q8_0", &path));
-    let mut command = dwindle(["bench", "--json", "--runs", "1", "-p", "32", "-n", "8"]);
+    let mut command = dwindle([
+        "bench", "-t", "1", "--json", "--runs", "1", "-p", "32", "-n", "8",
+    ]);
     command.arg(&path).arg("--reference").arg(checkpoint());
     let report: Value = serde_json::from_str(&stdout(&mut command)).unwrap();
     for side in ["file", "reference"] {
@@ -104,6 +123,6 @@ fn a_bench_measures_both_files() {
             assert!(number(&report, &format!("/{side}/{rate}")) > 1.0);
         }
     }
-    let mut command = dwindle(["bench", "--runs", "1", "-p", "32", "-n", "8"]);
+    let mut command = dwindle(["bench", "-t", "1", "--runs", "1", "-p", "32", "-n", "8"]);
     says(&stdout(command.arg(&path)), &["prompt of 32", "load time"]);
 }
