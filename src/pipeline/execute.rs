@@ -1,5 +1,6 @@
 //! Carrying a plan out: jobs of whole chunks or whole factorizations, in parallel and in order.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use dwindle_formats::container::{
@@ -87,7 +88,7 @@ struct Job {
 }
 
 /// What a job gives: chunks in file order and the sums of their errors.
-type Made = (Vec<EncodedChunk>, ErrorSums);
+type Made<'a> = (Vec<EncodedChunk<'a>>, ErrorSums);
 
 /// Carries a plan out and writes the file, or goes on where a killed run with the same
 /// `fingerprint` of its inputs stopped.
@@ -115,7 +116,7 @@ pub fn compress(
 
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
     let jobs = jobs(plan, model, source, writer.resumed_tensors());
-    let work = |job: &Job| -> Result<Made, PipelineError> {
+    let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
         let step = &plan.steps[job.step];
         let parts = &step.stored.parts;
@@ -190,7 +191,7 @@ pub fn export(
             last: true,
         })
         .collect();
-    let work = |job: &Job| -> Result<Made, PipelineError> {
+    let work = |job: &Job| {
         let parts = &dense.tensors[job.step].parts;
         let chunks = chunks_of(parts, [stock.tensor(job.step)?], options);
         Ok((chunks, ErrorSums::default()))
@@ -207,12 +208,12 @@ pub fn export(
 }
 
 /// Pushes what the jobs make into the file.
-fn run(
+fn run<'a>(
     mut writer: ContainerWriter,
     stored: StoredPlan,
     jobs: &[Job],
     options: Options,
-    work: impl Fn(&Job) -> Result<Made, PipelineError> + Sync,
+    work: impl Fn(&Job) -> Result<Made<'a>, PipelineError> + Sync,
     progress: Progress<'_>,
     mut after: impl FnMut(&Job, u64),
 ) -> Result<Summary, PipelineError> {
@@ -288,7 +289,11 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     jobs
 }
 
-fn chunk_of(part: &Part, bytes: Vec<u8>, options: Options) -> EncodedChunk {
+fn chunk_of<'a>(
+    part: &Part,
+    bytes: impl Into<Cow<'a, [u8]>>,
+    options: Options,
+) -> EncodedChunk<'a> {
     if options.compress {
         EncodedChunk::compressed(part.ty, bytes)
     } else {
@@ -300,7 +305,7 @@ fn chunks_of<const N: usize>(
     parts: &[Part],
     payloads: [Vec<u8>; N],
     options: Options,
-) -> Vec<EncodedChunk> {
+) -> Vec<EncodedChunk<'static>> {
     let mut chunks = Vec::new();
     for (part, bytes) in parts.iter().zip(payloads) {
         let geometry = ChunkGeometry::of(part);

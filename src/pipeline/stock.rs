@@ -92,7 +92,7 @@ impl<'a> StockModel<'a> {
             let result = store_rows(tensor, source, ty, 0..tensor.row_count(), None);
             tensor.release(source);
             match result {
-                Ok((bytes, _)) => Ok(bytes),
+                Ok((bytes, _)) => Ok(bytes.into_owned()),
                 Err(source) => Err(StockError::Transform {
                     tensor: tensor.name.clone(),
                     source,

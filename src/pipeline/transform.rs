@@ -1,5 +1,6 @@
 //! One tensor's values on their way from the source into the file.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
@@ -68,26 +69,25 @@ impl ErrorSums {
 }
 
 /// Rows of a tensor in an element type, with what the change of type cost.
-pub fn store_rows(
-    tensor: &ModelTensor,
-    source: &dyn Source,
+pub fn store_rows<'a>(
+    tensor: &'a ModelTensor,
+    source: &'a dyn Source,
     ty: TensorType,
     rows: Range<u64>,
     importance: Option<&Importance>,
-) -> Result<(Vec<u8>, ErrorSums), TransformError> {
+) -> Result<(Cow<'a, [u8]>, ErrorSums), TransformError> {
     let from = tensor.source_type(source);
     if from == ty {
-        let bytes = tensor.rows(source, rows).into_owned();
-        return Ok((bytes, ErrorSums::default()));
+        return Ok((tensor.rows(source, rows), ErrorSums::default()));
     }
     let values = values(tensor, source, rows.clone())?;
     let bytes = encode(ty, &values, tensor, rows, importance)?;
     if ty == TensorType::F32 {
-        return Ok((bytes, ErrorSums::default()));
+        return Ok((bytes.into(), ErrorSums::default()));
     }
     let mut back = vec![0f32; values.len()];
     ggml::dequantize(ty, &bytes, &mut back)?;
-    Ok((bytes, ErrorSums::of(&values, &back)))
+    Ok((bytes.into(), ErrorSums::of(&values, &back)))
 }
 
 /// Quantizes rows, slice by slice of a stack, each with its own importance weights.

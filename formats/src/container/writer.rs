@@ -141,7 +141,7 @@ impl ContainerWriter {
     ///
     /// # Errors
     /// When the system refuses to write.
-    pub fn push(&mut self, chunk: EncodedChunk) -> Result<(), WriteError> {
+    pub fn push(&mut self, chunk: EncodedChunk<'_>) -> Result<(), WriteError> {
         let part = &self.plan.tensors[self.done.len()].parts[self.parts.len()];
         let last = self.current.bytes.len() as u64 + 1 == ChunkGeometry::of(part).chunks();
         self.current.codecs.push(chunk.codec as u8);
@@ -196,7 +196,8 @@ impl ContainerWriter {
     /// When the system refuses.
     pub fn finish(mut self) -> Result<u64, WriteError> {
         let infos = infos(&self.plan, &self.done).ok_or(WriteError::Overflow)?;
-        let zeroed = with_digests(self.metadata.clone(), &self.plan, &self.done, &[0; 32]);
+        let metadata = std::mem::take(&mut self.metadata);
+        let zeroed = with_digests(metadata, &self.plan, &self.done, &[0; 32]);
         let header = encode_header(&zeroed, &infos, DEFAULT_ALIGNMENT);
         debug_assert_eq!(header.len() as u64, self.data_start);
         let digest: Digest = Sha256::digest(&header).into();
