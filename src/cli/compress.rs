@@ -7,9 +7,10 @@ use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, Options, Summary};
+use dwindle::pipeline::{self, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::Importance;
+use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use serde::Serialize;
 
@@ -57,6 +58,10 @@ enum Kind {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let kind = args.output.as_deref().map(kind_of).transpose()?;
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        // Before a plan that may take minutes.
+        check_destination(output).map_err(PipelineError::from)?;
+    }
     let recipe = match (&args.recipe, &args.preset) {
         (Some(path), _) => fs::read_to_string(path)?
             .parse::<Recipe>()

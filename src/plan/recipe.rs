@@ -121,7 +121,8 @@ impl FromStr for LayerRange {
                 let n = number(text)?;
                 Ok(LayerRange {
                     start: n,
-                    end: (n != -1).then_some(n + 1),
+                    // After the last layer of all there is no end to count to.
+                    end: n.checked_add(1).filter(|end| *end != 0),
                 })
             }
             Some((start, end)) => Ok(LayerRange {
@@ -330,6 +331,8 @@ mod tests {
         assert_eq!(layers("-2.."), [4, 5]);
         assert_eq!(layers("2..-2"), [2, 3]);
         assert_eq!(layers("..2"), [0, 1]);
+        assert_eq!(layers("9223372036854775807"), [0u32; 0]);
+        assert_eq!(layers("-9223372036854775808.."), [0, 1, 2, 3, 4, 5]);
         assert!("a..2".parse::<LayerRange>().is_err());
     }
 
