@@ -57,7 +57,7 @@ fn good() -> File {
             (0, vec![1; 64]),
             (0, vec![2; 32]),
             (0, vec![3; 16]),
-            (z.codec as u8, z.stored),
+            (z.codec as u8, z.stored.into_owned()),
         ],
         trailing: Vec::new(),
         header_padding: 0,

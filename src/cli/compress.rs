@@ -7,7 +7,7 @@ use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, Options, PipelineError, Summary};
+use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::Importance;
 use dwindle_formats::container::check_destination;
@@ -88,23 +88,19 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     refuse_overwriting_source(&path, output)?;
 
-    let inputs = checkpoint::fingerprint(&path, args.importance.as_deref())?;
+    let inputs = Inputs {
+        model: &model,
+        source: source.as_ref(),
+        importance: importance.as_ref(),
+        identity: &checkpoint::fingerprint(&path, args.importance.as_deref())?,
+    };
     let bar = progress::bytes(plan.bytes(), "compressing");
     let options = Options {
         threads: args.threads.unwrap_or_else(available_threads),
         memory: args.memory,
         compress: kind == Some(Kind::Container),
     };
-    let summary = pipeline::compress(
-        &plan,
-        &model,
-        source.as_ref(),
-        importance.as_ref(),
-        &inputs,
-        output,
-        options,
-        &mut |n| bar.inc(n),
-    )?;
+    let summary = pipeline::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
     if summary.resumed_tensors > 0 {
         eprintln!(

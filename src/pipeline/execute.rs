@@ -21,6 +21,19 @@ use crate::statistics::Importance;
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
 
+/// What a plan is carried out on.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The model that the plan was made for.
+    pub model: &'a Model,
+    /// Where its tensors come from.
+    pub source: &'a dyn Source,
+    /// Importance weights for quantization.
+    pub importance: Option<&'a Importance>,
+    /// A digest of the identity of all these, by which an unfinished file is recognised.
+    pub identity: &'a Digest,
+}
+
 /// How a plan is carried out.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -90,25 +103,28 @@ struct Job {
 /// What a job gives: chunks in file order and the sums of their errors.
 type Made<'a> = (Vec<EncodedChunk<'a>>, ErrorSums);
 
-/// Carries a plan out and writes the file, or goes on where a killed run with the same
-/// `fingerprint` of its inputs stopped.
+/// Carries a plan out and writes the file, or goes on where a killed run with the same inputs
+/// stopped.
 ///
 /// # Errors
 /// [`PipelineError`]; an existing file at the destination is then untouched.
 pub fn compress(
     plan: &Plan,
-    model: &Model,
-    source: &dyn Source,
-    importance: Option<&Importance>,
-    inputs: &Digest,
+    inputs: &Inputs<'_>,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
 ) -> Result<Summary, PipelineError> {
+    let Inputs {
+        model,
+        source,
+        importance,
+        identity,
+    } = *inputs;
     let stored = plan.stored();
     let metadata = &plan.metadata;
     let mut hash = Sha256::new();
-    hash.update(inputs);
+    hash.update(identity);
     hash.update(encode_header(metadata, &[], 8));
     hash.update([u8::from(options.compress)]);
     hash.update(serde_json::to_vec(&stored).unwrap_or_default());
@@ -160,7 +176,7 @@ pub fn compress(
 pub fn export(
     stock: &StockModel<'_>,
     stored: &StoredPlan,
-    inputs: &Digest,
+    identity: &Digest,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
@@ -182,7 +198,7 @@ pub fn export(
             .collect(),
     };
     let metadata = stock.metadata.clone();
-    let writer = ContainerWriter::create(destination, metadata, dense.clone(), inputs)?;
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), identity)?;
     let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
         .map(|step| Job {
             step,
