@@ -97,15 +97,14 @@ fn bits(bytes: u64, parameters: u64) -> f64 {
 }
 
 fn container_rows(container: &Container) -> Vec<Row> {
-    let mut part = 0;
     let mut rows = Vec::new();
-    for (tensor, error) in container.plan.tensors.iter().zip(&container.errors) {
+    let tensors = container.plan.tensors.iter().zip(&container.errors);
+    for (index, (tensor, error)) in tensors.enumerate() {
         let mut bytes = 0;
         let mut codecs = Vec::new();
-        for _ in &tensor.parts {
+        for part in container.parts_of(index) {
             bytes += container.stored_bytes(part);
             codecs.extend(container.codecs(part));
-            part += 1;
         }
         codecs.sort_unstable();
         codecs.dedup();

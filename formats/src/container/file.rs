@@ -88,7 +88,10 @@ pub struct Container {
     pub plan: StoredPlan,
     /// Relative error of each tensor of the plan.
     pub errors: Vec<f32>,
+    parts: Vec<Part>,
     chunks: Vec<Vec<StoredChunk>>,
+    /// The first part of each tensor, and the number of parts.
+    first_parts: Vec<usize>,
 }
 
 impl Container {
@@ -121,12 +124,25 @@ impl Container {
             other => return Err(bad_key(key::ERROR, other)),
         };
         let chunks = locate_chunks(&header, &plan, bytes.len() as u64)?;
+        let mut first_parts = vec![0];
+        let mut count = 0;
+        for tensor in &plan.tensors {
+            count += tensor.parts.len();
+            first_parts.push(count);
+        }
         Ok(Container {
             header,
+            parts: plan.parts().cloned().collect(),
             plan,
             errors,
             chunks,
+            first_parts,
         })
+    }
+
+    /// The parts of a tensor of the plan.
+    pub fn parts_of(&self, tensor: usize) -> Range<usize> {
+        self.first_parts[tensor]..self.first_parts[tensor + 1]
     }
 
     /// Bytes that a part takes in the file, without padding.
@@ -154,8 +170,8 @@ impl Container {
     }
 
     pub(super) fn chunks(&self) -> impl Iterator<Item = (&Part, &[StoredChunk])> {
-        self.plan
-            .parts()
+        self.parts
+            .iter()
             .zip(self.chunks.iter().map(|c| c.as_slice()))
     }
 
@@ -164,9 +180,7 @@ impl Container {
     /// # Errors
     /// A chunk whose digest differs or that does not decode.
     pub fn decode(&self, bytes: &[u8], part: usize) -> Result<Vec<u8>, ContainerError> {
-        let Some(description) = self.plan.parts().nth(part) else {
-            return Ok(Vec::new());
-        };
+        let description = &self.parts[part];
         let geometry = ChunkGeometry::of(description);
         let mut out = zeros(description)?;
         let chunk_len = (geometry.chunk_rows * geometry.row_bytes) as usize;
