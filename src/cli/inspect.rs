@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use dwindle::llama::mapping::Mapping;
-use dwindle_formats::container::{Container, is_container};
+use dwindle_formats::container::{Codec, Container, is_container};
 use dwindle_formats::gguf::{Header, read_header};
 use serde::Serialize;
 
@@ -58,7 +58,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let header = read_header(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let (kind, mut rows) = if is_container(&header) {
         let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
-        let kind = match container.plan.is_stock() {
+        let codecs = |part| container.codecs(part).any(|c| c != Codec::Raw);
+        let compressed = (0..container.plan.parts().count()).any(codecs);
+        let kind = match container.plan.is_stock() && !compressed {
             true => "GGUF with checksums",
             false => "compressed container",
         };
