@@ -14,7 +14,7 @@ use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use serde::Serialize;
 
-use super::output::{json, line, shape, size, table};
+use super::output::{json, line, parse_bytes, shape, size, table};
 use super::{Failure, progress};
 
 /// Convert a checkpoint into a smaller file
@@ -32,7 +32,7 @@ pub struct Args {
     /// Recipe: TOML rules from roles, layers and names to methods
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Importance weights, the GGUF file of llama-imatrix
+    /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
     /// Print the plan with its bytes and stop
@@ -128,24 +128,6 @@ fn presets_help() -> String {
          or f16; each such case is reported.",
     );
     text
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "K" | "KB" | "KIB" => 1 << 10,
-        "M" | "MB" | "MIB" => 1 << 20,
-        "G" | "GB" | "GIB" => 1 << 30,
-        _ => return Err("expected a number of bytes such as `512M` or `2G`".into()),
-    };
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| "expected a number of bytes such as `512M` or `2G`".to_string())?;
-    if !(number > 0.0 && number.is_finite()) {
-        return Err("expected more than nothing".into());
-    }
-    Ok((number * unit as f64) as u64)
 }
 
 pub fn available_threads() -> usize {

@@ -64,6 +64,8 @@ input_errors!(
     dwindle::pipeline::StockError,
     dwindle::plan::RecipeError,
     dwindle::statistics::ImportanceError,
+    dwindle::statistics::CalibrateError,
+    dwindle::statistics::StatisticsError,
     dwindle::eval::EvalError,
 );
 

@@ -1,6 +1,7 @@
 //! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
 
 mod bench;
+mod calibrate;
 mod compress;
 mod eval;
 mod export;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Compress(compress::Args),
+    Calibrate(calibrate::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Export(export::Args),
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
     });
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),
+        Command::Calibrate(args) => calibrate::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),

@@ -1,4 +1,4 @@
-//! Tables and JSON on stdout.
+//! Tables and JSON on stdout, and numbers for people.
 
 use std::io::Write;
 
@@ -62,4 +62,23 @@ pub fn size(bytes: u64) -> String {
 pub fn shape(dims: &[u64]) -> String {
     let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
     dims.join(" × ")
+}
+
+/// Bytes from people: `512M`, `2G`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        _ => return Err("expected a number of bytes such as `512M` or `2G`".into()),
+    };
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "expected a number of bytes such as `512M` or `2G`".to_string())?;
+    if !(number > 0.0 && number.is_finite()) {
+        return Err("expected more than nothing".into());
+    }
+    Ok((number * unit as f64) as u64)
 }

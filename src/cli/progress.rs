@@ -20,6 +20,11 @@ pub fn count(total: u64, what: &'static str) -> ProgressBar {
     )
 }
 
+/// A bar over work whose units say nothing to people.
+pub fn share(what: &'static str) -> ProgressBar {
+    bar(0, what, "{msg:12} {bar:30} {percent:>3} %  {eta} left")
+}
+
 fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
     // indicatif draws nothing when stderr is no terminal.
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());

@@ -34,7 +34,7 @@ impl Default for EvalOptions {
 
 /// A text as chunks of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     pub tokens: Vec<Token>,
     pub ctx: usize,
     pub count: usize,
@@ -43,13 +43,19 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
+    /// Chunks of a text whose tokens are to be predicted.
     pub fn new(model: &Model, text: &str, options: &EvalOptions) -> Result<Chunks, EvalError> {
+        if model.add_eos() {
+            return Err(EvalError::Encoder);
+        }
+        Chunks::cut(model, text, options)
+    }
+
+    /// Chunks of a text, of encoders too.
+    pub fn cut(model: &Model, text: &str, options: &EvalOptions) -> Result<Chunks, EvalError> {
         let ctx = options.ctx as usize;
         if ctx < 4 || options.ctx > i32::MAX as u32 / 2 {
             return Err(EvalError::Ctx(options.ctx));
-        }
-        if model.add_eos() {
-            return Err(EvalError::Encoder);
         }
         // llama.cpp's tools drop the newline that ends a file.
         let text = text.strip_suffix('\n').unwrap_or(text);

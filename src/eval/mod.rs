@@ -11,6 +11,7 @@ mod speed;
 mod stats;
 
 pub use cache::{cache_key, cache_matches};
+pub(crate) use chunks::Chunks;
 pub use chunks::EvalOptions;
 pub use perplexity::{
     EvalError, Evaluation, Progress, Reference, compare, perplexity, write_reference,

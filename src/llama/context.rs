@@ -93,6 +93,18 @@ impl<'m> Context<'m> {
     /// # Errors
     /// llama.cpp's words, mostly that memory is short.
     pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Context<'m>, LlamaError> {
+        Context::observed(model, options, None, std::ptr::null_mut())
+    }
+
+    /// As [`Self::new`], with a function that llama.cpp calls for every node of its graph while it
+    /// evaluates, and the pointer that this function gets. The pointer must be valid for the
+    /// function as long as the context lives.
+    pub(super) fn observed(
+        model: &'m Model,
+        options: &ContextOptions,
+        callback: sys::ggml_backend_sched_eval_callback,
+        user_data: *mut std::ffi::c_void,
+    ) -> Result<Context<'m>, LlamaError> {
         let total = options.ctx.checked_mul(options.sequences.max(1));
         let Some(total) = total.filter(|n| *n > 0 && i32::try_from(*n).is_ok()) else {
             return Err(LlamaError::Context {
@@ -115,6 +127,8 @@ impl<'m> Context<'m> {
         params.n_threads_batch = threads;
         params.kv_unified = false;
         params.no_perf = true;
+        params.cb_eval = callback;
+        params.cb_eval_user_data = user_data;
         params.flash_attn_type = match options.flash_attention {
             FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
             FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,

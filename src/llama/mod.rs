@@ -1,5 +1,6 @@
 //! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
 
+pub mod activations;
 pub mod backend;
 pub mod context;
 pub mod feed;

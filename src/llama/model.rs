@@ -65,6 +65,11 @@ pub enum LlamaError {
         found: i64,
         limit: i64,
     },
+    #[error("the input of `{weight}` can't be observed: {reason}")]
+    Activation {
+        weight: String,
+        reason: &'static str,
+    },
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {0} bytes is too long to be tokenized at once, the limit is 2 GiB")]

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dwindle_formats::container::{Container, ContainerError, is_container};
 use dwindle_formats::gguf::{GgufError, read_header};
 
-use super::stock::StockModel;
+use super::stock::{StockError, StockModel};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::llama::feed::{FeedError, TensorFeed};
+use crate::llama::ggml::{self, GgmlError};
 use crate::llama::mapping::Mapping;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::plan::{self, PlanError};
+use crate::statistics::{Identity, is_norm};
 
 /// Why a file can't be run.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,10 @@ pub enum LoadError {
     Feed(#[from] FeedError),
     #[error(transparent)]
     Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    #[error("can't read a norm of the model")]
+    Norm(#[from] GgmlError),
 }
 
 /// Loads a model: a GGUF file as llama.cpp does, a file of dwindle with its digests checked and
@@ -74,6 +80,45 @@ pub fn load(
     })?;
     let stock = StockModel::from_container(&container, &bytes);
     feed(path, &stock, options, progress)
+}
+
+/// Which model a file or checkpoint is; see [`Identity`].
+///
+/// # Errors
+/// [`LoadError`].
+pub fn identity(path: &Path) -> Result<Identity, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    if !path.is_dir() {
+        let bytes = Mapping::open(path)?;
+        let name = || path.display().to_string();
+        let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+            path: name(),
+            source,
+        })?;
+        if is_container(&header) {
+            let container = Container::read(&bytes).map_err(|source| LoadError::Container {
+                path: name(),
+                source,
+            })?;
+            let stock = StockModel::from_container(&container, &bytes);
+            return stock_identity(&stock);
+        }
+    }
+    let (source, model) = architecture::open(path)?;
+    Ok(Identity::of(&model, source.as_ref())?)
+}
+
+fn stock_identity(stock: &StockModel<'_>) -> Result<Identity, LoadError> {
+    let mut norms = Vec::new();
+    for (i, tensor) in stock.tensors.iter().enumerate() {
+        if is_norm(&tensor.name) {
+            let mut values = vec![0f32; tensor.shape.iter().product::<u64>() as usize];
+            ggml::dequantize(tensor.ty, &stock.tensor(i)?, &mut values)?;
+            norms.push((tensor.name.clone(), tensor.shape.clone(), values));
+        }
+    }
+    Ok(Identity::new(&stock.metadata, norms))
 }
 
 fn feed(

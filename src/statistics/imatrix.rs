@@ -1,11 +1,19 @@
-//! Importance weights from the files that llama.cpp's `llama-imatrix` writes: the mean square of
-//! every input column of each linear layer.
+//! Importance weights, the mean square of every input column of each linear layer: out of the files
+//! that llama.cpp's `llama-imatrix` writes or our own statistics, and into such files.
 
 use std::collections::HashMap;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use dwindle_formats::gguf::{GgufError, Header, TensorType, read_header};
+use dwindle_formats::gguf::{
+    DEFAULT_ALIGNMENT, GgufError, Header, Metadata, TensorLayout, TensorType, encode_header,
+    lay_out, read_header,
+};
 
+use super::accumulate::Accumulator;
+use super::layout::Group;
+use super::reader::{Statistics, StatisticsError};
+use super::writer::{persist, temporary};
 use crate::llama::mapping::Mapping;
 
 /// Why a file gives no importance weights.
@@ -15,7 +23,9 @@ use crate::llama::mapping::Mapping;
 pub enum ImportanceError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("`{path}` is no importance file: {source}; make one with `llama-imatrix`")]
+    #[error(
+        "`{path}` is no importance file: {source}; make one with `dwindle calibrate` or `llama-imatrix`"
+    )]
     Gguf { path: String, source: GgufError },
     #[error(
         "`{path}` is a GGUF file of type `{found}`, expected `imatrix` as `llama-imatrix` writes it"
@@ -27,6 +37,8 @@ pub enum ImportanceError {
         tensor: String,
         problem: String,
     },
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
 }
 
 /// Importance weights by tensor name. A stack of experts has one set of columns each.
@@ -36,12 +48,16 @@ pub struct Importance {
 }
 
 impl Importance {
-    /// Reads a file of llama-imatrix in its GGUF form.
+    /// Reads a file of llama-imatrix in its GGUF form, or a statistics file.
     ///
     /// # Errors
     /// [`ImportanceError`].
     pub fn open(path: &Path) -> Result<Importance, ImportanceError> {
         let bytes = Mapping::open(path)?;
+        // A safetensors file has the length of its header first, and then the header.
+        if bytes.get(8) == Some(&b'{') {
+            return Ok(Importance::from_statistics(&Statistics::open(path)?));
+        }
         let name = path.display().to_string();
         let header = read_header(&bytes).map_err(|source| ImportanceError::Gguf {
             path: name.clone(),
@@ -68,6 +84,27 @@ impl Importance {
             columns.insert(tensor.to_string(), means);
         }
         Ok(Importance { columns })
+    }
+
+    /// The mean squares of all inputs.
+    pub fn from_statistics(statistics: &Statistics) -> Importance {
+        let mut columns = HashMap::new();
+        for group in statistics.groups() {
+            let mut means = Vec::with_capacity(group.slices * group.width);
+            for slice in 0..group.slices {
+                match (
+                    statistics.tokens(group.name(), slice),
+                    statistics.diagonal(group.name(), slice),
+                ) {
+                    (Some(1..), Some(diagonal)) => means.extend(diagonal),
+                    _ => means.extend(vec![1.0; group.width]),
+                }
+            }
+            for weight in &group.weights {
+                columns.insert(weight.clone(), means.clone());
+            }
+        }
+        Importance { columns }
     }
 
     /// Whether there are weights for a tensor with rows of this length.
@@ -101,6 +138,73 @@ impl Importance {
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }
+}
+
+/// What an importance file says of one weight.
+pub(super) struct Entry {
+    weight: String,
+    width: usize,
+    /// Sums of squares, one slice after another.
+    sums: Vec<f32>,
+    /// Rows of each slice.
+    counts: Vec<f32>,
+}
+
+/// What an importance file says of the run that it comes from.
+pub(super) struct Run<'a> {
+    pub dataset: &'a str,
+    pub chunks: usize,
+    pub ctx: u32,
+}
+
+/// The entries of the weights in a group; those outside the blocks only with `output_layer`.
+pub(super) fn entries(group: &Group, sums: &Accumulator, output_layer: bool) -> Vec<Entry> {
+    let weights = group.weights.iter();
+    weights
+        .filter(|w| output_layer || w.starts_with("blk."))
+        .map(|weight| Entry {
+            weight: weight.clone(),
+            width: group.width,
+            sums: (0..group.slices).flat_map(|s| sums.squares(s)).collect(),
+            counts: sums.rows().map(|n| n as f32).collect(),
+        })
+        .collect()
+}
+
+/// Writes an importance file as llama-imatrix does: tensors sorted by name.
+pub(super) fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::Result<()> {
+    let mut sorted: Vec<&Entry> = entries.iter().collect();
+    sorted.sort_by(|a, b| a.weight.cmp(&b.weight));
+    let mut metadata = Metadata::new();
+    metadata.set("general.type", "imatrix");
+    metadata.set("imatrix.datasets", vec![run.dataset.to_string()]);
+    metadata.set("imatrix.chunk_count", run.chunks as u32);
+    metadata.set("imatrix.chunk_size", run.ctx);
+    let mut layouts = Vec::new();
+    for entry in &sorted {
+        let slices = entry.counts.len() as u64;
+        for (suffix, width) in [("in_sum2", entry.width as u64), ("counts", 1)] {
+            layouts.push(TensorLayout {
+                name: format!("{}.{suffix}", entry.weight),
+                shape: vec![width, slices],
+                ty: TensorType::F32,
+            });
+        }
+    }
+    let (infos, _) = lay_out(layouts, DEFAULT_ALIGNMENT)
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
+    let mut file = BufWriter::new(temporary(path)?);
+    file.write_all(&encode_header(&metadata, &infos, DEFAULT_ALIGNMENT))?;
+    for values in sorted.iter().flat_map(|e| [&e.sums, &e.counts]) {
+        for v in values {
+            file.write_all(&v.to_le_bytes())?;
+        }
+        let gap =
+            (values.len() * 4).next_multiple_of(DEFAULT_ALIGNMENT as usize) - values.len() * 4;
+        file.write_all(&vec![0; gap])?;
+    }
+    let file = file.into_inner().map_err(|e| e.into_error())?;
+    persist(file, path)
 }
 
 /// Sums of squares over counts; an expert that no token reached weighs every column alike.

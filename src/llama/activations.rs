@@ -1,0 +1,501 @@
+//! The inputs of a model's linear layers, caught while llama.cpp evaluates tokens.
+//!
+//! llama.cpp asks a callback about every node of its graph, and computes up to the nodes that are
+//! wanted. A linear layer is a `MUL_MAT` or a `MUL_MAT_ID` with a named weight; its input is the
+//! other operand. Layers that read the same operand (Q, K and V; gate and up) share one
+//! [`LinearInput`], which a short first evaluation finds.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_void};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::context::{BatchToken, Context, ContextOptions};
+use super::model::{LlamaError, Model};
+use operand::Buffers;
+
+mod operand;
+
+/// Tokens of the evaluation that finds the layers: more than one, since some graphs differ there.
+const DISCOVERY_TOKENS: usize = 16;
+
+/// A linear layer that reads an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reader {
+    /// The weight's name (`blk.0.attn_q.weight`).
+    pub weight: String,
+    /// Its output elements for each row; in a stack, of one slice.
+    pub outputs: usize,
+}
+
+/// What one or more linear layers read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearInput {
+    /// Elements of a row.
+    pub width: usize,
+    /// Matrices that the weights stack: experts, or heads; 1 in an ordinary layer.
+    pub slices: usize,
+    /// The layers, in the order of evaluation.
+    pub readers: Vec<Reader>,
+}
+
+impl LinearInput {
+    /// The name of the first weight that reads it.
+    pub fn name(&self) -> &str {
+        &self.readers[0].weight
+    }
+}
+
+/// Rows of one input.
+#[derive(Debug)]
+pub struct Activation<'a> {
+    /// Which of [`Probe::inputs`] it is.
+    pub input: usize,
+    /// Rows one after another, each of the input's width.
+    pub values: &'a [f32],
+    /// For each slice the rows that go to it; `None` where there is one slice, which all go to.
+    /// A row may go to several experts, or to none.
+    pub slices: Option<&'a [Vec<u32>]>,
+}
+
+/// Called with the rows of each wanted input, in the order of evaluation; breaking ends the
+/// evaluation where that is possible.
+pub type Observer<'a> = dyn FnMut(Activation<'_>) -> ControlFlow<()> + 'a;
+
+/// A context whose linear layers' inputs can be observed.
+#[derive(Debug)]
+pub struct Probe<'m> {
+    // Dropped before the state, to which llama.cpp has a pointer.
+    context: Context<'m>,
+    state: Shared,
+    inputs: Vec<LinearInput>,
+}
+
+// SAFETY: the state is reached through `&mut self` only; the observer's pointer is in it during
+// `run` only, and the callback is called on the thread that runs.
+unsafe impl Send for Probe<'_> {}
+
+impl<'m> Probe<'m> {
+    /// Makes a context and evaluates a few tokens in it to find the linear layers.
+    ///
+    /// # Errors
+    /// llama.cpp's words.
+    pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Probe<'m>, LlamaError> {
+        let state = Shared::new();
+        let user_data = state.0.as_ptr().cast();
+        let context = Context::observed(model, options, Some(on_node), user_data)?;
+        let mut probe = Probe {
+            context,
+            state,
+            inputs: Vec::new(),
+        };
+        probe.discover()?;
+        Ok(probe)
+    }
+
+    /// Every input of a linear layer, in the order of evaluation.
+    pub fn inputs(&self) -> &[LinearInput] {
+        &self.inputs
+    }
+
+    /// Forgets every sequence.
+    pub fn clear(&mut self) {
+        self.context.clear();
+    }
+
+    /// Evaluates tokens and shows the observer those of [`Self::inputs`] that `wanted` has as true.
+    /// A last layer sees only the rows of tokens that want logits. Nothing is computed after the
+    /// last wanted input if the model runs on the CPU alone; logits are of no use in either case.
+    ///
+    /// # Errors
+    /// As [`Context::decode`], or a wanted input was not seen.
+    pub fn run(
+        &mut self,
+        tokens: &[BatchToken],
+        wanted: &[bool],
+        observer: &mut Observer<'_>,
+    ) -> Result<(), LlamaError> {
+        let observer = std::ptr::from_mut(observer);
+        // SAFETY: only the lifetime is changed; the pointer is dropped before this call returns.
+        let observer =
+            unsafe { std::mem::transmute::<*mut Observer<'_>, *mut Observer<'static>>(observer) };
+        let state = self.state.get();
+        state.begin(wanted, observer);
+        let result = self.context.decode(tokens);
+        let state = self.state.get();
+        state.mode = Mode::Idle;
+        if let Some(panic) = state.panic.take() {
+            resume_unwind(panic);
+        }
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        result?;
+        let unseen = |i: &usize| wanted.get(*i) == Some(&true) && !state.run.seen[*i];
+        match (0..self.inputs.len()).find(unseen) {
+            Some(i) if !state.run.ended => Err(LlamaError::Activation {
+                weight: self.inputs[i].name().to_string(),
+                reason: "llama.cpp's graph lacks it for these tokens",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn discover(&mut self) -> Result<(), LlamaError> {
+        let model = self.context.model();
+        let count = DISCOVERY_TOKENS
+            .min(self.context.n_batch())
+            .min(self.context.n_ctx() as usize);
+        let tokens: Vec<BatchToken> = (0..count)
+            .map(|position| BatchToken {
+                token: model.bos().unwrap_or(0),
+                position: position as i32,
+                sequence: 0,
+                logits: true,
+            })
+            .collect();
+        self.state.get().mode = Mode::Discover;
+        let result = self.context.decode(&tokens);
+        let state = self.state.get();
+        state.mode = Mode::Idle;
+        result?;
+        self.context.clear();
+        state.finish_discovery();
+        self.inputs.clone_from(&state.inputs);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Mode {
+    #[default]
+    Idle,
+    Discover,
+    Run,
+}
+
+/// What the callback knows and finds.
+#[derive(Default)]
+struct State {
+    mode: Mode,
+    inputs: Vec<LinearInput>,
+    /// Of each weight, its input.
+    by_weight: HashMap<String, usize>,
+    /// Of each input, the name of the node that makes it, if that is its only node of this name.
+    producers: Vec<Option<String>>,
+    /// Whether llama.cpp may be stopped: everything it computes is in the host's memory.
+    on_host: bool,
+    found: Found,
+    run: Run,
+    error: Option<LlamaError>,
+    panic: Option<Box<dyn std::any::Any + Send>>,
+}
+
+/// What is needed only while layers are looked for.
+#[derive(Default)]
+struct Found {
+    /// Operands, with the experts' choice, by their addresses.
+    by_operand: HashMap<(usize, usize), usize>,
+    nodes: HashMap<String, usize>,
+}
+
+/// One call of [`Probe::run`].
+#[derive(Default)]
+struct Run {
+    wanted: Vec<bool>,
+    observer: Option<*mut Observer<'static>>,
+    seen: Vec<bool>,
+    /// The operand that the first reader of each input read last.
+    operands: Vec<usize>,
+    last: Option<usize>,
+    ended: bool,
+    buffers: Buffers,
+}
+
+/// The state behind the pointer that llama.cpp has.
+#[derive(Debug)]
+struct Shared(NonNull<State>);
+
+impl Shared {
+    fn new() -> Shared {
+        Shared(NonNull::from(Box::leak(Box::default())))
+    }
+
+    fn get(&mut self) -> &mut State {
+        // SAFETY: the state lives as long as `self`, and llama.cpp uses its pointer only inside
+        // `decode`, during which no reference from here is alive.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: it was leaked from a box, and is taken back once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// llama.cpp asks whether a node is wanted, and later shows the node; returning false then ends
+/// the evaluation.
+unsafe extern "C" fn on_node(
+    node: *mut sys::ggml_tensor,
+    ask: bool,
+    user_data: *mut c_void,
+) -> bool {
+    // SAFETY: the pointer is the one given to `Context::observed`, and nobody else uses the state
+    // during `decode`; the node is a valid tensor during the call.
+    let (state, node) = unsafe { (&mut *user_data.cast::<State>(), &*node) };
+    // No panic may cross into llama.cpp.
+    let answer = catch_unwind(AssertUnwindSafe(|| match state.mode {
+        Mode::Idle => !ask,
+        Mode::Discover => {
+            if ask {
+                state.note(node);
+            }
+            !ask
+        }
+        Mode::Run if ask => state.asked(node).is_some(),
+        Mode::Run => state.shown(node),
+    }));
+    answer.unwrap_or_else(|panic| {
+        state.panic.get_or_insert(panic);
+        state.run.ended = true;
+        !ask && !state.on_host
+    })
+}
+
+/// A linear layer in the graph.
+struct Linear<'a> {
+    weight_name: &'a str,
+    weight: &'a sys::ggml_tensor,
+    operand: &'a sys::ggml_tensor,
+    /// The experts chosen for each row, of MUL_MAT_ID.
+    chosen: Option<&'a sys::ggml_tensor>,
+}
+
+impl<'a> Linear<'a> {
+    fn of(node: &'a sys::ggml_tensor) -> Option<Linear<'a>> {
+        let routed = match node.op {
+            sys::GGML_OP_MUL_MAT => false,
+            sys::GGML_OP_MUL_MAT_ID => true,
+            _ => return None,
+        };
+        // SAFETY: the sources of a node are valid tensors while its graph is.
+        let source = |i: usize| unsafe { node.src[i].as_ref() };
+        let (weight, operand) = (source(0)?, source(1)?);
+        let weight_name = weight_name(name(weight))?;
+        Some(Linear {
+            weight_name,
+            weight,
+            operand,
+            chosen: if routed { Some(source(2)?) } else { None },
+        })
+    }
+
+    fn key(&self) -> (usize, usize) {
+        let chosen = self.chosen.map_or(0, address);
+        (address(self.operand), chosen)
+    }
+
+    fn slices(&self) -> usize {
+        (self.weight.ne[2] * self.weight.ne[3]).max(1) as usize
+    }
+}
+
+fn address(tensor: &sys::ggml_tensor) -> usize {
+    std::ptr::from_ref(tensor).addr()
+}
+
+fn name(tensor: &sys::ggml_tensor) -> &str {
+    // SAFETY: ggml keeps names terminated within their array.
+    let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) };
+    name.to_str().unwrap_or("")
+}
+
+/// The name of a weight, also where the scheduler has copied it (`CUDA0#blk.0.attn_k.weight#0`).
+fn weight_name(name: &str) -> Option<&str> {
+    let name = match name.split_once('#') {
+        Some((_, rest)) => rest.split('#').next().unwrap_or(rest),
+        None => name,
+    };
+    name.ends_with(".weight").then_some(name)
+}
+
+impl State {
+    fn begin(&mut self, wanted: &[bool], observer: *mut Observer<'static>) {
+        let count = self.inputs.len();
+        self.mode = Mode::Run;
+        let run = &mut self.run;
+        run.wanted = wanted.to_vec();
+        run.wanted.resize(count, false);
+        run.last = run.wanted.iter().rposition(|w| *w);
+        run.observer = Some(observer);
+        run.seen = vec![false; count];
+        run.operands = vec![0; count];
+        run.ended = false;
+    }
+
+    /// Notes a node of the first evaluation.
+    fn note(&mut self, node: &sys::ggml_tensor) {
+        let known = self.found.nodes.len();
+        self.on_host = (self.on_host || known == 0) && operand::is_on_host(node);
+        *self.found.nodes.entry(name(node).to_string()).or_default() += 1;
+        let Some(linear) = Linear::of(node) else {
+            return;
+        };
+        if !operand::is_readable(linear.operand) || linear.operand.ne[0] != linear.weight.ne[0] {
+            return;
+        }
+        let reader = Reader {
+            weight: linear.weight_name.to_string(),
+            outputs: linear.weight.ne[1].max(0) as usize,
+        };
+        let by_weight = self.by_weight.get(linear.weight_name);
+        let input = match by_weight.or_else(|| self.found.by_operand.get(&linear.key())) {
+            Some(i) if self.inputs[*i].slices == linear.slices() => *i,
+            _ => {
+                self.inputs.push(LinearInput {
+                    width: linear.operand.ne[0].max(0) as usize,
+                    slices: linear.slices(),
+                    readers: Vec::new(),
+                });
+                let producer = linear.chosen.is_none() && linear.slices() == 1;
+                self.producers
+                    .push(producer.then(|| name(linear.operand).to_string()));
+                self.inputs.len() - 1
+            }
+        };
+        self.found.by_operand.entry(linear.key()).or_insert(input);
+        if self
+            .by_weight
+            .insert(reader.weight.clone(), input)
+            .is_none()
+        {
+            self.inputs[input].readers.push(reader);
+        }
+    }
+
+    fn finish_discovery(&mut self) {
+        let nodes = std::mem::take(&mut self.found).nodes;
+        for producer in &mut self.producers {
+            if producer.as_ref().is_some_and(|p| nodes.get(p) != Some(&1)) {
+                *producer = None;
+            }
+        }
+    }
+
+    /// The input that a node shows, if it is wanted.
+    fn asked(&mut self, node: &sys::ggml_tensor) -> Option<usize> {
+        if self.run.ended {
+            return None;
+        }
+        if let Some(linear) = Linear::of(node)
+            && let Some(&input) = self.by_weight.get(linear.weight_name)
+            && self.run.wanted[input]
+        {
+            let operand = address(linear.operand);
+            if self.inputs[input].name() == linear.weight_name {
+                self.run.operands[input] = operand;
+                return Some(input);
+            }
+            if self.run.operands[input] != operand {
+                self.fail(LlamaError::Activation {
+                    weight: linear.weight_name.to_string(),
+                    reason: "llama.cpp's graph differs from that of its first evaluation",
+                });
+            }
+            return None;
+        }
+        // The last input is read where it is made, so that its layer need not be computed.
+        let last = self.run.last?;
+        let producer = self.producers[last].as_deref();
+        (self.on_host && producer.is_some_and(|p| p == name(node))).then_some(last)
+    }
+
+    /// Gives the observer what a node shows; false ends the evaluation.
+    fn shown(&mut self, node: &sys::ggml_tensor) -> bool {
+        if let Some(input) = self.asked(node) {
+            let linear =
+                Linear::of(node).filter(|l| self.by_weight.get(l.weight_name) == Some(&input));
+            if let Err(reason) = self.observe(input, node, linear) {
+                self.fail(LlamaError::Activation {
+                    weight: self.inputs[input].name().to_string(),
+                    reason,
+                });
+            }
+            if self.run.last == Some(input) && !self.run.ended {
+                return !self.on_host;
+            }
+        }
+        !(self.run.ended && self.on_host)
+    }
+
+    fn observe(
+        &mut self,
+        input: usize,
+        node: &sys::ggml_tensor,
+        linear: Option<Linear<'_>>,
+    ) -> Result<(), &'static str> {
+        let Some(observer) = self.run.observer else {
+            return Ok(());
+        };
+        let width = self.inputs[input].width;
+        let slices = self.inputs[input].slices;
+        let operand = linear.as_ref().map_or(node, |l| l.operand);
+        if operand.ne[0] != width as i64 {
+            return Err("its width differs from that of the first evaluation");
+        }
+        let routes = match &linear {
+            Some(l) if slices > 1 || l.chosen.is_some() => {
+                Some(operand::routes(operand, l.weight, l.chosen)?)
+            }
+            _ => None,
+        };
+        let values = self.run.buffers.rows(operand)?;
+        self.run.seen[input] = true;
+        // SAFETY: the observer lives during `run`, which is what calls llama.cpp, and is used by
+        // nobody else meanwhile.
+        let flow = unsafe {
+            (*observer)(Activation {
+                input,
+                values,
+                slices: routes.as_deref(),
+            })
+        };
+        self.run.ended |= flow.is_break();
+        Ok(())
+    }
+
+    fn fail(&mut self, error: LlamaError) {
+        self.error.get_or_insert(error);
+        self.run.ended = true;
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight_name;
+
+    #[test]
+    fn weights_are_known_by_name() {
+        assert_eq!(
+            weight_name("blk.0.attn_q.weight"),
+            Some("blk.0.attn_q.weight")
+        );
+        assert_eq!(weight_name("CUDA0#output.weight#0"), Some("output.weight"));
+        assert_eq!(weight_name("CUDA0#output.weight"), Some("output.weight"));
+        assert_eq!(weight_name("blk.0.attn_q.weight (view)"), None);
+        assert_eq!(weight_name("Qcur-0"), None);
+    }
+}
