@@ -9,7 +9,7 @@ use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
-use dwindle::statistics::Importance;
+use dwindle::statistics::{Importance, Measured, Statistics};
 use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use serde::Serialize;
@@ -35,6 +35,10 @@ pub struct Args {
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
+    /// Statistics of `dwindle calibrate`: `svd` fits the layers' outputs instead of their weights,
+    /// `wanda` and `sparsegpt` need them, and they serve as importance weights
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
@@ -77,7 +81,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
-    let plan = plan::resolve(&recipe, &model, source.as_ref(), importance.as_ref())?;
+    let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
+    if let Some(statistics) = &statistics {
+        statistics.check_model(&model, source.as_ref())?;
+    }
+    let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
+    let measured = Measured {
+        importance: importance.as_ref(),
+        statistics: statistics.as_ref(),
+    };
+    let plan = plan::resolve(&recipe, &model, source.as_ref(), &measured)?;
 
     if kind == Some(Kind::Stock) {
         refuse_factors(&plan)?;
@@ -91,8 +104,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let inputs = Inputs {
         model: &model,
         source: source.as_ref(),
-        importance: importance.as_ref(),
-        identity: &checkpoint::fingerprint(&path, args.importance.as_deref())?,
+        measured,
+        identity: &checkpoint::fingerprint(
+            &path,
+            &[args.importance.as_deref(), args.stats.as_deref()],
+        )?,
     };
     let bar = progress::bytes(plan.bytes(), "compressing");
     let options = Options {

@@ -137,6 +137,7 @@ pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 }
 
 /// The sum of squares, in double precision.
+#[cfg(test)]
 pub(super) fn energy(w: &[f32]) -> f64 {
     w.iter().map(|v| f64::from(*v).powi(2)).sum()
 }

@@ -5,7 +5,9 @@ pub mod allocate;
 pub mod error;
 pub mod gram;
 mod linear;
+pub mod low_rank;
 pub mod magnitude;
+pub mod prune;
 pub mod quantize;
 #[cfg(test)]
 mod sample;

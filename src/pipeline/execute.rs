@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::ordered::ordered;
 use super::stock::{StockError, StockModel};
-use super::transform::{ErrorSums, TransformError, low_rank, store_rows};
+use super::transform::{ErrorSums, TransformError, low_rank, prune, store_rows};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::plan::{Plan, Treatment};
-use crate::statistics::Importance;
+use crate::statistics::Measured;
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
@@ -28,8 +28,8 @@ pub struct Inputs<'a> {
     pub model: &'a Model,
     /// Where its tensors come from.
     pub source: &'a dyn Source,
-    /// Importance weights for quantization.
-    pub importance: Option<&'a Importance>,
+    /// What is known of the layers' inputs.
+    pub measured: Measured<'a>,
     /// A digest of the identity of all these, by which an unfinished file is recognised.
     pub identity: &'a Digest,
 }
@@ -118,7 +118,7 @@ pub fn compress(
     let Inputs {
         model,
         source,
-        importance,
+        measured,
         identity,
     } = *inputs;
     let stored = plan.stored();
@@ -139,11 +139,20 @@ pub fn compress(
         let made = match (&job.work, step.treatment) {
             (Work::Chunk(chunk), Treatment::Store(ty)) => {
                 let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
-                store_rows(tensor, source, ty, rows, importance)
+                store_rows(tensor, source, ty, rows, measured.importance)
                     .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
-            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty)
+            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty, &measured)
                 .map(|(factors, sums)| (chunks_of(parts, factors, options), sums)),
+            (
+                _,
+                Treatment::Prune {
+                    pruning,
+                    pattern,
+                    ty,
+                },
+            ) => prune(tensor, source, pruning, pattern, ty, &measured)
+                .map(|(bytes, sums)| (chunks_of(parts, [bytes], options), sums)),
             (Work::Whole, Treatment::Store(_)) => Ok((Vec::new(), ErrorSums::default())),
         };
         made.map_err(|source| PipelineError::Transform {
@@ -278,12 +287,12 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();
-        if matches!(s.treatment, Treatment::LowRank { .. }) {
-            let side = s.stored.shape[0].min(s.stored.shape[1]);
+        if !matches!(s.treatment, Treatment::Store(_)) {
+            let side = s.stored.shape[0];
             jobs.push(Job {
                 step,
                 work: Work::Whole,
-                // The matrix and its product in f32, in f64 twice, three squares of the side.
+                // The matrix and its product in f32, in f64 twice, three squares of the inputs.
                 cost: 24 * elements + 24 * side * side,
                 last: true,
             });

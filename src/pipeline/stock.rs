@@ -131,7 +131,7 @@ impl<'a> StockModel<'a> {
 
 fn stored_type(treatment: Treatment) -> TensorType {
     match treatment {
-        Treatment::Store(ty) => ty,
+        Treatment::Store(ty) | Treatment::Prune { ty, .. } => ty,
         Treatment::LowRank { .. } => MULTIPLIED_OUT,
     }
 }
