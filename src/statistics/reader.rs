@@ -329,6 +329,7 @@ impl Statistics {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one block is a list of one range
 mod tests {
     use super::*;
     use crate::llama::activations::Activation;
@@ -387,7 +388,7 @@ mod tests {
             let error = Statistics::open(&path).unwrap_err().to_string();
             assert!(error.contains("damaged at `a.weight`: a mean"), "{error}");
         }
-        for blocks in [vec![0..2], vec![0..2, 1..3], vec![1..3], vec![0..3, 3..3]] {
+        for blocks in [vec![0..2], vec![0..2, 1..3], vec![1..3], vec![0..1, 2..3]] {
             write(&path, &good, blocks);
             let error = Statistics::open(&path).unwrap_err();
             assert!(matches!(error, StatisticsError::Foreign { .. }), "{error}");
