@@ -239,7 +239,7 @@ impl Bench {
     ) -> Result<()> {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for run in 0..=self.args.runs {
-            let (x, y) = (ours()?, peer()?);
+            let (x, y) = (settled(&ours)?, settled(&peer)?);
             if run > 0 {
                 a.push(x);
                 b.push(y);
@@ -249,6 +249,12 @@ impl Bench {
         println!("{name:<46} {a:>10.3} {b:>10.3} {:>7.2}x", b / a);
         Ok(())
     }
+}
+
+/// Runs a task when the disk is idle, so that none pays for what another left unwritten.
+fn settled(task: impl Fn() -> Result<f64>) -> Result<f64> {
+    Command::new("sync").status()?;
+    task()
 }
 
 fn left_out(peer: &str, options: &str) {

@@ -6,12 +6,12 @@ use std::time::UNIX_EPOCH;
 use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
-/// A digest over the names, lengths and modification times of a checkpoint's files and of one
-/// further input. Contents are not read: that would cost as much as the work itself.
+/// A digest over the names, lengths and modification times of a checkpoint's files and of
+/// further inputs. Contents are not read: that would cost as much as the work itself.
 ///
 /// # Errors
 /// When a file can't be looked at.
-pub fn fingerprint(checkpoint: &Path, further: Option<&Path>) -> std::io::Result<[u8; 32]> {
+pub fn fingerprint(checkpoint: &Path, further: &[Option<&Path>]) -> std::io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     let mut files = Vec::new();
     if checkpoint.is_dir() {
@@ -22,7 +22,7 @@ pub fn fingerprint(checkpoint: &Path, further: Option<&Path>) -> std::io::Result
     } else {
         files.push(checkpoint.to_path_buf());
     }
-    files.extend(further.map(Path::to_path_buf));
+    files.extend(further.iter().flatten().map(|p| p.to_path_buf()));
     for file in files {
         let meta = fs::metadata(&file)?;
         if !meta.is_file() {

@@ -7,9 +7,10 @@ use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, Options, Summary};
+use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
-use dwindle::statistics::Importance;
+use dwindle::statistics::{Importance, Measured, Statistics};
+use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use serde::Serialize;
 
@@ -34,6 +35,10 @@ pub struct Args {
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
+    /// Statistics of `dwindle calibrate`: `svd` fits the layers' outputs instead of their weights,
+    /// `wanda` and `sparsegpt` need them, and they serve as importance weights
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +62,10 @@ enum Kind {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let kind = args.output.as_deref().map(kind_of).transpose()?;
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        // Before a plan that may take minutes.
+        check_destination(output).map_err(PipelineError::from)?;
+    }
     let recipe = match (&args.recipe, &args.preset) {
         (Some(path), _) => fs::read_to_string(path)?
             .parse::<Recipe>()
@@ -72,7 +81,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
-    let plan = plan::resolve(&recipe, &model, source.as_ref(), importance.as_ref())?;
+    let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
+    if let Some(statistics) = &statistics {
+        statistics.check_model(&model, source.as_ref())?;
+    }
+    let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
+    let measured = Measured {
+        importance: importance.as_ref(),
+        statistics: statistics.as_ref(),
+    };
+    let plan = plan::resolve(&recipe, &model, source.as_ref(), &measured)?;
 
     if kind == Some(Kind::Stock) {
         refuse_factors(&plan)?;
@@ -83,23 +101,22 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     refuse_overwriting_source(&path, output)?;
 
-    let inputs = checkpoint::fingerprint(&path, args.importance.as_deref())?;
+    let inputs = Inputs {
+        model: &model,
+        source: source.as_ref(),
+        measured,
+        identity: &checkpoint::fingerprint(
+            &path,
+            &[args.importance.as_deref(), args.stats.as_deref()],
+        )?,
+    };
     let bar = progress::bytes(plan.bytes(), "compressing");
     let options = Options {
         threads: args.threads.unwrap_or_else(available_threads),
         memory: args.memory,
         compress: kind == Some(Kind::Container),
     };
-    let summary = pipeline::compress(
-        &plan,
-        &model,
-        source.as_ref(),
-        importance.as_ref(),
-        &inputs,
-        output,
-        options,
-        &mut |n| bar.inc(n),
-    )?;
+    let summary = pipeline::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
     if summary.resumed_tensors > 0 {
         eprintln!(

@@ -93,7 +93,7 @@ fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation
     };
     let identity = checkpoint::resolve(path, &Caches::from_env())
         .map_err(dwindle::architecture::Error::from)
-        .map(|path| checkpoint::fingerprint(&path, None))??;
+        .map(|path| checkpoint::fingerprint(&path, &[]))??;
     let key = cache_key(&identity, text, options);
     if !cache_matches(cache, key) {
         let reference = args.runtime.load(path)?;

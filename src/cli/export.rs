@@ -35,7 +35,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let bytes = Mapping::open(&args.file)?;
     let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let stock = StockModel::from_container(&container, &bytes);
-    let inputs = checkpoint::fingerprint(&args.file, None)?;
+    let inputs = checkpoint::fingerprint(&args.file, &[])?;
     let bar = progress::bytes(stock.data_bytes(), "exporting");
     let options = Options {
         threads: available_threads(),

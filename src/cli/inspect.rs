@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use dwindle::llama::mapping::Mapping;
-use dwindle_formats::container::{Container, is_container};
+use dwindle_formats::container::{Codec, Container, is_container};
 use dwindle_formats::gguf::{Header, read_header};
 use serde::Serialize;
 
@@ -58,7 +58,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let header = read_header(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let (kind, mut rows) = if is_container(&header) {
         let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
-        let kind = match container.plan.is_stock() {
+        let codecs = |part| container.codecs(part).any(|c| c != Codec::Raw);
+        let compressed = (0..container.plan.parts().count()).any(codecs);
+        let kind = match container.plan.is_stock() && !compressed {
             true => "GGUF with checksums",
             false => "compressed container",
         };
@@ -97,15 +99,14 @@ fn bits(bytes: u64, parameters: u64) -> f64 {
 }
 
 fn container_rows(container: &Container) -> Vec<Row> {
-    let mut part = 0;
     let mut rows = Vec::new();
-    for (tensor, error) in container.plan.tensors.iter().zip(&container.errors) {
+    let tensors = container.plan.tensors.iter().zip(&container.errors);
+    for (index, (tensor, error)) in tensors.enumerate() {
         let mut bytes = 0;
         let mut codecs = Vec::new();
-        for _ in &tensor.parts {
+        for part in container.parts_of(index) {
             bytes += container.stored_bytes(part);
             codecs.extend(container.codecs(part));
-            part += 1;
         }
         codecs.sort_unstable();
         codecs.dedup();

@@ -21,6 +21,13 @@ impl Mapping {
     /// When the file can't be opened or mapped; the error names the path.
     pub fn open(path: &Path) -> std::io::Result<Mapping> {
         let file = fs::File::open(path)?;
+        if file.metadata()?.is_dir() {
+            let problem = format!("`{}` is a folder, expected a file", path.display());
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::IsADirectory,
+                problem,
+            ));
+        }
         // SAFETY: the map is read-only and private to this process; changes by others are
         // excluded by contract, as the type's documentation says.
         let map = unsafe { Mmap::map(file.file()) }

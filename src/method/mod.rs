@@ -1,5 +1,18 @@
 //! Ways to make a tensor smaller: one file each, pure functions of matrices and statistics that
 //! know no file and no model.
 
+pub mod allocate;
+pub mod error;
+pub mod gram;
+mod linear;
+pub mod low_rank;
+pub mod magnitude;
+pub mod prune;
 pub mod quantize;
+#[cfg(test)]
+mod sample;
+pub mod sparsegpt;
+pub mod sparsity;
 pub mod svd;
+pub mod wanda;
+pub mod whitened;

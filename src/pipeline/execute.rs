@@ -1,5 +1,6 @@
 //! Carrying a plan out: jobs of whole chunks or whole factorizations, in parallel and in order.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use dwindle_formats::container::{
@@ -11,14 +12,27 @@ use sha2::{Digest as _, Sha256};
 
 use super::ordered::ordered;
 use super::stock::{StockError, StockModel};
-use super::transform::{ErrorSums, TransformError, low_rank, store_rows};
+use super::transform::{ErrorSums, TransformError, low_rank, prune, store_rows};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::plan::{Plan, Treatment};
-use crate::statistics::Importance;
+use crate::statistics::Measured;
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
+
+/// What a plan is carried out on.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The model that the plan was made for.
+    pub model: &'a Model,
+    /// Where its tensors come from.
+    pub source: &'a dyn Source,
+    /// What is known of the layers' inputs.
+    pub measured: Measured<'a>,
+    /// A digest of the identity of all these, by which an unfinished file is recognised.
+    pub identity: &'a Digest,
+}
 
 /// How a plan is carried out.
 #[derive(Debug, Clone, Copy)]
@@ -87,27 +101,30 @@ struct Job {
 }
 
 /// What a job gives: chunks in file order and the sums of their errors.
-type Made = (Vec<EncodedChunk>, ErrorSums);
+type Made<'a> = (Vec<EncodedChunk<'a>>, ErrorSums);
 
-/// Carries a plan out and writes the file, or goes on where a killed run with the same
-/// `fingerprint` of its inputs stopped.
+/// Carries a plan out and writes the file, or goes on where a killed run with the same inputs
+/// stopped.
 ///
 /// # Errors
 /// [`PipelineError`]; an existing file at the destination is then untouched.
 pub fn compress(
     plan: &Plan,
-    model: &Model,
-    source: &dyn Source,
-    importance: Option<&Importance>,
-    inputs: &Digest,
+    inputs: &Inputs<'_>,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
 ) -> Result<Summary, PipelineError> {
+    let Inputs {
+        model,
+        source,
+        measured,
+        identity,
+    } = *inputs;
     let stored = plan.stored();
     let metadata = &plan.metadata;
     let mut hash = Sha256::new();
-    hash.update(inputs);
+    hash.update(identity);
     hash.update(encode_header(metadata, &[], 8));
     hash.update([u8::from(options.compress)]);
     hash.update(serde_json::to_vec(&stored).unwrap_or_default());
@@ -115,18 +132,27 @@ pub fn compress(
 
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
     let jobs = jobs(plan, model, source, writer.resumed_tensors());
-    let work = |job: &Job| -> Result<Made, PipelineError> {
+    let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
         let step = &plan.steps[job.step];
         let parts = &step.stored.parts;
         let made = match (&job.work, step.treatment) {
             (Work::Chunk(chunk), Treatment::Store(ty)) => {
                 let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
-                store_rows(tensor, source, ty, rows, importance)
+                store_rows(tensor, source, ty, rows, measured.importance)
                     .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
-            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty)
+            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty, &measured)
                 .map(|(factors, sums)| (chunks_of(parts, factors, options), sums)),
+            (
+                _,
+                Treatment::Prune {
+                    pruning,
+                    pattern,
+                    ty,
+                },
+            ) => prune(tensor, source, pruning, pattern, ty, &measured)
+                .map(|(bytes, sums)| (chunks_of(parts, [bytes], options), sums)),
             (Work::Whole, Treatment::Store(_)) => Ok((Vec::new(), ErrorSums::default())),
         };
         made.map_err(|source| PipelineError::Transform {
@@ -159,7 +185,7 @@ pub fn compress(
 pub fn export(
     stock: &StockModel<'_>,
     stored: &StoredPlan,
-    inputs: &Digest,
+    identity: &Digest,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
@@ -181,7 +207,7 @@ pub fn export(
             .collect(),
     };
     let metadata = stock.metadata.clone();
-    let writer = ContainerWriter::create(destination, metadata, dense.clone(), inputs)?;
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), identity)?;
     let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
         .map(|step| Job {
             step,
@@ -190,7 +216,7 @@ pub fn export(
             last: true,
         })
         .collect();
-    let work = |job: &Job| -> Result<Made, PipelineError> {
+    let work = |job: &Job| {
         let parts = &dense.tensors[job.step].parts;
         let chunks = chunks_of(parts, [stock.tensor(job.step)?], options);
         Ok((chunks, ErrorSums::default()))
@@ -207,12 +233,12 @@ pub fn export(
 }
 
 /// Pushes what the jobs make into the file.
-fn run(
+fn run<'a>(
     mut writer: ContainerWriter,
     stored: StoredPlan,
     jobs: &[Job],
     options: Options,
-    work: impl Fn(&Job) -> Result<Made, PipelineError> + Sync,
+    work: impl Fn(&Job) -> Result<Made<'a>, PipelineError> + Sync,
     progress: Progress<'_>,
     mut after: impl FnMut(&Job, u64),
 ) -> Result<Summary, PipelineError> {
@@ -261,12 +287,12 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();
-        if matches!(s.treatment, Treatment::LowRank { .. }) {
-            let side = s.stored.shape[0].min(s.stored.shape[1]);
+        if !matches!(s.treatment, Treatment::Store(_)) {
+            let side = s.stored.shape[0];
             jobs.push(Job {
                 step,
                 work: Work::Whole,
-                // The matrix and its product in f32, in f64 twice, three squares of the side.
+                // The matrix and its product in f32, in f64 twice, three squares of the inputs.
                 cost: 24 * elements + 24 * side * side,
                 last: true,
             });
@@ -288,7 +314,11 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     jobs
 }
 
-fn chunk_of(part: &Part, bytes: Vec<u8>, options: Options) -> EncodedChunk {
+fn chunk_of<'a>(
+    part: &Part,
+    bytes: impl Into<Cow<'a, [u8]>>,
+    options: Options,
+) -> EncodedChunk<'a> {
     if options.compress {
         EncodedChunk::compressed(part.ty, bytes)
     } else {
@@ -300,7 +330,7 @@ fn chunks_of<const N: usize>(
     parts: &[Part],
     payloads: [Vec<u8>; N],
     options: Options,
-) -> Vec<EncodedChunk> {
+) -> Vec<EncodedChunk<'static>> {
     let mut chunks = Vec::new();
     for (part, bytes) in parts.iter().zip(payloads) {
         let geometry = ChunkGeometry::of(part);

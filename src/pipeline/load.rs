@@ -15,6 +15,7 @@ use crate::llama::ggml::{self, GgmlError};
 use crate::llama::mapping::Mapping;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::plan::{self, PlanError};
+use crate::statistics::Measured;
 use crate::statistics::{Identity, is_norm};
 
 /// Why a file can't be run.
@@ -61,7 +62,12 @@ pub fn load(
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
     if path.is_dir() {
         let (source, model) = architecture::open(path)?;
-        let plan = plan::resolve(&plan::preset("source"), &model, source.as_ref(), None)?;
+        let plan = plan::resolve(
+            &plan::preset("source"),
+            &model,
+            source.as_ref(),
+            &Measured::default(),
+        )?;
         let stock = StockModel::from_plan(&plan, &model, source.as_ref());
         return feed(path, &stock, options, progress);
     }

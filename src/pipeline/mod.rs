@@ -9,7 +9,7 @@ mod stock;
 mod transform;
 
 pub use compare::{TensorDifference, compare};
-pub use execute::{Options, PipelineError, Summary, TensorSummary, compress, export};
+pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
 pub use load::{LoadError, identity, load};
 pub use stock::{StockError, StockModel};
 pub use transform::{ErrorSums, TransformError};

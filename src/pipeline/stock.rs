@@ -71,8 +71,7 @@ impl<'a> StockModel<'a> {
         });
         StockModel::new(metadata, layouts.collect(), move |i| {
             let dense = dense_bytes(container, bytes, i)?;
-            let first = first_part(container, i);
-            for part in first..first + tensors[i].parts.len() {
+            for part in container.parts_of(i) {
                 bytes.release(container.range(part));
             }
             Ok(dense)
@@ -92,7 +91,7 @@ impl<'a> StockModel<'a> {
             let result = store_rows(tensor, source, ty, 0..tensor.row_count(), None);
             tensor.release(source);
             match result {
-                Ok((bytes, _)) => Ok(bytes),
+                Ok((bytes, _)) => Ok(bytes.into_owned()),
                 Err(source) => Err(StockError::Transform {
                     tensor: tensor.name.clone(),
                     source,
@@ -132,7 +131,7 @@ impl<'a> StockModel<'a> {
 
 fn stored_type(treatment: Treatment) -> TensorType {
     match treatment {
-        Treatment::Store(ty) => ty,
+        Treatment::Store(ty) | Treatment::Prune { ty, .. } => ty,
         Treatment::LowRank { .. } => MULTIPLIED_OUT,
     }
 }
@@ -141,7 +140,7 @@ fn stored_type(treatment: Treatment) -> TensorType {
 fn dense_bytes(container: &Container, bytes: &[u8], index: usize) -> Result<Vec<u8>, StockError> {
     let tensor = &container.plan.tensors[index];
     if tensor.form == Form::Dense {
-        return Ok(container.decode(bytes, first_part(container, index))?);
+        return Ok(container.decode(bytes, container.parts_of(index).start)?);
     }
     let dense = decode_values(container, bytes, index)?;
     if dense.iter().any(|v| v.abs() > half::f16::MAX.to_f32()) {
@@ -163,7 +162,7 @@ pub(super) fn decode_values(
     index: usize,
 ) -> Result<Vec<f32>, StockError> {
     let tensor = &container.plan.tensors[index];
-    let first = first_part(container, index);
+    let first = container.parts_of(index).start;
     let part = |i: usize| -> Result<Vec<f32>, StockError> {
         let part = &tensor.parts[i];
         let stored = container.decode(bytes, first + i)?;
@@ -179,11 +178,4 @@ pub(super) fn decode_values(
             Ok(svd::multiply_out(&part(0)?, &part(1)?, n, m, rank))
         }
     }
-}
-
-fn first_part(container: &Container, index: usize) -> usize {
-    container.plan.tensors[..index]
-        .iter()
-        .map(|t| t.parts.len())
-        .sum()
 }

@@ -1,5 +1,6 @@
 //! One tensor's values on their way from the source into the file.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
@@ -7,8 +8,12 @@ use dwindle_formats::gguf::TensorType;
 use crate::architecture::{ModelTensor, values};
 use crate::checkpoint::Source;
 use crate::llama::ggml::{self, GgmlError};
-use crate::method::svd::{self, SvdError};
-use crate::statistics::Importance;
+use crate::method::error::MethodError;
+use crate::method::low_rank::{LowRankError, decompose};
+use crate::method::prune::Pruning;
+use crate::method::sparsity::Pattern;
+use crate::method::svd;
+use crate::statistics::{Importance, Measured, StatisticsError};
 
 /// Why a tensor can't be transformed.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +23,11 @@ pub enum TransformError {
     #[error(transparent)]
     Ggml(#[from] GgmlError),
     #[error(transparent)]
-    Svd(#[from] SvdError),
+    LowRank(#[from] LowRankError),
+    #[error(transparent)]
+    Method(#[from] MethodError),
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
 }
 
 /// Sums of squares from which a tensor's relative error follows.
@@ -68,26 +77,25 @@ impl ErrorSums {
 }
 
 /// Rows of a tensor in an element type, with what the change of type cost.
-pub fn store_rows(
-    tensor: &ModelTensor,
-    source: &dyn Source,
+pub fn store_rows<'a>(
+    tensor: &'a ModelTensor,
+    source: &'a dyn Source,
     ty: TensorType,
     rows: Range<u64>,
     importance: Option<&Importance>,
-) -> Result<(Vec<u8>, ErrorSums), TransformError> {
+) -> Result<(Cow<'a, [u8]>, ErrorSums), TransformError> {
     let from = tensor.source_type(source);
     if from == ty {
-        let bytes = tensor.rows(source, rows).into_owned();
-        return Ok((bytes, ErrorSums::default()));
+        return Ok((tensor.rows(source, rows), ErrorSums::default()));
     }
     let values = values(tensor, source, rows.clone())?;
     let bytes = encode(ty, &values, tensor, rows, importance)?;
     if ty == TensorType::F32 {
-        return Ok((bytes, ErrorSums::default()));
+        return Ok((bytes.into(), ErrorSums::default()));
     }
     let mut back = vec![0f32; values.len()];
     ggml::dequantize(ty, &bytes, &mut back)?;
-    Ok((bytes, ErrorSums::of(&values, &back)))
+    Ok((bytes.into(), ErrorSums::of(&values, &back)))
 }
 
 /// Quantizes rows, slice by slice of a stack, each with its own importance weights.
@@ -126,6 +134,7 @@ pub fn low_rank(
     source: &dyn Source,
     rank: u64,
     ty: TensorType,
+    measured: &Measured<'_>,
 ) -> Result<([Vec<u8>; 2], ErrorSums), TransformError> {
     let (n, m, r) = (
         tensor.shape[0] as usize,
@@ -133,11 +142,35 @@ pub fn low_rank(
         rank as usize,
     );
     let w = values(tensor, source, 0..m as u64)?;
-    let factors = svd::decompose(&w, m, n)?.factors(&w, m, n, r);
+    let gram = measured.gram(&tensor.name, 0)?;
+    let factors = decompose(&w, m, n, gram)?.factors(&w, m, n, r)?;
     let (a, a_back) = round_trip(ty, &factors.a, n)?;
     let (b, b_back) = round_trip(ty, &factors.b, r)?;
     let sums = ErrorSums::of(&w, &svd::multiply_out(&a_back, &b_back, n, m, r));
     Ok(([a, b], sums))
+}
+
+/// A tensor with zeros in it, slice by slice of a stack, in an element type.
+pub fn prune(
+    tensor: &ModelTensor,
+    source: &dyn Source,
+    pruning: Pruning,
+    pattern: Pattern,
+    ty: TensorType,
+    measured: &Measured<'_>,
+) -> Result<(Vec<u8>, ErrorSums), TransformError> {
+    let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
+    let w = values(tensor, source, 0..tensor.row_count())?;
+    let mut pruned = Vec::with_capacity(w.len());
+    for (slice, w) in w.chunks(n * m).enumerate() {
+        let gram = measured.gram(&tensor.name, slice)?;
+        pruned.extend(pruning.prune(w, m, n, gram, pattern)?);
+    }
+    let rows = 0..tensor.row_count();
+    let bytes = encode(ty, &pruned, tensor, rows, measured.importance)?;
+    let mut back = pruned;
+    ggml::dequantize(ty, &bytes, &mut back)?;
+    Ok((bytes, ErrorSums::of(&w, &back)))
 }
 
 fn round_trip(

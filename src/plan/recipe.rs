@@ -6,6 +6,9 @@ use std::str::FromStr;
 use dwindle_formats::gguf::TensorType;
 use serde::Deserialize;
 
+use crate::method::prune::Pruning;
+use crate::method::sparsity::Pattern;
+
 /// Why a recipe can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +80,15 @@ pub enum Method {
         /// The factors' element type.
         ty: TensorType,
     },
+    /// Some elements become zero.
+    Prune {
+        /// How they are chosen.
+        pruning: Pruning,
+        /// How many, and in what pattern.
+        pattern: Pattern,
+        /// The element type of the rest; `None` keeps the source's.
+        ty: Option<TensorType>,
+    },
 }
 
 /// How the rank of a factorization is chosen.
@@ -121,7 +133,8 @@ impl FromStr for LayerRange {
                 let n = number(text)?;
                 Ok(LayerRange {
                     start: n,
-                    end: (n != -1).then_some(n + 1),
+                    // After the last layer of all there is no end to count to.
+                    end: n.checked_add(1).filter(|end| *end != 0),
                 })
             }
             Some((start, end)) => Ok(LayerRange {
@@ -163,6 +176,8 @@ struct RawRule {
     rank: Option<u64>,
     keep: Option<f64>,
     energy: Option<f64>,
+    sparsity: Option<f64>,
+    pattern: Option<String>,
 }
 
 impl Recipe {
@@ -224,24 +239,41 @@ impl RawRule {
         .into_iter()
         .flatten()
         .collect();
-        let method = match (self.method.as_deref(), ranks.as_slice()) {
-            (None | Some("quantize"), []) if self.ty.is_some() => Method::Quantize(ty),
-            (None | Some("quantize"), []) => {
+        let pattern = parse_pattern(self.sparsity, self.pattern.as_deref())?;
+        let name = self.method.as_deref().unwrap_or("quantize");
+        let pruning = Pruning::from_name(name);
+        if pruning.is_none() && pattern.is_some() {
+            return Err(format!(
+                "`sparsity` and `pattern` belong to `magnitude`, `wanda` and `sparsegpt`, not to `{name}`"
+            ));
+        }
+        if name != "svd" && !ranks.is_empty() {
+            return Err("`rank`, `keep` and `energy` belong to `method = \"svd\"`".into());
+        }
+        let method = match (name, pruning) {
+            ("quantize", _) if self.ty.is_some() => Method::Quantize(ty),
+            ("quantize", _) => {
                 return Err("`quantize` needs `type`, such as `type = \"q8_0\"`".into());
             }
-            (None | Some("quantize"), _) => {
-                return Err("`rank`, `keep` and `energy` belong to `method = \"svd\"`".into());
-            }
-            (Some("svd"), [rank]) => Method::Svd {
-                rank: check_rank(*rank)?,
-                ty: ty.unwrap_or(TensorType::Q8_0),
+            ("svd", _) => match ranks[..] {
+                [rank] => Method::Svd {
+                    rank: check_rank(rank)?,
+                    ty: ty.unwrap_or(TensorType::Q8_0),
+                },
+                _ => {
+                    return Err("`svd` needs exactly one of `rank`, `keep` and `energy`".into());
+                }
             },
-            (Some("svd"), _) => {
-                return Err("`svd` needs exactly one of `rank`, `keep` and `energy`".into());
-            }
-            (Some(other), _) => {
+            (_, Some(pruning)) => Method::Prune {
+                pruning,
+                pattern: pattern.ok_or_else(|| {
+                    format!("`{name}` needs `sparsity = 0.5` or `pattern = \"2:4\"`")
+                })?,
+                ty,
+            },
+            (other, None) => {
                 return Err(format!(
-                    "method `{other}` is not known; known are `quantize` and `svd`"
+                    "method `{other}` is not known; known are `quantize`, `svd`, `magnitude`, `wanda` and `sparsegpt`"
                 ));
             }
         };
@@ -251,6 +283,28 @@ impl RawRule {
             name: self.name,
             method,
         })
+    }
+}
+
+/// Reads `sparsity = 0.5`, the share of zeros, or `pattern = "2:4"`: two of four stay.
+fn parse_pattern(sparsity: Option<f64>, pattern: Option<&str>) -> Result<Option<Pattern>, String> {
+    match (sparsity, pattern) {
+        (None, None) => Ok(None),
+        (Some(s), None) if (0.0..=1.0).contains(&s) => Ok(Some(Pattern::Unstructured(s))),
+        (Some(s), None) => Err(format!(
+            "`sparsity` is {s}, expected a fraction from 0 to 1"
+        )),
+        (None, Some(text)) => {
+            let parsed = text.split_once(':').and_then(|(keep, group)| {
+                let (keep, group) = (keep.parse().ok()?, group.parse().ok()?);
+                (keep <= group && group > 0).then_some(Pattern::Groups { keep, group })
+            });
+            match parsed {
+                Some(pattern) => Ok(Some(pattern)),
+                None => Err(format!("`pattern` is `{text}`, expected the form `2:4`")),
+            }
+        }
+        (Some(_), Some(_)) => Err("give `sparsity` or `pattern`, not both".into()),
     }
 }
 
@@ -330,6 +384,8 @@ mod tests {
         assert_eq!(layers("-2.."), [4, 5]);
         assert_eq!(layers("2..-2"), [2, 3]);
         assert_eq!(layers("..2"), [0, 1]);
+        assert_eq!(layers("9223372036854775807"), [0u32; 0]);
+        assert_eq!(layers("-9223372036854775808.."), [0, 1, 2, 3, 4, 5]);
         assert!("a..2".parse::<LayerRange>().is_err());
     }
 

@@ -11,9 +11,12 @@ use crate::architecture::{Model, ModelTensor, role, values};
 use crate::checkpoint::Source;
 use crate::llama::ggml;
 use crate::llama::mixture::{FileType, MixtureError, MixtureTensor, ModelDesc, mixture_types};
+use crate::method::low_rank::decompose;
+use crate::method::prune::Pruning;
 use crate::method::quantize::fitting_type;
-use crate::method::svd;
-use crate::statistics::Importance;
+use crate::method::sparsity::Pattern;
+use crate::pipeline::TransformError;
+use crate::statistics::{Importance, Measured};
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -39,7 +42,7 @@ pub struct Step {
 }
 
 /// What is done with a tensor's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Treatment {
     /// Every element in a type.
     Store(TensorType),
@@ -48,6 +51,15 @@ pub enum Treatment {
         /// Singular values kept.
         rank: u64,
         /// The factors' type.
+        ty: TensorType,
+    },
+    /// Some elements become zero.
+    Prune {
+        /// How they are chosen.
+        pruning: Pruning,
+        /// How many, and in what pattern.
+        pattern: Pattern,
+        /// The type of the rest.
         ty: TensorType,
     },
 }
@@ -85,9 +97,16 @@ pub enum PlanError {
     #[error(transparent)]
     Mixture(#[from] MixtureError),
     #[error("tensor `{tensor}` can't be factorized: {source}")]
-    Svd {
+    Spectrum {
         tensor: String,
-        source: svd::SvdError,
+        source: TransformError,
+    },
+    #[error(
+        "`{method}` must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
+    )]
+    StatisticsMissing {
+        tensor: String,
+        method: &'static str,
     },
     #[error("tensor `{tensor}` can't be read: {source}")]
     Read {
@@ -142,8 +161,9 @@ pub fn resolve(
     recipe: &Recipe,
     model: &Model,
     source: &dyn Source,
-    importance: Option<&Importance>,
+    measured: &Measured<'_>,
 ) -> Result<Plan, PlanError> {
+    let importance = measured.importance;
     let layers = layer_count(model);
     let (base_types, file_type) = base_types(&recipe.base, model, source, importance)?;
     check_rules_match(recipe, model, layers)?;
@@ -165,6 +185,7 @@ pub fn resolve(
                 source,
                 source_ty,
                 base: *base,
+                measured,
             };
             resolver.resolve(rule.map(|r| &r.method))
         })
@@ -362,6 +383,7 @@ struct Resolver<'a> {
     source: &'a dyn Source,
     source_ty: TensorType,
     base: TensorType,
+    measured: &'a Measured<'a>,
 }
 
 type Resolved = (Step, Option<Fallback>);
@@ -372,6 +394,11 @@ impl Resolver<'_> {
             None => Ok(self.dense(self.base, None)),
             Some(Method::Quantize(ty)) => Ok(self.quantize(ty.unwrap_or(self.source_ty))),
             Some(Method::Svd { rank, ty }) => self.low_rank(*rank, *ty),
+            Some(Method::Prune {
+                pruning,
+                pattern,
+                ty,
+            }) => self.prune(*pruning, *pattern, ty.unwrap_or(self.source_ty)),
         }
     }
 
@@ -386,6 +413,41 @@ impl Resolver<'_> {
             fitting,
             (fitting != wanted).then(|| (wanted.to_string(), reason)),
         )
+    }
+
+    fn prune(
+        &self,
+        pruning: Pruning,
+        pattern: Pattern,
+        ty: TensorType,
+    ) -> Result<Resolved, PlanError> {
+        let name = &self.tensor.name;
+        let rows: u64 = self.tensor.row_count();
+        let known = self
+            .measured
+            .statistics
+            .is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1));
+        if pruning.needs_gram() && !known {
+            return Err(PlanError::StatisticsMissing {
+                tensor: name.clone(),
+                method: pruning.name(),
+            });
+        }
+        let (mut step, fallback) = self.quantize(ty);
+        let Treatment::Store(ty) = step.treatment else {
+            return Ok((step, fallback));
+        };
+        let zeros = pattern.zeros((rows * self.tensor.row_len()) as usize);
+        step.stored.method = pruning.name().into();
+        step.stored
+            .parameters
+            .insert("zeros".into(), (zeros as u64).into());
+        step.treatment = Treatment::Prune {
+            pruning,
+            pattern,
+            ty,
+        };
+        Ok((step, fallback))
     }
 
     fn dense(&self, ty: TensorType, unmet: Option<(String, String)>) -> Resolved {
@@ -453,6 +515,11 @@ impl Resolver<'_> {
         }
         let mut parameters = BTreeMap::new();
         parameters.insert("rank".to_string(), wanted.into());
+        let whitened = self
+            .measured
+            .gram(&self.tensor.name, 0)
+            .is_ok_and(|g| g.is_some());
+        parameters.insert("whitened".to_string(), whitened.into());
         let step = Step {
             stored: StoredTensor {
                 name: self.tensor.name.clone(),
@@ -475,16 +542,15 @@ impl Resolver<'_> {
     }
 
     fn rank_of_energy(&self, fraction: f64, n: u64, m: u64) -> Result<u64, PlanError> {
-        let tensor = || self.tensor.name.clone();
-        let w = values(self.tensor, self.source, 0..m).map_err(|source| PlanError::Read {
-            tensor: tensor(),
+        let spectrum = |source: TransformError| PlanError::Spectrum {
+            tensor: self.tensor.name.clone(),
             source,
-        })?;
-        let spectrum =
-            svd::decompose(&w, m as usize, n as usize).map_err(|source| PlanError::Svd {
-                tensor: tensor(),
-                source,
-            })?;
-        Ok(spectrum.rank_of_energy(fraction))
+        };
+        let w = values(self.tensor, self.source, 0..m).map_err(|e| spectrum(e.into()))?;
+        let gram = self.measured.gram(&self.tensor.name, 0);
+        let (m, n) = (m as usize, n as usize);
+        decompose(&w, m, n, gram.map_err(|e| spectrum(e.into()))?)
+            .map(|d| d.rank_of_energy(fraction))
+            .map_err(|e| spectrum(e.into()))
     }
 }

@@ -16,3 +16,36 @@ pub use identity::{Identity, is_norm};
 pub use imatrix::{Importance, ImportanceError};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
+
+use crate::method;
+
+/// What is known of the layers' inputs when weights are transformed.
+#[derive(Clone, Copy, Default)]
+pub struct Measured<'a> {
+    /// Importance weights for quantization.
+    pub importance: Option<&'a Importance>,
+    /// Gram matrices for methods that fit weights to their inputs.
+    pub statistics: Option<&'a Statistics>,
+}
+
+impl<'a> Measured<'a> {
+    /// The Gram matrix of a weight's input, of one expert in a stack; `None` where it was not
+    /// measured.
+    ///
+    /// # Errors
+    /// The matrix is damaged.
+    pub fn gram(
+        &self,
+        weight: &str,
+        expert: usize,
+    ) -> Result<Option<method::gram::Gram<'a>>, StatisticsError> {
+        let Some(statistics) = self.statistics else {
+            return Ok(None);
+        };
+        let gram = statistics.gram(weight, expert)?;
+        Ok(gram.map(|g| method::gram::Gram {
+            values: g.values,
+            n: g.n,
+        }))
+    }
+}

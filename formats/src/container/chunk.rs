@@ -1,5 +1,6 @@
 //! Chunks: the unit of compression, digest and parallel work.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use sha2::{Digest as _, Sha256};
@@ -52,32 +53,36 @@ impl ChunkGeometry {
 
 /// A chunk as it will stand in the file. Made on any thread; the writer adds the padding to the
 /// digest, because only it knows where the part ends.
+///
+/// A chunk that is stored as it is may borrow its bytes from a mapped file.
 #[derive(Debug, Clone)]
-pub struct EncodedChunk {
+pub struct EncodedChunk<'a> {
     /// How it is stored.
     pub codec: Codec,
     /// Stored bytes without padding.
-    pub stored: Vec<u8>,
+    pub stored: Cow<'a, [u8]>,
     /// Length after decoding.
     pub decoded_bytes: u64,
     hash: Sha256,
 }
 
-impl EncodedChunk {
+impl<'a> EncodedChunk<'a> {
     /// Stores decoded bytes as they are.
-    pub fn raw(decoded: Vec<u8>) -> EncodedChunk {
+    pub fn raw(decoded: impl Into<Cow<'a, [u8]>>) -> EncodedChunk<'a> {
+        let decoded = decoded.into();
         EncodedChunk::new(Codec::Raw, decoded.len(), decoded)
     }
 
     /// Stores decoded bytes of a type with the codec that suits them.
-    pub fn compressed(ty: TensorType, decoded: Vec<u8>) -> EncodedChunk {
+    pub fn compressed(ty: TensorType, decoded: impl Into<Cow<'a, [u8]>>) -> EncodedChunk<'a> {
+        let decoded = decoded.into();
         match Codec::choose_and_encode(ty, &decoded) {
-            Some((codec, stored)) => EncodedChunk::new(codec, decoded.len(), stored),
+            Some((codec, stored)) => EncodedChunk::new(codec, decoded.len(), stored.into()),
             None => EncodedChunk::raw(decoded),
         }
     }
 
-    fn new(codec: Codec, decoded_len: usize, stored: Vec<u8>) -> EncodedChunk {
+    fn new(codec: Codec, decoded_len: usize, stored: Cow<'a, [u8]>) -> EncodedChunk<'a> {
         let hash = Sha256::new_with_prefix(&stored);
         EncodedChunk {
             codec,

@@ -37,6 +37,8 @@ pub enum ContainerError {
     Plan(#[from] PlanError),
     #[error("part `{part}`: {problem}; the file is damaged")]
     Part { part: String, problem: String },
+    #[error("the padding {0} is not zero; the file is damaged or hides something")]
+    Padding(String),
     #[error("the file has {found} bytes, its header describes {expected}")]
     Length { expected: u64, found: u64 },
     #[error(
@@ -86,7 +88,10 @@ pub struct Container {
     pub plan: StoredPlan,
     /// Relative error of each tensor of the plan.
     pub errors: Vec<f32>,
+    parts: Vec<Part>,
     chunks: Vec<Vec<StoredChunk>>,
+    /// The first part of each tensor, and the number of parts.
+    first_parts: Vec<usize>,
 }
 
 impl Container {
@@ -102,6 +107,11 @@ impl Container {
         }
         check_version(&header)?;
         check_header_digest(bytes, &header)?;
+        check_header_padding(bytes, &header)?;
+        match header.metadata.get(key::PRODUCER) {
+            Some(Value::String(_)) => {}
+            other => return Err(bad_key(key::PRODUCER, other)),
+        }
         let json = match header.metadata.get(key::PLAN) {
             Some(Value::String(json)) => json,
             other => return Err(bad_key(key::PLAN, other)),
@@ -114,12 +124,25 @@ impl Container {
             other => return Err(bad_key(key::ERROR, other)),
         };
         let chunks = locate_chunks(&header, &plan, bytes.len() as u64)?;
+        let mut first_parts = vec![0];
+        let mut count = 0;
+        for tensor in &plan.tensors {
+            count += tensor.parts.len();
+            first_parts.push(count);
+        }
         Ok(Container {
             header,
+            parts: plan.parts().cloned().collect(),
             plan,
             errors,
             chunks,
+            first_parts,
         })
+    }
+
+    /// The parts of a tensor of the plan.
+    pub fn parts_of(&self, tensor: usize) -> Range<usize> {
+        self.first_parts[tensor]..self.first_parts[tensor + 1]
     }
 
     /// Bytes that a part takes in the file, without padding.
@@ -147,8 +170,8 @@ impl Container {
     }
 
     pub(super) fn chunks(&self) -> impl Iterator<Item = (&Part, &[StoredChunk])> {
-        self.plan
-            .parts()
+        self.parts
+            .iter()
             .zip(self.chunks.iter().map(|c| c.as_slice()))
     }
 
@@ -157,11 +180,9 @@ impl Container {
     /// # Errors
     /// A chunk whose digest differs or that does not decode.
     pub fn decode(&self, bytes: &[u8], part: usize) -> Result<Vec<u8>, ContainerError> {
-        let Some(description) = self.plan.parts().nth(part) else {
-            return Ok(Vec::new());
-        };
+        let description = &self.parts[part];
         let geometry = ChunkGeometry::of(description);
-        let mut out = vec![0; description.bytes() as usize];
+        let mut out = zeros(description)?;
         let chunk_len = (geometry.chunk_rows * geometry.row_bytes) as usize;
         out.par_chunks_mut(chunk_len)
             .zip(&self.chunks[part])
@@ -185,15 +206,38 @@ impl StoredChunk {
     /// Holds the chunk's bytes against its digest.
     pub fn check(&self, bytes: &[u8], part: &Part, index: u64) -> Result<(), ContainerError> {
         let found: Digest = Sha256::digest(&bytes[self.hashed.clone()]).into();
-        if found == self.digest {
-            return Ok(());
+        if found != self.digest {
+            return Err(ContainerError::ChunkDigest {
+                part: part.name.clone(),
+                chunk: index,
+                expected: hex(&self.digest),
+                found: hex(&found),
+            });
         }
-        Err(ContainerError::ChunkDigest {
+        if bytes[self.stored.end..self.hashed.end]
+            .iter()
+            .any(|b| *b != 0)
+        {
+            return Err(ContainerError::Padding(format!("of part `{}`", part.name)));
+        }
+        Ok(())
+    }
+}
+
+/// Memory for a decoded part. A few stored bytes may claim more than there is: that must end in an
+/// error and not in an abort.
+fn zeros(part: &Part) -> Result<Vec<u8>, ContainerError> {
+    let len = part.bytes() as usize;
+    let mut probe = Vec::<u8>::new();
+    let reserved = probe.try_reserve_exact(len);
+    // Otherwise the compiler may leave out an allocation that nobody uses.
+    drop(std::hint::black_box(probe));
+    match reserved {
+        Ok(()) => Ok(vec![0; len]),
+        Err(_) => Err(ContainerError::Part {
             part: part.name.clone(),
-            chunk: index,
-            expected: hex(&self.digest),
-            found: hex(&found),
-        })
+            problem: format!("it claims {len} decoded bytes, more than can be allocated"),
+        }),
     }
 }
 
@@ -243,6 +287,17 @@ fn check_header_digest(bytes: &[u8], header: &Header) -> Result<(), ContainerErr
         expected: hex(expected),
         found: hex(&found),
     })
+}
+
+fn check_header_padding(bytes: &[u8], header: &Header) -> Result<(), ContainerError> {
+    let end = (bytes.len() as u64).min(header.data_start) as usize;
+    match bytes[header.header_end as usize..end]
+        .iter()
+        .all(|b| *b == 0)
+    {
+        true => Ok(()),
+        false => Err(ContainerError::Padding("of the header".into())),
+    }
 }
 
 /// Finds every chunk's bytes and holds GGUF's tensor list against the plan.

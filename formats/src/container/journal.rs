@@ -5,7 +5,7 @@
 //! does not fit ends what is kept.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,6 @@ pub(super) struct FinishedTensor {
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    path: PathBuf,
     file: fs::File,
 }
 
@@ -48,8 +47,7 @@ impl Journal {
             .create(true)
             .truncate(false)
             .open(path)?;
-        let path = path.to_path_buf();
-        Ok((Journal { path, file }, claimed))
+        Ok((Journal { file }, claimed))
     }
 
     /// Holds the claimed tensors against the data, rewrites the journal with those that are true
@@ -83,11 +81,6 @@ impl Journal {
         let mut line = serde_json::to_vec(tensor)?;
         line.push(b'\n');
         self.file.write_all(&line)
-    }
-
-    pub fn remove(&self) {
-        // A journal that stays behind only costs the next run a look at it.
-        let _ = fs::remove_file(&self.path);
     }
 }
 

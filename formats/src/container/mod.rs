@@ -5,6 +5,7 @@
 mod chunk;
 mod codec;
 mod file;
+mod flusher;
 mod journal;
 mod plan;
 mod verify;
@@ -15,7 +16,7 @@ pub use codec::{Codec, CodecError};
 pub use file::{Container, ContainerError, is_container};
 pub use plan::{Form, Part, PlanError, StoredPlan, StoredTensor};
 pub use verify::{Damage, verify};
-pub use writer::{ContainerWriter, WriteError};
+pub use writer::{ContainerWriter, WriteError, check_destination};
 
 /// The version of the specification that is written and the highest that is read.
 pub const VERSION: u32 = 1;

@@ -93,6 +93,7 @@ impl StoredPlan {
     /// The first contradiction.
     pub fn check(&self) -> Result<(), PlanError> {
         let mut names = HashSet::new();
+        let mut tensors = HashSet::new();
         for tensor in &self.tensors {
             let fail = |problem: String| PlanError {
                 tensor: tensor.name.clone(),
@@ -113,6 +114,10 @@ impl StoredPlan {
                 }
             }
             check_form(tensor).map_err(fail)?;
+            // A dense `w` and a factored `w` have no part in common.
+            if !tensors.insert(&tensor.name) {
+                return Err(fail("it appears twice".into()));
+            }
         }
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! Writing a file: chunks in order into a temporary sibling, a journal beside it, the header last,
 //! then one rename.
 
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::fs::TryLockError;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
+use super::flusher::Flusher;
 use super::journal::{FinishedTensor, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
@@ -19,14 +21,19 @@ use crate::gguf::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The system refused; the message names the file.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
+    /// The place does not suit, or the system refused.
+    #[error("`{}` can't be written: {problem}", path.display())]
+    Destination {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What stands against it.
+        problem: String,
+    },
     /// The plan breaks the specification.
     #[error("the plan can't be stored: {0}")]
     Plan(#[from] super::PlanError),
     /// Another process is writing the same file.
-    #[error("`{0}` is being written by another process; wait for it, or choose another output")]
+    #[error("`{}` is being written by another process; wait for it, or choose another output", .0.display())]
     Busy(PathBuf),
     /// The plan is larger than a file may be.
     #[error("the plan's sizes overflow 64 bits")]
@@ -58,9 +65,11 @@ impl FinishedPart {
 /// same fingerprint goes on. A writer that is dropped unfinished, as after an error, removes both.
 #[derive(Debug)]
 pub struct ContainerWriter {
+    // Dropped first, while the file is still locked.
+    leftovers: Leftovers,
     destination: PathBuf,
-    temporary: PathBuf,
     file: BufWriter<fs::File>,
+    flusher: Option<Flusher>,
     journal: Journal,
     metadata: Metadata,
     plan: StoredPlan,
@@ -68,7 +77,6 @@ pub struct ContainerWriter {
     done: Vec<FinishedTensor>,
     parts: Vec<FinishedPart>,
     current: FinishedPart,
-    finished: bool,
 }
 
 impl ContainerWriter {
@@ -84,16 +92,7 @@ impl ContainerWriter {
         fingerprint: &Digest,
     ) -> Result<ContainerWriter, WriteError> {
         plan.check()?;
-        let temporary = sibling(destination, "part");
-        let mut file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&temporary)?;
-        if file.file().try_lock().is_err() {
-            return Err(WriteError::Busy(destination.to_path_buf()));
-        }
+        check_destination(destination)?;
         let metadata = with_digests(model, &plan, &placeholders(&plan), &[0; 32]);
         let data_start = align_up(
             header_len(
@@ -104,15 +103,26 @@ impl ContainerWriter {
         )
         .ok_or(WriteError::Overflow)?;
 
-        let journal_path = sibling(destination, "journal");
-        let (journal, done) = Journal::open(&journal_path, fingerprint, &plan)?;
-        let (journal, done, end) =
-            journal.keep_verified(done, &mut file, data_start, fingerprint)?;
-        file.file().set_len(end)?;
-        file.seek(SeekFrom::Start(end))?;
+        let refused = |e: io::Error| refused(destination, &e);
+        let mut file = lock(destination)?;
+        let leftovers = Leftovers {
+            temporary: sibling(destination, "part"),
+            journal: sibling(destination, "journal"),
+            renamed: false,
+        };
+        let (journal, done) =
+            Journal::open(&leftovers.journal, fingerprint, &plan).map_err(refused)?;
+        let (journal, done, end) = journal
+            .keep_verified(done, &mut file, data_start, fingerprint)
+            .map_err(refused)?;
+        file.file()
+            .set_len(end)
+            .and_then(|()| file.seek(SeekFrom::Start(end)))
+            .map_err(refused)?;
         Ok(ContainerWriter {
+            leftovers,
             destination: destination.to_path_buf(),
-            temporary,
+            flusher: Some(Flusher::of(&file).map_err(refused)?),
             file: BufWriter::with_capacity(1 << 20, file),
             journal,
             metadata,
@@ -121,7 +131,6 @@ impl ContainerWriter {
             done,
             parts: Vec::new(),
             current: FinishedPart::empty(),
-            finished: false,
         })
     }
 
@@ -135,10 +144,9 @@ impl ContainerWriter {
     ///
     /// # Errors
     /// When the system refuses to write.
-    pub fn push(&mut self, chunk: EncodedChunk) -> Result<(), WriteError> {
+    pub fn push(&mut self, chunk: EncodedChunk<'_>) -> Result<(), WriteError> {
         let part = &self.plan.tensors[self.done.len()].parts[self.parts.len()];
         let last = self.current.bytes.len() as u64 + 1 == ChunkGeometry::of(part).chunks();
-        self.file.write_all(&chunk.stored)?;
         self.current.codecs.push(chunk.codec as u8);
         self.current.bytes.push(chunk.stored.len() as u32);
         let padding = if last {
@@ -148,7 +156,15 @@ impl ContainerWriter {
             0
         };
         self.file
-            .write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding as usize])?;
+            .write_all(&chunk.stored)
+            .and_then(|()| {
+                self.file
+                    .write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding as usize])
+            })
+            .map_err(|e| refused(&self.destination, &e))?;
+        if let Some(flusher) = &mut self.flusher {
+            flusher.wrote(chunk.stored.len() as u64 + padding);
+        }
         self.current.digests.push(chunk.digest(padding));
         if last {
             let finished = std::mem::replace(&mut self.current, FinishedPart::empty());
@@ -171,8 +187,10 @@ impl ContainerWriter {
             parts: std::mem::take(&mut self.parts),
         };
         // The journal must not be ahead of the data it speaks of.
-        self.file.flush()?;
-        self.journal.append(&tensor)?;
+        self.file
+            .flush()
+            .and_then(|()| self.journal.append(&tensor))
+            .map_err(|e| refused(&self.destination, &e))?;
         self.done.push(tensor);
         Ok(())
     }
@@ -184,32 +202,119 @@ impl ContainerWriter {
     /// When the system refuses.
     pub fn finish(mut self) -> Result<u64, WriteError> {
         let infos = infos(&self.plan, &self.done).ok_or(WriteError::Overflow)?;
-        let zeroed = with_digests(self.metadata.clone(), &self.plan, &self.done, &[0; 32]);
+        let metadata = std::mem::take(&mut self.metadata);
+        let zeroed = with_digests(metadata, &self.plan, &self.done, &[0; 32]);
         let header = encode_header(&zeroed, &infos, DEFAULT_ALIGNMENT);
         debug_assert_eq!(header.len() as u64, self.data_start);
         let digest: Digest = Sha256::digest(&header).into();
         let signed = with_digests(zeroed, &self.plan, &self.done, &digest);
         let header = encode_header(&signed, &infos, DEFAULT_ALIGNMENT);
 
+        let len = self
+            .complete(&header)
+            .map_err(|e| refused(&self.destination, &e))?;
+        sync_folder(&self.destination);
+        Ok(len)
+    }
+
+    fn complete(&mut self, header: &[u8]) -> io::Result<u64> {
         let len = self.file.stream_position()?.max(self.data_start);
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header)?;
+        self.file.write_all(header)?;
         self.file.flush()?;
+        if let Some(flusher) = self.flusher.take() {
+            flusher.finish()?;
+        }
         self.file.get_ref().sync_all()?;
-        fs::rename(&self.temporary, &self.destination)?;
-        self.finished = true;
-        self.journal.remove();
-        sync_folder(&self.destination);
+        // While the lock still keeps other writers away from the journal's name.
+        self.leftovers.remove_journal();
+        fs::rename(&self.leftovers.temporary, &self.destination)?;
+        self.leftovers.renamed = true;
         Ok(len)
     }
 }
 
-impl Drop for ContainerWriter {
+/// Files beside the destination that must not outlive the writer, finished or not.
+#[derive(Debug)]
+struct Leftovers {
+    temporary: PathBuf,
+    journal: PathBuf,
+    /// Nothing is left; whatever has the temporary name now is another writer's.
+    renamed: bool,
+}
+
+impl Leftovers {
+    fn remove_journal(&self) {
+        // A journal that stays behind only costs the next run a look at it.
+        let _ = fs::remove_file(&self.journal);
+    }
+}
+
+impl Drop for Leftovers {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.renamed {
+            self.remove_journal();
             // Failing to clean up must not hide the error that led here.
             let _ = fs::remove_file(&self.temporary);
-            self.journal.remove();
+        }
+    }
+}
+
+/// Whether a file can stand in this place, as far as can be told without writing.
+///
+/// # Errors
+/// [`WriteError::Destination`] when the place is a folder, or in a folder that does not exist.
+pub fn check_destination(destination: &Path) -> Result<(), WriteError> {
+    let folder = folder_of(destination);
+    let problem = if destination.is_dir() || destination.file_name().is_none() {
+        "it is a folder, expected the name of a file".into()
+    } else if !folder.is_dir() {
+        format!("there is no folder `{}`; make it first", folder.display())
+    } else {
+        return Ok(());
+    };
+    Err(WriteError::Destination {
+        path: destination.to_path_buf(),
+        problem,
+    })
+}
+
+/// What the system said, for the file that the user named and not the temporary one.
+fn refused(destination: &Path, error: &io::Error) -> WriteError {
+    let cause = error.get_ref().and_then(std::error::Error::source);
+    WriteError::Destination {
+        path: destination.to_path_buf(),
+        problem: cause.map_or_else(|| error.to_string(), ToString::to_string),
+    }
+}
+
+/// Opens the temporary file of a destination for this process alone.
+fn lock(destination: &Path) -> Result<fs::File, WriteError> {
+    let temporary = sibling(destination, "part");
+    loop {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&temporary)
+            .map_err(|e| refused(destination, &e))?;
+        match file.file().try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(WriteError::Busy(destination.to_path_buf()));
+            }
+            Err(TryLockError::Error(e)) => return Err(refused(destination, &e)),
+        }
+        // Between opening and locking, the process that held the lock may have given the file its
+        // final name: it must not be written to any more.
+        let locked = file
+            .file()
+            .try_clone()
+            .and_then(same_file::Handle::from_file)
+            .map_err(|e| refused(destination, &e))?;
+        if same_file::Handle::from_path(&temporary).is_ok_and(|named| named == locked) {
+            return Ok(file);
         }
     }
 }
@@ -236,12 +341,15 @@ fn sibling(destination: &Path, suffix: &str) -> PathBuf {
 
 /// Makes the rename durable where folders can be synced.
 fn sync_folder(path: &Path) {
-    let folder = match path.parent() {
+    if let Ok(folder) = fs::File::open(folder_of(path)) {
+        let _ = folder.sync_all();
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
-    };
-    if let Ok(folder) = fs::File::open(folder) {
-        let _ = folder.sync_all();
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{Files, bad, content, kind, looks_special, pretokenizer};
+use super::{Files, Parsed, bad, content, kind, looks_special, pretokenizer};
 use crate::architecture::Error;
 use crate::checkpoint::huggingface::HuggingFace;
 
@@ -21,10 +21,11 @@ pub(super) struct Vocabulary {
 /// Reads the vocabulary, padded to the size of the model's embedding.
 pub(super) fn vocabulary(
     files: &Files,
+    parsed: Parsed,
     folder: &HuggingFace,
     vocab_size: u32,
 ) -> Result<Vocabulary, Error> {
-    let Some((bytes, json)) = &files.tokenizer else {
+    let (Some(json), Some(parsed)) = (&files.tokenizer, parsed) else {
         let hint = if folder.dir().join("tekken.json").is_file() {
             "; Mistral's `tekken.json` is not supported"
         } else if folder.dir().join("vocab.json").is_file() {
@@ -43,7 +44,7 @@ pub(super) fn vocabulary(
         );
         return Err(bad(FILE, problem));
     }
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| bad(FILE, e))?;
+    let mut tokenizer = parsed?;
     add_tokens(&mut tokenizer, files)?;
     let pre_tokenizer = pretokenizer::recognise(&tokenizer, json, decoder)?;
 

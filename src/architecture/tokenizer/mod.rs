@@ -9,6 +9,7 @@ mod special;
 
 use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
+use tokenizers::Tokenizer;
 
 use self::special::Special;
 use super::Error;
@@ -27,11 +28,14 @@ mod kind {
 
 /// The tokenizer's files.
 struct Files {
-    /// `tokenizer.json`, raw and parsed.
-    tokenizer: Option<(Vec<u8>, Value)>,
+    /// `tokenizer.json` as it stands there.
+    tokenizer: Option<Value>,
     /// `tokenizer_config.json`.
     config: Option<Value>,
 }
+
+/// `tokenizer.json` as a tokenizer, if it is there and is one.
+type Parsed = Option<Result<Tokenizer, Error>>;
 
 /// A vocabulary with scores: SentencePiece's.
 struct Pieces {
@@ -48,7 +52,7 @@ pub(super) fn describe(
     vocab_size: u32,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let files = Files::read(folder)?;
+    let (files, parsed) = Files::read(folder)?;
     let config = files.config.as_ref();
     if tokens == Tokens::Llama
         && let Some(add) = config.and_then(|c| c.get("add_prefix_space")?.as_bool())
@@ -66,7 +70,7 @@ pub(super) fn describe(
         let pieces = pieces::vocabulary(&files, vocab_size)?;
         write_pieces(pieces, folder, &files, metadata)?;
     } else {
-        let vocabulary = bpe::vocabulary(&files, folder, vocab_size)?;
+        let vocabulary = bpe::vocabulary(&files, parsed, folder, vocab_size)?;
         metadata.set("tokenizer.ggml.model", "gpt2");
         metadata.set("tokenizer.ggml.pre", vocabulary.pre_tokenizer);
         metadata.set("tokenizer.ggml.tokens", vocabulary.tokens);
@@ -122,22 +126,27 @@ fn write_pieces(
 }
 
 impl Files {
-    fn read(folder: &HuggingFace) -> Result<Files, Error> {
-        let tokenizer = match folder.read("tokenizer.json")? {
-            None => None,
-            Some(bytes) => {
-                let json = serde_json::from_slice(&bytes).map_err(|e| bad("tokenizer.json", e))?;
-                Some((bytes, json))
-            }
-        };
-        Ok(Files {
-            tokenizer,
+    /// Reads the files, and `tokenizer.json` as a tokenizer at the same time: large ones take
+    /// longer than everything else that is done before the first tensor.
+    fn read(folder: &HuggingFace) -> Result<(Files, Parsed), Error> {
+        let bytes = folder.read("tokenizer.json")?;
+        let (json, parsed) = rayon::join(
+            || bytes.as_deref().map(serde_json::from_slice).transpose(),
+            || {
+                bytes
+                    .as_deref()
+                    .map(|b| Tokenizer::from_bytes(b).map_err(|e| bad("tokenizer.json", e)))
+            },
+        );
+        let files = Files {
+            tokenizer: json.map_err(|e| bad("tokenizer.json", e))?,
             config: folder.json("tokenizer_config.json")?,
-        })
+        };
+        Ok((files, parsed))
     }
 
     fn json(&self) -> Option<&Value> {
-        self.tokenizer.as_ref().map(|(_, json)| json)
+        self.tokenizer.as_ref()
     }
 
     /// The named special tokens that `tokenizer_config.json` sets.

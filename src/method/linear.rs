@@ -1,0 +1,143 @@
+//! The few dense operations that the methods share, on one thread: the pipeline runs matrices side
+//! by side, and a result then does not depend on the number of threads.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor as llt;
+use faer::linalg::evd::{self, ComputeEigenvectors};
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatRef, Par};
+
+use super::error::MethodError;
+
+/// Eigenvalues, descending, and the eigenvectors in the columns.
+pub(super) struct Eigen {
+    pub values: Vec<f64>,
+    pub vectors: Mat<f64>,
+}
+
+/// Decomposes a symmetric matrix, of which only the lower half is read.
+pub(super) fn symmetric_eigen(matrix: MatRef<'_, f64>) -> Result<Eigen, MethodError> {
+    let n = matrix.nrows();
+    let mut values = faer::diag::Diag::<f64>::zeros(n);
+    let mut vectors = Mat::<f64>::zeros(n, n);
+    let scratch = evd::self_adjoint_evd_scratch::<f64>(
+        n,
+        ComputeEigenvectors::Yes,
+        Par::Seq,
+        Default::default(),
+    );
+    evd::self_adjoint_evd(
+        matrix,
+        values.as_mut(),
+        Some(vectors.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Default::default(),
+    )
+    .map_err(|_| MethodError::NoConvergence)?;
+    Ok(Eigen {
+        values: (0..n).rev().map(|i| values.column_vector()[i]).collect(),
+        vectors: vectors.as_ref().reverse_cols().to_owned(),
+    })
+}
+
+/// The lower Cholesky factor of a symmetric matrix, of which only the lower half is read; `None`
+/// where it is not positive definite.
+pub(super) fn cholesky(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
+    let n = matrix.nrows();
+    let scratch = llt::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    llt::cholesky_in_place(
+        matrix.as_mut(),
+        Default::default(),
+        Par::Seq,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Default::default(),
+    )
+    .ok()?;
+    for j in 1..n {
+        matrix.col_as_slice_mut(j)[..j].fill(0.0);
+    }
+    Some(matrix)
+}
+
+/// left · right.
+pub(super) fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(left.nrows(), right.ncols());
+    matmul(out.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
+    out
+}
+
+/// The lower half of a symmetric left · right; zeros above it.
+pub(super) fn lower_product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(left.nrows(), right.ncols());
+    triangular::matmul(
+        out.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        left,
+        BlockStructure::Rectangular,
+        right,
+        BlockStructure::Rectangular,
+        1.0,
+        Par::Seq,
+    );
+    out
+}
+
+/// Rows one after another, as the columns of the transpose: the same memory order, widened.
+pub(super) fn widen_transposed(w: &[f32], rows: usize, cols: usize) -> Mat<f64> {
+    let mut out = Mat::zeros(cols, rows);
+    for (j, row) in w.chunks_exact(cols.max(1)).take(rows).enumerate() {
+        for (to, from) in out.col_as_slice_mut(j).iter_mut().zip(row) {
+            *to = f64::from(*from);
+        }
+    }
+    out
+}
+
+/// A matrix's columns one after another, each with a factor: the rows of its transpose.
+pub(super) fn narrow_columns(m: MatRef<'_, f64>, scale: impl Fn(usize) -> f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(m.nrows() * m.ncols());
+    for (j, column) in m.col_iter().enumerate() {
+        let scale = scale(j);
+        out.extend(column.iter().map(|v| (v * scale) as f32));
+    }
+    out
+}
+
+/// b · a of row-major slices, b of m rows of k elements, a of k rows of n.
+pub(super) fn product_f32(b: &[f32], a: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
+    let mut out = vec![0f32; m * n];
+    matmul(
+        faer::MatMut::from_row_major_slice_mut(&mut out, m, n),
+        Accum::Replace,
+        MatRef::from_row_major_slice(b, m, k),
+        MatRef::from_row_major_slice(a, k, n),
+        1.0f32,
+        Par::Seq,
+    );
+    out
+}
+
+/// Transposes rows of `cols` elements, in tiles that stay in the cache.
+pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0f32; w.len()];
+    for i0 in (0..rows).step_by(TILE) {
+        for j0 in (0..cols).step_by(TILE) {
+            for i in i0..rows.min(i0 + TILE) {
+                for j in j0..cols.min(j0 + TILE) {
+                    out[j * rows + i] = w[i * cols + j];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The sum of squares, in double precision.
+#[cfg(test)]
+pub(super) fn energy(w: &[f32]) -> f64 {
+    w.iter().map(|v| f64::from(*v).powi(2)).sum()
+}
