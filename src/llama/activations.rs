@@ -6,7 +6,7 @@
 //! [`LinearInput`], which a short first evaluation finds.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
@@ -15,8 +15,10 @@ use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
 use super::model::{LlamaError, Model};
+use linear::{Linear, address, name};
 use operand::Buffers;
 
+mod linear;
 mod operand;
 
 /// Tokens of the evaluation that finds the layers: more than one, since some graphs differ there.
@@ -267,63 +269,6 @@ unsafe extern "C" fn on_node(
     })
 }
 
-/// A linear layer in the graph.
-struct Linear<'a> {
-    weight_name: &'a str,
-    weight: &'a sys::ggml_tensor,
-    operand: &'a sys::ggml_tensor,
-    /// The experts chosen for each row, of MUL_MAT_ID.
-    chosen: Option<&'a sys::ggml_tensor>,
-}
-
-impl<'a> Linear<'a> {
-    fn of(node: &'a sys::ggml_tensor) -> Option<Linear<'a>> {
-        let routed = match node.op {
-            sys::GGML_OP_MUL_MAT => false,
-            sys::GGML_OP_MUL_MAT_ID => true,
-            _ => return None,
-        };
-        // SAFETY: the sources of a node are valid tensors while its graph is.
-        let source = |i: usize| unsafe { node.src[i].as_ref() };
-        let (weight, operand) = (source(0)?, source(1)?);
-        let weight_name = weight_name(name(weight))?;
-        Some(Linear {
-            weight_name,
-            weight,
-            operand,
-            chosen: if routed { Some(source(2)?) } else { None },
-        })
-    }
-
-    fn key(&self) -> (usize, usize) {
-        let chosen = self.chosen.map_or(0, address);
-        (address(self.operand), chosen)
-    }
-
-    fn slices(&self) -> usize {
-        (self.weight.ne[2] * self.weight.ne[3]).max(1) as usize
-    }
-}
-
-fn address(tensor: &sys::ggml_tensor) -> usize {
-    std::ptr::from_ref(tensor).addr()
-}
-
-fn name(tensor: &sys::ggml_tensor) -> &str {
-    // SAFETY: ggml keeps names terminated within their array.
-    let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) };
-    name.to_str().unwrap_or("")
-}
-
-/// The name of a weight, also where the scheduler has copied it (`CUDA0#blk.0.attn_k.weight#0`).
-fn weight_name(name: &str) -> Option<&str> {
-    let name = match name.split_once('#') {
-        Some((_, rest)) => rest.split('#').next().unwrap_or(rest),
-        None => name,
-    };
-    name.ends_with(".weight").then_some(name)
-}
-
 impl State {
     fn begin(&mut self, wanted: &[bool], observer: *mut Observer<'static>) {
         let count = self.inputs.len();
@@ -480,22 +425,5 @@ impl std::fmt::Debug for State {
         f.debug_struct("State")
             .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::weight_name;
-
-    #[test]
-    fn weights_are_known_by_name() {
-        assert_eq!(
-            weight_name("blk.0.attn_q.weight"),
-            Some("blk.0.attn_q.weight")
-        );
-        assert_eq!(weight_name("CUDA0#output.weight#0"), Some("output.weight"));
-        assert_eq!(weight_name("CUDA0#output.weight"), Some("output.weight"));
-        assert_eq!(weight_name("blk.0.attn_q.weight (view)"), None);
-        assert_eq!(weight_name("Qcur-0"), None);
     }
 }

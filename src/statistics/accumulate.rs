@@ -305,3 +305,136 @@ impl Tile {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+
+    fn noise(len: usize) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        (0..len).map(|_| rng.random::<f32>() - 0.4).collect()
+    }
+
+    /// Sums of rows that come in batches of these sizes, added by this many threads.
+    fn sums(values: &[f32], width: usize, batch: usize, threads: usize) -> Accumulator {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().unwrap();
+        let mut sums = vec![Accumulator::new(width, 1, &cut(0..width, width))];
+        for values in values.chunks(batch * width) {
+            sums[0].push(&activation(values, None));
+            pool.install(|| add_panels(&mut sums));
+        }
+        sums[0].close();
+        pool.install(|| add_panels(&mut sums));
+        sums.remove(0)
+    }
+
+    fn activation<'a>(values: &'a [f32], slices: Option<&'a [Vec<u32>]>) -> Activation<'a> {
+        Activation {
+            input: 0,
+            values,
+            slices,
+        }
+    }
+
+    fn gram(sums: &Accumulator, slice: usize, block: Range<usize>) -> Vec<f32> {
+        let mut gram = Vec::new();
+        let write = |rows: &[f32]| {
+            gram.extend_from_slice(rows);
+            Ok::<(), ()>(())
+        };
+        sums.gram_rows(slice, &block, write).unwrap();
+        gram
+    }
+
+    fn naive(values: &[f32], width: usize) -> Vec<f64> {
+        let mut gram = vec![0f64; width * width];
+        let rows = values.len() / width;
+        for row in values.chunks(width) {
+            for (i, a) in row.iter().enumerate() {
+                for (j, b) in row.iter().enumerate() {
+                    gram[i * width + j] += f64::from(*a) * f64::from(*b);
+                }
+            }
+        }
+        gram.iter().map(|v| v / rows as f64).collect()
+    }
+
+    #[test]
+    fn sums_are_those_of_double_precision() {
+        // Several tiles, the last ones narrower, and a last panel that is not full.
+        for (width, rows) in [(1, 3), (300, 1100), (513, 600)] {
+            let values = noise(width * rows);
+            let sums = sums(&values, width, 100, 2);
+            let (found, expected) = (gram(&sums, 0, 0..width), naive(&values, width));
+            assert_eq!(found.len(), expected.len());
+            let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+            for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
+                assert!((f64::from(*a) - b).abs() < 1e-6 * largest, "{i}: {a} {b}");
+            }
+            let diagonal = sums.diagonal(0);
+            for i in 0..width {
+                let exact = expected[i * width + i];
+                assert!((f64::from(diagonal[i]) - exact).abs() < 1e-7 * exact);
+                assert_eq!(diagonal[i], found[i * width + i]);
+                for j in 0..width {
+                    assert_eq!(found[i * width + j], found[j * width + i]);
+                }
+            }
+            let mean = sums.mean(0);
+            let column: f64 = values.iter().step_by(width).map(|v| f64::from(*v)).sum();
+            assert!((f64::from(mean[0]) - column / rows as f64).abs() < 1e-7);
+            assert_eq!(sums.rows().collect::<Vec<_>>(), [rows as u64]);
+        }
+    }
+
+    #[test]
+    fn neither_threads_nor_batches_change_a_bit() {
+        let (width, rows) = (290, 1300);
+        let values = noise(width * rows);
+        let expected = gram(&sums(&values, width, 512, 1), 0, 0..width);
+        for (batch, threads) in [(512, 2), (1300, 1), (37, 2)] {
+            let found = gram(&sums(&values, width, batch, threads), 0, 0..width);
+            assert!(found == expected, "{batch} {threads}");
+        }
+    }
+
+    #[test]
+    fn rows_go_to_their_slices_and_products_to_their_blocks() {
+        let (width, rows) = (8, 6);
+        let values = noise(width * rows);
+        let routes = [vec![0, 2, 3], Vec::new(), vec![3, 5, 1, 4]];
+        let blocks = cut(0..width, 3);
+        assert_eq!(blocks, [0..2, 2..5, 5..8]);
+        let mut all = [Accumulator::new(width, 3, &blocks)];
+        all[0].push(&activation(&values, Some(&routes)));
+        all[0].close();
+        add_panels(&mut all);
+        let sums = &all[0];
+        assert_eq!(sums.rows().collect::<Vec<_>>(), [3, 0, 4]);
+        for (slice, rows) in routes.iter().enumerate() {
+            let row = |r: &u32| &values[*r as usize * width..][..width];
+            let mine: Vec<f32> = rows.iter().flat_map(row).copied().collect();
+            let expected = naive(&mine, width);
+            for block in &blocks {
+                let found = gram(sums, slice, block.clone());
+                let n = block.len();
+                for (at, v) in found.iter().enumerate() {
+                    let (i, j) = (block.start + at / n, block.start + at % n);
+                    let exact = expected[i * width + j];
+                    let exact = if mine.is_empty() { 0.0 } else { exact };
+                    assert!((f64::from(*v) - exact).abs() < 1e-6);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_noticed() {
+        let mut values = noise(40);
+        assert!(sums(&values, 8, 5, 1).is_finite());
+        values[17] = f32::NAN;
+        assert!(!sums(&values, 8, 5, 1).is_finite());
+    }
+}

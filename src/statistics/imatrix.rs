@@ -186,7 +186,12 @@ pub(super) fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::R
         for (suffix, width) in [("in_sum2", entry.width as u64), ("counts", 1)] {
             layouts.push(TensorLayout {
                 name: format!("{}.{suffix}", entry.weight),
-                shape: vec![width, slices],
+                // ggml leaves out dimensions of one.
+                shape: if slices == 1 {
+                    vec![width]
+                } else {
+                    vec![width, slices]
+                },
                 ty: TensorType::F32,
             });
         }

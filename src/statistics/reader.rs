@@ -327,3 +327,71 @@ impl Statistics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one block is a list of one range
+mod tests {
+    use super::*;
+    use crate::llama::activations::Activation;
+    use crate::statistics::accumulate::{Accumulator, add_panels};
+    use crate::statistics::writer::StatisticsWriter;
+
+    fn write(path: &Path, values: &[f32], blocks: Vec<Range<usize>>) {
+        let provenance = Provenance {
+            dwindle: "0".into(),
+            model: Identity::new(&dwindle_formats::gguf::Metadata::new(), Vec::new()),
+            text: "text".into(),
+            text_sha256: String::new(),
+            tokens: 2,
+            chunks: 1,
+            ctx: 2,
+        };
+        let group = Group {
+            weights: vec!["a.weight".into(), "b.weight".into()],
+            width: 3,
+            slices: 1,
+            blocks,
+        };
+        let mut sums = [Accumulator::new(3, 1, &group.blocks)];
+        sums[0].push(&Activation {
+            input: 0,
+            values,
+            slices: None,
+        });
+        sums[0].close();
+        add_panels(&mut sums);
+        let mut writer = StatisticsWriter::create(path, provenance, vec![group]).unwrap();
+        writer.write(0, &sums[0]).unwrap();
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn checksums_do_not_make_nonsense_true() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.safetensors");
+        let good = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        write(&path, &good, vec![0..3]);
+        let statistics = Statistics::open(&path).unwrap();
+        let gram = statistics.gram("b.weight", 0).unwrap().unwrap();
+        assert_eq!(
+            gram.values,
+            [8.5, 11.0, 13.5, 11.0, 14.5, 18.0, 13.5, 18.0, 22.5]
+        );
+        assert_eq!((gram.mean, gram.tokens), (&[2.5f32, 3.5, 4.5][..], 2));
+        statistics.release("b.weight");
+        assert_eq!(statistics.gram("a.weight", 0).unwrap(), Some(gram));
+
+        for bad in [f32::NAN, f32::INFINITY, 3e38] {
+            let mut values = good;
+            values[4] = bad;
+            write(&path, &values, vec![0..3]);
+            let error = Statistics::open(&path).unwrap_err().to_string();
+            assert!(error.contains("damaged at `a.weight`: a mean"), "{error}");
+        }
+        for blocks in [vec![0..2], vec![0..2, 1..3], vec![1..3], vec![0..1, 2..3]] {
+            write(&path, &good, blocks);
+            let error = Statistics::open(&path).unwrap_err();
+            assert!(matches!(error, StatisticsError::Foreign { .. }), "{error}");
+        }
+    }
+}

@@ -1,4 +1,5 @@
 //! A Llama of some kilobytes with random weights, made where it is needed.
+#![allow(dead_code)] // not every test crate uses all of it
 
 use std::path::Path;
 
@@ -14,6 +15,8 @@ pub const EMBD: u64 = 256;
 pub const FFN: u64 = 512;
 pub const LAYERS: u32 = 2;
 pub const CTX: u32 = 128;
+pub const EXPERTS: u64 = 4;
+pub const USED_EXPERTS: u64 = 2;
 /// Unknown, begin, end, every byte, and a few pieces.
 pub const VOCAB: u64 = 3 + 256 + 5;
 
@@ -25,9 +28,44 @@ pub struct Tiny {
 
 /// The model with its matrices in this type; the same values for each type.
 pub fn tiny(ty: TensorType) -> Tiny {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    make(ty, 1, metadata(), tensors())
+}
+
+/// The model with other weights and norms.
+pub fn another(ty: TensorType) -> Tiny {
+    let mut tiny = make(ty, 2, metadata(), tensors());
+    for (layout, data) in tiny.layout.iter().zip(&mut tiny.data) {
+        if layout.name.ends_with("_norm.weight") {
+            data[..4].copy_from_slice(&1.25f32.to_le_bytes());
+        }
+    }
+    tiny
+}
+
+/// The model with experts instead of its feed-forward layers.
+pub fn mixture(ty: TensorType) -> Tiny {
+    let mut metadata = metadata();
+    metadata.set("llama.expert_count", EXPERTS as u32);
+    metadata.set("llama.expert_used_count", USED_EXPERTS as u32);
+    let mut list = tensors();
+    list.retain(|(name, _)| !name.contains("ffn_") || name.contains("norm"));
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("gate_inp", vec![EMBD, EXPERTS]),
+            ("gate_exps", vec![EMBD, FFN, EXPERTS]),
+            ("up_exps", vec![EMBD, FFN, EXPERTS]),
+            ("down_exps", vec![FFN, EMBD, EXPERTS]),
+        ] {
+            list.push((format!("blk.{layer}.ffn_{name}.weight"), shape));
+        }
+    }
+    make(ty, 3, metadata, list)
+}
+
+fn make(ty: TensorType, seed: u64, metadata: Metadata, tensors: Vec<(String, Vec<u64>)>) -> Tiny {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut layout, mut data) = (Vec::new(), Vec::new());
-    for (name, shape) in tensors() {
+    for (name, shape) in tensors {
         let len = shape.iter().product::<u64>() as usize;
         let norm = shape.len() == 1;
         let scale = 1.5 / (EMBD as f32).sqrt();
@@ -40,14 +78,18 @@ pub fn tiny(ty: TensorType) -> Tiny {
                 }
             })
             .collect();
-        let ty = if norm { TensorType::F32 } else { ty };
+        let ty = if norm || name.contains("gate_inp") {
+            TensorType::F32
+        } else {
+            ty
+        };
         let mut bytes = vec![0; ty.bytes(&shape).unwrap() as usize];
         ggml::quantize(ty, &values, shape[0] as usize, None, &mut bytes).unwrap();
         layout.push(TensorLayout { name, shape, ty });
         data.push(bytes);
     }
     Tiny {
-        metadata: metadata(),
+        metadata,
         layout,
         data,
     }
