@@ -20,8 +20,8 @@ use faer::{Mat, MatRef, Par};
 use super::error::{MethodError, check_rank, check_weights};
 use super::gram::Gram;
 use super::linear::{
-    Eigen, cholesky, lower_product, narrow_columns, product, product_f32, symmetric_eigen,
-    transpose, widen_transposed,
+    Eigen, cholesky, lower_product, narrow_columns, product, product_by_lower, product_f32,
+    symmetric_eigen, transpose, widen_transposed,
 };
 use super::svd::Factors;
 
@@ -217,7 +217,9 @@ impl Root {
     /// Rᵀ·M·R, the lower half.
     fn congruence(&self, m: MatRef<'_, f64>) -> Mat<f64> {
         match self {
-            Self::Cholesky(l) => lower_product(l.transpose(), product(m, l.as_ref()).as_ref()),
+            Self::Cholesky(l) => {
+                lower_product(l.transpose(), product_by_lower(m, l.as_ref()).as_ref())
+            }
             Self::Eigen(q, roots) => {
                 let mut out = lower_product(q.transpose(), product(m, q.as_ref()).as_ref());
                 for j in 0..out.ncols() {
