@@ -9,6 +9,7 @@ pub mod magnitude;
 pub mod quantize;
 #[cfg(test)]
 mod sample;
+pub mod sparse_low_rank;
 pub mod sparsegpt;
 pub mod sparsity;
 pub mod svd;
