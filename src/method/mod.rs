@@ -13,5 +13,7 @@ pub mod sparse_low_rank;
 pub mod sparsegpt;
 pub mod sparsity;
 pub mod svd;
+pub mod tensor;
+pub mod tucker;
 pub mod wanda;
 pub mod whitened;

@@ -104,6 +104,16 @@ impl<'a> Whitening<'a> {
             .map_err(Clone::clone)
     }
 
+    /// Rᵀ·X for X of n rows: inputs of equal weight instead of those that were measured.
+    pub(super) fn whiten(&self, x: MatRef<'_, f64>) -> Result<Mat<f64>, MethodError> {
+        Ok(self.root()?.transposed_times(x))
+    }
+
+    /// R⁻ᵀ·X for X of n rows: the way back of [`whiten`](Self::whiten).
+    pub(super) fn unwhiten(&self, x: MatRef<'_, f64>) -> Result<Mat<f64>, MethodError> {
+        Ok(self.root()?.inverse_transposed_times(x))
+    }
+
     /// Decomposes W of `rows` rows of n elements.
     ///
     /// # Errors
@@ -237,6 +247,14 @@ impl Root {
         match self {
             Self::Cholesky(l) => product(l.as_ref(), v),
             Self::Eigen(q, roots) => product(q.as_ref(), scale_rows(v, |i| roots[i]).as_ref()),
+        }
+    }
+
+    /// Rᵀ·V.
+    fn transposed_times(&self, v: MatRef<'_, f64>) -> Mat<f64> {
+        match self {
+            Self::Cholesky(l) => product(l.transpose(), v),
+            Self::Eigen(q, roots) => scale_rows(product(q.transpose(), v).as_ref(), |i| roots[i]),
         }
     }
 
