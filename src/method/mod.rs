@@ -2,6 +2,7 @@
 //! know no file and no model.
 
 pub mod allocate;
+pub mod cp;
 pub mod error;
 pub mod gram;
 mod linear;
