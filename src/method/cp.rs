@@ -411,15 +411,9 @@ fn balance(factors: &mut [Mat<f64>; 3]) {
 #[cfg(test)]
 mod tests {
     use super::super::gram::Gram;
-    use super::super::linear::energy;
-    use super::super::sample::{correlated, noise};
+    use super::super::sample::{correlated, distance, noise};
     use super::*;
     use proptest::prelude::*;
-
-    fn distance(a: &[f32], b: &[f32]) -> f64 {
-        let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-        (energy(&difference) / energy(a)).sqrt()
-    }
 
     fn exact(dims: [usize; 3], rank: usize, seed: u64) -> Vec<f32> {
         let factors = std::array::from_fn(|k| noise(dims[k] * rank, seed + k as u64));

@@ -152,8 +152,3 @@ pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     }
     out
 }
-
-/// The sum of squares, in double precision.
-pub(super) fn energy(w: &[f32]) -> f64 {
-    w.iter().map(|v| f64::from(*v).powi(2)).sum()
-}

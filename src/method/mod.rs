@@ -15,6 +15,7 @@ pub mod sparsegpt;
 pub mod sparsity;
 pub mod svd;
 pub mod tensor;
+pub mod tensor_train;
 pub mod tucker;
 pub mod wanda;
 pub mod whitened;

@@ -238,15 +238,9 @@ fn choose_ranks(
 #[cfg(test)]
 mod tests {
     use super::super::gram::Gram;
-    use super::super::linear::energy;
-    use super::super::sample::{correlated, noise};
+    use super::super::sample::{correlated, distance, noise};
     use super::*;
     use proptest::prelude::*;
-
-    fn distance(a: &[f32], b: &[f32]) -> f64 {
-        let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-        (energy(&difference) / energy(a)).sqrt()
-    }
 
     fn exact(dims: [usize; 3], ranks: [usize; 3], seed: u64) -> Vec<f32> {
         let factor = |k: usize| Some(noise(dims[k] * ranks[k], seed + k as u64));
