@@ -85,6 +85,23 @@ pub(super) fn lower_product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Ma
     out
 }
 
+/// left · right, where right is lower triangular with zeros above.
+pub(super) fn product_by_lower(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(left.nrows(), right.ncols());
+    triangular::matmul(
+        out.as_mut(),
+        BlockStructure::Rectangular,
+        Accum::Replace,
+        left,
+        BlockStructure::Rectangular,
+        right,
+        BlockStructure::TriangularLower,
+        1.0,
+        Par::Seq,
+    );
+    out
+}
+
 /// Rows one after another, as the columns of the transpose: the same memory order, widened.
 pub(super) fn widen_transposed(w: &[f32], rows: usize, cols: usize) -> Mat<f64> {
     let mut out = Mat::zeros(cols, rows);
@@ -134,10 +151,4 @@ pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         }
     }
     out
-}
-
-/// The sum of squares, in double precision.
-#[cfg(test)]
-pub(super) fn energy(w: &[f32]) -> f64 {
-    w.iter().map(|v| f64::from(*v).powi(2)).sum()
 }

@@ -2,6 +2,7 @@
 //! know no file and no model.
 
 pub mod allocate;
+pub mod cp;
 pub mod error;
 pub mod gram;
 mod linear;
@@ -11,8 +12,12 @@ pub mod prune;
 pub mod quantize;
 #[cfg(test)]
 mod sample;
+pub mod sparse_low_rank;
 pub mod sparsegpt;
 pub mod sparsity;
 pub mod svd;
+pub mod tensor;
+pub mod tensor_train;
+pub mod tucker;
 pub mod wanda;
 pub mod whitened;

@@ -28,3 +28,14 @@ pub fn correlated(n: usize, tokens: usize, seed: u64) -> Vec<f32> {
     }
     gram
 }
+
+/// The sum of squares, in double precision.
+pub fn energy(w: &[f32]) -> f64 {
+    w.iter().map(|v| f64::from(*v).powi(2)).sum()
+}
+
+/// ‖a − b‖ / ‖a‖.
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    (energy(&difference) / energy(a)).sqrt()
+}
