@@ -10,11 +10,11 @@ use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::{Importance, Measured, Statistics};
-use dwindle_formats::container::check_destination;
+use dwindle_formats::container::{StoredTensor, check_destination};
 use fs_err as fs;
 use serde::Serialize;
 
-use super::output::{json, line, parse_bytes, shape, size, table};
+use super::output::{json, line, parse_bytes, ranks, shape, size, table, types};
 use super::{Failure, progress};
 
 /// Convert a checkpoint into a smaller file
@@ -219,7 +219,7 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     if as_json {
         #[derive(Serialize)]
         struct Report<'a> {
-            tensors: Vec<dwindle_formats::container::StoredTensor>,
+            tensors: Vec<StoredTensor>,
             bytes: u64,
             fallbacks: &'a [plan::Fallback],
         }
@@ -238,10 +238,8 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
             shape(&s.shape),
             s.ty.to_string(),
             s.method.clone(),
-            s.parts[0].ty.to_string(),
-            s.parameters
-                .get("rank")
-                .map_or(String::new(), |r| r.to_string()),
+            types(s),
+            shape(&ranks(s)),
             bytes.to_string(),
         ]
     });
@@ -299,7 +297,7 @@ fn print_summary(
         let key = [
             role(&t.name).1.to_string(),
             step.stored.method.clone(),
-            step.stored.parts[0].ty.to_string(),
+            types(&step.stored),
         ];
         let error = t.relative_error;
         match groups.iter_mut().find(|g| g.0 == key) {

@@ -9,7 +9,7 @@ use dwindle_formats::gguf::{Header, read_header};
 use serde::Serialize;
 
 use super::Failure;
-use super::output::{json, line, shape, size, table};
+use super::output::{json, line, ranks, shape, size, table, types};
 
 /// List a file's tensors: method, type, shape, rank, bytes, bits per weight
 #[derive(Debug, Parser)]
@@ -31,7 +31,7 @@ struct Row {
     method: String,
     source_type: Option<String>,
     ty: String,
-    rank: Option<u64>,
+    ranks: Vec<u64>,
     codec: String,
     bytes: u64,
     bits_per_weight: f64,
@@ -116,8 +116,8 @@ fn container_rows(container: &Container) -> Vec<Row> {
             shape: tensor.shape.clone(),
             method: tensor.method.clone(),
             source_type: Some(tensor.ty.to_string()),
-            ty: tensor.parts[0].ty.to_string(),
-            rank: tensor.parameters.get("rank").and_then(|r| r.as_u64()),
+            ty: types(tensor),
+            ranks: ranks(tensor),
             codec: codecs.join("+"),
             bytes,
             bits_per_weight: bits(bytes, tensor.shape.iter().product()),
@@ -138,7 +138,7 @@ fn gguf_rows(header: &Header) -> Vec<Row> {
             method: String::new(),
             source_type: None,
             ty: t.ty.to_string(),
-            rank: None,
+            ranks: Vec::new(),
             codec: "raw".into(),
             bytes: t.bytes(),
             bits_per_weight: t.ty.bits(),
@@ -176,7 +176,7 @@ fn print(report: &Report) -> Result<(), Failure> {
             or_empty(r.source_type.clone()),
             r.ty.clone(),
             shape(&r.shape),
-            or_empty(r.rank.map(|n| n.to_string())),
+            shape(&r.ranks),
             r.codec.clone(),
             r.bytes.to_string(),
             format!("{:.2}", r.bits_per_weight),

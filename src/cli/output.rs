@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
 
 use super::Failure;
@@ -81,4 +82,24 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         return Err("expected more than nothing".into());
     }
     Ok((number * unit as f64) as u64)
+}
+
+/// The types of a tensor's parts, each told once.
+pub fn types(tensor: &StoredTensor) -> String {
+    let mut types: Vec<String> = tensor.parts.iter().map(|p| p.ty.to_string()).collect();
+    types.dedup();
+    types.join("+")
+}
+
+/// The ranks of a factored tensor; none of a dense one.
+pub fn ranks(tensor: &StoredTensor) -> Vec<u64> {
+    let parameters = &tensor.parameters;
+    match (parameters.get("rank"), parameters.get("ranks")) {
+        (Some(rank), _) => rank.as_u64().into_iter().collect(),
+        (None, Some(ranks)) => {
+            let ranks = ranks.as_array().map_or(&[][..], Vec::as_slice);
+            ranks.iter().filter_map(serde_json::Value::as_u64).collect()
+        }
+        (None, None) => Vec::new(),
+    }
 }

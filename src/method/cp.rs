@@ -101,6 +101,11 @@ pub fn rank_of_keep(dims: [usize; 3], keep: f64) -> usize {
     (keep * all / each) as usize
 }
 
+/// More outer products than the two smaller ways have fibres are never needed.
+pub fn most_ranks([d0, d1, d2]: [usize; 3]) -> usize {
+    (d0 * d1).min(d0 * d2).min(d1 * d2)
+}
+
 /// Decomposes a tensor of `dims`, the last index fastest. With a whitening of the last way's
 /// inputs, the error that is made least is that of the outputs.
 ///
@@ -119,9 +124,7 @@ pub fn decompose(
 ) -> Result<Cp, MethodError> {
     rank.check()?;
     let tensor = Tensor::new(t, dims, whitening)?;
-    // More outer products than the two smaller ways have fibres are never needed.
-    let [d0, d1, d2] = dims;
-    let limit = (d0 * d1).min(d0 * d2).min(d1 * d2);
+    let limit = most_ranks(dims);
     let of = |rank| of_rank(&tensor, rank, whitening, settings);
     match rank {
         Ranks::Fixed(rank) => {

@@ -3,11 +3,7 @@
 use super::error::MethodError;
 use super::gram::Gram;
 use super::svd::{self, Factors, SvdError};
-use super::whitened::{Whitened, Whitening};
-
-/// Damping of the Gram matrix, as a fraction of its mean diagonal: enough for its root to exist in
-/// double precision, too little to move the optimum.
-const DAMPING: f64 = 1e-6;
+use super::whitened::{DAMPING, Whitened, Whitening};
 
 /// Why a matrix has no factors.
 #[derive(Debug, thiserror::Error)]

@@ -180,7 +180,7 @@ fn choose_ranks(
             .map(|left| Ok(tails(&spectrum(t, *left)?)))
             .collect()
     };
-    let mut chosen = match ranks {
+    let chosen = match ranks {
         Ranks::Fixed(ranks) => {
             if ranks.len() != bonds {
                 return Err(MethodError::Length {
@@ -213,15 +213,20 @@ fn choose_ranks(
             })
         }
     };
-    for k in 0..bonds {
-        let before = k.checked_sub(1).map_or(1, |k| chosen[k]);
-        chosen[k] = chosen[k].min(before * dims[k]);
+    Ok(usable_ranks(dims, chosen))
+}
+
+/// Ranks lowered to what the ways before and behind can tell apart.
+pub fn usable_ranks(dims: &[usize], mut ranks: Vec<usize>) -> Vec<usize> {
+    for k in 0..ranks.len() {
+        let before = k.checked_sub(1).map_or(1, |k| ranks[k]);
+        ranks[k] = ranks[k].min(before * dims[k]);
     }
-    for k in (0..bonds).rev() {
-        let behind = chosen.get(k + 1).map_or(1, |r| *r);
-        chosen[k] = chosen[k].min(behind * dims[k + 1]);
+    for k in (0..ranks.len()).rev() {
+        let behind = ranks.get(k + 1).map_or(1, |r| *r);
+        ranks[k] = ranks[k].min(behind * dims[k + 1]);
     }
-    Ok(chosen)
+    ranks
 }
 
 /// The squared singular values of the unfolding of `left` rows.

@@ -195,7 +195,7 @@ fn choose_ranks(
         modes.iter().zip(of_modes).for_each(|(&k, r)| ranks[k] = *r);
         ranks
     };
-    let mut chosen = match ranks {
+    let chosen = match ranks {
         Ranks::Fixed(ranks) => {
             for (rank, limit) in ranks.into_iter().zip(dims) {
                 check_rank(rank, limit)?;
@@ -225,14 +225,29 @@ fn choose_ranks(
             }))
         }
     };
-    // A way has no more dimensions than the others together can tell apart.
-    for k in 0..3 {
-        let others: usize = (0..3).filter(|&j| j != k).map(|j| chosen[j]).product();
-        if modes.contains(&k) {
-            chosen[k] = chosen[k].min(others);
-        }
+    Ok(usable_ranks(
+        dims,
+        if modes.len() == 3 {
+            Ways::Three
+        } else {
+            Ways::Two
+        },
+        chosen,
+    ))
+}
+
+/// Ranks lowered to what the others can use: a way has no more dimensions than the others together
+/// can tell apart.
+pub fn usable_ranks(dims: [usize; 3], ways: Ways, mut ranks: [usize; 3]) -> [usize; 3] {
+    let first = match ways {
+        Ways::Two => 1,
+        Ways::Three => 0,
+    };
+    for k in first..3 {
+        let others: usize = (0..3).filter(|&j| j != k).map(|j| ranks[j]).product();
+        ranks[k] = ranks[k].min(others).min(dims[k]);
     }
-    Ok(chosen)
+    ranks
 }
 
 #[cfg(test)]

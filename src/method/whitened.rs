@@ -25,6 +25,10 @@ use super::linear::{
 };
 use super::svd::Factors;
 
+/// Damping of a Gram, as a fraction of its mean diagonal: enough for its root to exist in double
+/// precision, too little to move the optimum.
+pub const DAMPING: f64 = 1e-6;
+
 /// Eigenvalues of a Gram below this many times n of the largest are rounding of its single
 /// precision.
 const GRAM_NOISE: f64 = f32::EPSILON as f64;

@@ -10,12 +10,13 @@ use dwindle_formats::container::{
 use dwindle_formats::gguf::encode_header;
 use sha2::{Digest as _, Sha256};
 
+use super::factored::Factorizer;
 use super::ordered::ordered;
 use super::stock::{StockError, StockModel};
-use super::transform::{ErrorSums, TransformError, low_rank, prune, store_rows};
+use super::transform::{ErrorSums, prune, store_rows};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
-use crate::plan::{Plan, Treatment};
+use crate::plan::{Plan, TransformError, Treatment};
 use crate::statistics::Measured;
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
@@ -132,28 +133,24 @@ pub fn compress(
 
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
     let jobs = jobs(plan, model, source, writer.resumed_tensors());
+    let factorizer = Factorizer::new(plan, inputs);
     let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
         let step = &plan.steps[job.step];
         let parts = &step.stored.parts;
-        let made = match (&job.work, step.treatment) {
-            (Work::Chunk(chunk), Treatment::Store(ty)) => {
+        let made = match (&job.work, &step.treatment) {
+            (Work::Chunk(chunk), _) => {
                 let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
-                store_rows(tensor, source, ty, rows, measured.importance)
+                store_rows(tensor, source, parts[0].ty, rows, measured.importance)
                     .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
-            (_, Treatment::LowRank { rank, ty }) => low_rank(tensor, source, rank, ty, &measured)
+            (_, Treatment::Prune { pruning, pattern }) => {
+                prune(tensor, source, *pruning, *pattern, parts[0].ty, &measured)
+                    .map(|(bytes, sums)| (chunks_of(parts, vec![bytes], options), sums))
+            }
+            _ => factorizer
+                .make(job.step)
                 .map(|(factors, sums)| (chunks_of(parts, factors, options), sums)),
-            (
-                _,
-                Treatment::Prune {
-                    pruning,
-                    pattern,
-                    ty,
-                },
-            ) => prune(tensor, source, pruning, pattern, ty, &measured)
-                .map(|(bytes, sums)| (chunks_of(parts, [bytes], options), sums)),
-            (Work::Whole, Treatment::Store(_)) => Ok((Vec::new(), ErrorSums::default())),
         };
         made.map_err(|source| PipelineError::Transform {
             tensor: tensor.name.clone(),
@@ -218,7 +215,7 @@ pub fn export(
         .collect();
     let work = |job: &Job| {
         let parts = &dense.tensors[job.step].parts;
-        let chunks = chunks_of(parts, [stock.tensor(job.step)?], options);
+        let chunks = chunks_of(parts, vec![stock.tensor(job.step)?], options);
         Ok((chunks, ErrorSums::default()))
     };
     run(
@@ -265,7 +262,13 @@ fn run<'a>(
             progress(decoded);
             after(job, decoded);
             if job.last {
-                let relative_error = std::mem::take(&mut sums).relative();
+                let own = std::mem::take(&mut sums).relative();
+                // What a stack lost is told for all of it.
+                let holder = match &stored.tensors[job.step].form {
+                    Form::Slice { of, .. } => stored.tensors.iter().position(|t| t.name == *of),
+                    _ => None,
+                };
+                let relative_error = holder.and_then(|i| writer.error(i)).unwrap_or(own);
                 writer.end_tensor(relative_error)?;
                 tensors.push(TensorSummary {
                     name: stored.tensors[job.step].name.clone(),
@@ -287,19 +290,25 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();
-        if !matches!(s.treatment, Treatment::Store(_)) {
+        if s.treatment != Treatment::Store {
             let side = s.stored.shape[0];
+            let together: u64 = match &s.treatment {
+                Treatment::Slice => 0,
+                Treatment::Joint { members, .. } => elements_of(plan, members),
+                Treatment::Multilinear { stack, .. } => elements_of(plan, &stack.members),
+                _ => elements,
+            };
             jobs.push(Job {
                 step,
                 work: Work::Whole,
                 // The matrix and its product in f32, in f64 twice, three squares of the inputs.
-                cost: 24 * elements + 24 * side * side,
+                cost: 24 * together + 24 * side * side,
                 last: true,
             });
             continue;
         }
         let geometry = ChunkGeometry::of(&s.stored.parts[0]);
-        let copied = s.treatment == Treatment::Store(model.tensors[step].source_type(source));
+        let copied = s.stored.parts[0].ty == model.tensors[step].source_type(source);
         for chunk in 0..geometry.chunks() {
             let rows = geometry.rows_of(chunk);
             let values = (rows.end - rows.start) * s.stored.shape[0];
@@ -314,6 +323,11 @@ fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Jo
     jobs
 }
 
+fn elements_of(plan: &Plan, members: &[usize]) -> u64 {
+    let elements = |i: &usize| plan.steps[*i].stored.shape.iter().product::<u64>();
+    members.iter().map(elements).sum()
+}
+
 fn chunk_of<'a>(
     part: &Part,
     bytes: impl Into<Cow<'a, [u8]>>,
@@ -326,9 +340,9 @@ fn chunk_of<'a>(
     }
 }
 
-fn chunks_of<const N: usize>(
+fn chunks_of(
     parts: &[Part],
-    payloads: [Vec<u8>; N],
+    payloads: Vec<Vec<u8>>,
     options: Options,
 ) -> Vec<EncodedChunk<'static>> {
     let mut chunks = Vec::new();

@@ -2,7 +2,10 @@
 //! in an order and within a memory budget that do not depend on the number of threads.
 
 mod compare;
+mod contract;
 mod execute;
+mod factor;
+mod factored;
 mod load;
 mod ordered;
 mod stock;
@@ -12,4 +15,4 @@ pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
 pub use load::{LoadError, identity, load};
 pub use stock::{StockError, StockModel};
-pub use transform::{ErrorSums, TransformError};
+pub use transform::ErrorSums;

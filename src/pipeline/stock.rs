@@ -3,13 +3,13 @@
 use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor};
 use dwindle_formats::gguf::{Metadata, TensorLayout, TensorType};
 
-use super::transform::{TransformError, store_rows};
+use super::contract::multiply_out;
+use super::transform::store_rows;
 use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::llama::ggml;
 use crate::llama::mapping::Mapping;
-use crate::method::svd;
-use crate::plan::{Plan, Treatment};
+use crate::plan::{Plan, TransformError};
 
 /// The type of a tensor whose factors are multiplied out.
 const MULTIPLIED_OUT: TensorType = TensorType::F16;
@@ -30,6 +30,8 @@ pub enum StockError {
         "the checkpoint has no tensor `{tensor}` of shape {shape:?}; is it the one that the file was made from?"
     )]
     NotInCheckpoint { tensor: String, shape: Vec<u64> },
+    #[error("tensor `{tensor}` has {elements} elements, more than can be allocated")]
+    TooLarge { tensor: String, elements: usize },
     #[error("tensor `{tensor}`: the factors' product exceeds the range of {MULTIPLIED_OUT}")]
     Range { tensor: String },
 }
@@ -66,7 +68,7 @@ impl<'a> StockModel<'a> {
             shape: t.shape.clone(),
             ty: match t.form {
                 Form::Dense => t.parts[0].ty,
-                Form::LowRank => MULTIPLIED_OUT,
+                _ => MULTIPLIED_OUT,
             },
         });
         StockModel::new(metadata, layouts.collect(), move |i| {
@@ -83,11 +85,11 @@ impl<'a> StockModel<'a> {
         let layouts = plan.steps.iter().map(|step| TensorLayout {
             name: step.stored.name.clone(),
             shape: step.stored.shape.clone(),
-            ty: stored_type(step.treatment),
+            ty: step.stored.parts[0].ty,
         });
         StockModel::new(plan.metadata.clone(), layouts.collect(), move |i| {
             let tensor = &model.tensors[i];
-            let ty = stored_type(plan.steps[i].treatment);
+            let ty = plan.steps[i].stored.parts[0].ty;
             let result = store_rows(tensor, source, ty, 0..tensor.row_count(), None);
             tensor.release(source);
             match result {
@@ -129,13 +131,6 @@ impl<'a> StockModel<'a> {
     }
 }
 
-fn stored_type(treatment: Treatment) -> TensorType {
-    match treatment {
-        Treatment::Store(ty) | Treatment::Prune { ty, .. } => ty,
-        Treatment::LowRank { .. } => MULTIPLIED_OUT,
-    }
-}
-
 /// The bytes of a tensor in the type that [`StockModel`] declares.
 fn dense_bytes(container: &Container, bytes: &[u8], index: usize) -> Result<Vec<u8>, StockError> {
     let tensor = &container.plan.tensors[index];
@@ -162,20 +157,49 @@ pub(super) fn decode_values(
     index: usize,
 ) -> Result<Vec<f32>, StockError> {
     let tensor = &container.plan.tensors[index];
-    let first = container.parts_of(index).start;
-    let part = |i: usize| -> Result<Vec<f32>, StockError> {
-        let part = &tensor.parts[i];
-        let stored = container.decode(bytes, first + i)?;
-        let mut out = vec![0f32; part.shape.iter().product::<u64>() as usize];
-        ggml::dequantize(part.ty, &stored, &mut out).map_err(|e| StockError::ggml(tensor, e))?;
-        Ok(out)
+    let values = |tensor: usize| -> Result<Vec<Vec<f32>>, StockError> {
+        let stored = &container.plan.tensors[tensor];
+        let parts = stored.parts.iter().zip(container.parts_of(tensor));
+        parts
+            .map(|(part, at)| {
+                let bytes = container.decode(bytes, at)?;
+                let mut out = vec![0f32; part.shape.iter().product::<u64>() as usize];
+                ggml::dequantize(part.ty, &bytes, &mut out)
+                    .map_err(|e| StockError::ggml(stored, e))?;
+                Ok(out)
+            })
+            .collect()
     };
-    match tensor.form {
-        Form::Dense => part(0),
-        Form::LowRank => {
-            let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
-            let rank = tensor.parts[0].shape[1] as usize;
-            Ok(svd::multiply_out(&part(0)?, &part(1)?, n, m, rank))
+    check_size(tensor)?;
+    let lender = tensor
+        .form
+        .lender()
+        .and_then(|name| container.index_of(name));
+    match (&tensor.form, lender) {
+        (Form::Dense, _) => Ok(values(index)?.swap_remove(0)),
+        (Form::Slice { index: slice, .. }, Some(holder)) => Ok(multiply_out(
+            &container.plan.tensors[holder],
+            &values(holder)?,
+            None,
+            *slice as usize,
+        )),
+        (_, Some(lender)) => {
+            let input = values(lender)?.swap_remove(0);
+            Ok(multiply_out(tensor, &values(index)?, Some(&input), 0))
         }
+        (_, None) => Ok(multiply_out(tensor, &values(index)?, None, 0)),
     }
+}
+
+/// Small factors may claim a large product: that must end in an error and not in an abort.
+fn check_size(tensor: &StoredTensor) -> Result<(), StockError> {
+    let elements = tensor.shape.iter().product::<u64>() as usize;
+    let mut probe = Vec::<f32>::new();
+    let reserved = probe.try_reserve_exact(elements);
+    // Otherwise the compiler may leave out an allocation that nobody uses.
+    drop(std::hint::black_box(probe));
+    reserved.map_err(|_| StockError::TooLarge {
+        tensor: tensor.name.clone(),
+        elements,
+    })
 }

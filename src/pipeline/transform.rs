@@ -8,27 +8,10 @@ use dwindle_formats::gguf::TensorType;
 use crate::architecture::{ModelTensor, values};
 use crate::checkpoint::Source;
 use crate::llama::ggml::{self, GgmlError};
-use crate::method::error::MethodError;
-use crate::method::low_rank::{LowRankError, decompose};
 use crate::method::prune::Pruning;
 use crate::method::sparsity::Pattern;
-use crate::method::svd;
-use crate::statistics::{Importance, Measured, StatisticsError};
-
-/// Why a tensor can't be transformed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the messages say what the fields are
-pub enum TransformError {
-    #[error(transparent)]
-    Ggml(#[from] GgmlError),
-    #[error(transparent)]
-    LowRank(#[from] LowRankError),
-    #[error(transparent)]
-    Method(#[from] MethodError),
-    #[error(transparent)]
-    Statistics(#[from] StatisticsError),
-}
+use crate::plan::TransformError;
+use crate::statistics::{Importance, Measured};
 
 /// Sums of squares from which a tensor's relative error follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -128,28 +111,6 @@ fn encode(
     Ok(out)
 }
 
-/// Two factors of a matrix in an element type, with what factors and type together cost.
-pub fn low_rank(
-    tensor: &ModelTensor,
-    source: &dyn Source,
-    rank: u64,
-    ty: TensorType,
-    measured: &Measured<'_>,
-) -> Result<([Vec<u8>; 2], ErrorSums), TransformError> {
-    let (n, m, r) = (
-        tensor.shape[0] as usize,
-        tensor.shape[1] as usize,
-        rank as usize,
-    );
-    let w = values(tensor, source, 0..m as u64)?;
-    let gram = measured.gram(&tensor.name, 0)?;
-    let factors = decompose(&w, m, n, gram)?.factors(&w, m, n, r)?;
-    let (a, a_back) = round_trip(ty, &factors.a, n)?;
-    let (b, b_back) = round_trip(ty, &factors.b, r)?;
-    let sums = ErrorSums::of(&w, &svd::multiply_out(&a_back, &b_back, n, m, r));
-    Ok(([a, b], sums))
-}
-
 /// A tensor with zeros in it, slice by slice of a stack, in an element type.
 pub fn prune(
     tensor: &ModelTensor,
@@ -173,7 +134,8 @@ pub fn prune(
     Ok((bytes, ErrorSums::of(&w, &back)))
 }
 
-fn round_trip(
+/// Values in an element type, and as they come back from it.
+pub(super) fn round_trip(
     ty: TensorType,
     values: &[f32],
     row_len: usize,

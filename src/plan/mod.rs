@@ -1,11 +1,22 @@
 //! From wishes to a plan: every output tensor's name, shape, type and byte size, fixed before the
 //! first byte is written.
 
+mod auto;
 mod base;
+mod layers;
+mod multilinear;
+mod operand;
 mod preset;
 mod recipe;
 mod resolve;
+mod resolver;
+mod rule;
+mod treatment;
 
+pub use layers::LayerRange;
+pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};
-pub use recipe::{Base, LayerRange, Method, Rank, Recipe, RecipeError, Rule};
-pub use resolve::{Fallback, Plan, PlanError, Step, Treatment, resolve};
+pub use recipe::{Base, Recipe, RecipeError, Rule};
+pub use resolve::{Plan, PlanError, resolve};
+pub use rule::{Decomposition, Method, Rank, Ranks};
+pub use treatment::{Fallback, Multilinear, Stack, Step, Treatment};

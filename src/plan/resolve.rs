@@ -1,22 +1,19 @@
 //! A recipe resolved against one model.
 
-use std::collections::BTreeMap;
-
-use dwindle_formats::container::{Form, Part, StoredPlan, StoredTensor};
+use dwindle_formats::container::{Part, StoredPlan};
 use dwindle_formats::gguf::{Metadata, TensorType};
 use rayon::prelude::*;
 
 use super::base::base_types;
-use super::recipe::{Method, Rank, Recipe};
-use crate::architecture::{Model, ModelTensor, role, values};
+use super::operand::TransformError;
+use super::recipe::Recipe;
+use super::resolver::{Resolved, Resolver};
+use super::treatment::{Fallback, Step, Treatment};
+use crate::architecture::{Model, ModelTensor, role};
 use crate::checkpoint::Source;
 use crate::llama::ggml;
 use crate::llama::mixture::MixtureError;
-use crate::method::low_rank::decompose;
-use crate::method::prune::Pruning;
-use crate::method::quantize::fitting_type;
-use crate::method::sparsity::Pattern;
-use crate::pipeline::TransformError;
+use crate::method::error::MethodError;
 use crate::statistics::{Importance, Measured};
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
@@ -31,51 +28,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Where a wish could not be met and what was done instead.
     pub fallbacks: Vec<Fallback>,
-}
-
-/// What becomes of one tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// What the file will say of it.
-    pub stored: StoredTensor,
-    /// What is done.
-    pub treatment: Treatment,
-}
-
-/// What is done with a tensor's values.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Treatment {
-    /// Every element in a type.
-    Store(TensorType),
-    /// Two factors.
-    LowRank {
-        /// Singular values kept.
-        rank: u64,
-        /// The factors' type.
-        ty: TensorType,
-    },
-    /// Some elements become zero.
-    Prune {
-        /// How they are chosen.
-        pruning: Pruning,
-        /// How many, and in what pattern.
-        pattern: Pattern,
-        /// The type of the rest.
-        ty: TensorType,
-    },
-}
-
-/// A wish that could not be met.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Fallback {
-    /// The tensor.
-    pub tensor: String,
-    /// What the recipe wanted.
-    pub wanted: String,
-    /// What is done instead.
-    pub done: String,
-    /// Why.
-    pub reason: String,
 }
 
 /// Why a recipe can't be carried out on a model.
@@ -116,6 +68,8 @@ pub enum PlanError {
     },
     #[error("the model lacks `{0}` in its metadata, which the mixture of types depends on")]
     Metadata(String),
+    #[error("rule {rule} of the recipe: {source}")]
+    Budget { rule: usize, source: MethodError },
     #[error("no rule of the recipe matches a tensor by {0}; roles of this model are {1}")]
     NothingMatches(String, String),
 }
@@ -147,13 +101,13 @@ impl Plan {
     pub fn not_stock(&self) -> Vec<&str> {
         self.steps
             .iter()
-            .filter(|s| s.stored.form != Form::Dense)
+            .filter(|s| !s.is_dense())
             .map(|s| s.stored.name.as_str())
             .collect()
     }
 }
 
-/// Resolves a recipe against a model. Reads tensor data only where a rule's rank depends on it.
+/// Resolves a recipe against a model. Reads tensor data only where a rule's ranks depend on it.
 ///
 /// # Errors
 /// An unknown base, a type that can't be written or lacks importance weights, a rule that matches
@@ -169,28 +123,40 @@ pub fn resolve(
     let (base_types, file_type) = base_types(&recipe.base, model, source, importance)?;
     check_rules_match(recipe, model, layers)?;
 
-    let resolved: Vec<(Step, Option<Fallback>)> = model
-        .tensors
-        .par_iter()
-        .zip(&base_types)
-        .map(|(tensor, base)| {
-            let source_ty = tensor.source_type(source);
-            let (layer, role) = role(&tensor.name);
-            let rule = recipe
-                .rules
-                .iter()
-                .rev()
-                .find(|r| is_weight(tensor) && r.matches(&tensor.name, role, layer, layers));
-            let resolver = Resolver {
-                tensor,
-                source,
-                source_ty,
-                base: *base,
-                measured,
-            };
-            resolver.resolve(rule.map(|r| &r.method))
+    let rule_of = |tensor: &ModelTensor| {
+        let (layer, role) = role(&tensor.name);
+        let matches = |r: &super::Rule| r.matches(&tensor.name, role, layer, layers);
+        recipe
+            .rules
+            .iter()
+            .rposition(|r| is_weight(tensor) && matches(r))
+    };
+    let rules: Vec<Option<usize>> = model.tensors.iter().map(rule_of).collect();
+    let resolver = Resolver {
+        model,
+        source,
+        measured,
+        base: &base_types,
+    };
+    // Rules that speak of several tensors at once come first; what they leave is resolved singly.
+    let mut resolved: Vec<Option<Resolved>> = vec![None; model.tensors.len()];
+    for (number, rule) in recipe.rules.iter().enumerate() {
+        let members: Vec<usize> = (0..rules.len())
+            .filter(|i| rules[*i] == Some(number))
+            .collect();
+        for (index, of_group) in resolver.together(&rule.method, &members, number + 1)? {
+            resolved[index] = Some(of_group);
+        }
+    }
+    let resolved: Vec<Resolved> = resolved
+        .into_par_iter()
+        .enumerate()
+        .map(|(i, done)| match done {
+            Some(done) => Ok(done),
+            None => resolver.single(i, rules[i].map(|r| &recipe.rules[r].method)),
         })
         .collect::<Result<_, _>>()?;
+
     let mut steps = Vec::with_capacity(resolved.len());
     let mut fallbacks = Vec::new();
     for (step, fallback) in resolved {
@@ -248,7 +214,7 @@ fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), 
 fn check_writable(step: &Step, importance: Option<&Importance>) -> Result<(), PlanError> {
     for part in &step.stored.parts {
         let tensor = step.stored.name.clone();
-        let unchanged = step.treatment == Treatment::Store(step.stored.ty);
+        let unchanged = step.treatment == Treatment::Store && part.ty == step.stored.ty;
         if !unchanged && !ggml::writable(part.ty) {
             return Err(PlanError::Type {
                 tensor,
@@ -264,189 +230,4 @@ fn check_writable(step: &Step, importance: Option<&Importance>) -> Result<(), Pl
         }
     }
     Ok(())
-}
-
-fn dense_method(from: TensorType, to: TensorType) -> &'static str {
-    match to {
-        _ if from == to => "copy",
-        ty if ty.is_quantized() => "quantize",
-        _ => "convert",
-    }
-}
-
-struct Resolver<'a> {
-    tensor: &'a ModelTensor,
-    source: &'a dyn Source,
-    source_ty: TensorType,
-    base: TensorType,
-    measured: &'a Measured<'a>,
-}
-
-type Resolved = (Step, Option<Fallback>);
-
-impl Resolver<'_> {
-    fn resolve(&self, method: Option<&Method>) -> Result<Resolved, PlanError> {
-        match method {
-            None => Ok(self.dense(self.base, None)),
-            Some(Method::Quantize(ty)) => Ok(self.quantize(ty.unwrap_or(self.source_ty))),
-            Some(Method::Svd { rank, ty }) => self.low_rank(*rank, *ty),
-            Some(Method::Prune {
-                pruning,
-                pattern,
-                ty,
-            }) => self.prune(*pruning, *pattern, ty.unwrap_or(self.source_ty)),
-        }
-    }
-
-    fn quantize(&self, wanted: TensorType) -> Resolved {
-        let row = self.tensor.shape[0];
-        let fitting = fitting_type(wanted, row);
-        let reason = format!(
-            "rows of {row} elements are no multiple of {wanted}'s block of {}",
-            wanted.block_len()
-        );
-        self.dense(
-            fitting,
-            (fitting != wanted).then(|| (wanted.to_string(), reason)),
-        )
-    }
-
-    fn prune(
-        &self,
-        pruning: Pruning,
-        pattern: Pattern,
-        ty: TensorType,
-    ) -> Result<Resolved, PlanError> {
-        let name = &self.tensor.name;
-        let rows: u64 = self.tensor.row_count();
-        let known = self
-            .measured
-            .statistics
-            .is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1));
-        if pruning.needs_gram() && !known {
-            return Err(PlanError::StatisticsMissing {
-                tensor: name.clone(),
-                method: pruning.name(),
-            });
-        }
-        let (mut step, fallback) = self.quantize(ty);
-        let Treatment::Store(ty) = step.treatment else {
-            return Ok((step, fallback));
-        };
-        let zeros = pattern.zeros((rows * self.tensor.row_len()) as usize);
-        step.stored.method = pruning.name().into();
-        step.stored
-            .parameters
-            .insert("zeros".into(), (zeros as u64).into());
-        step.treatment = Treatment::Prune {
-            pruning,
-            pattern,
-            ty,
-        };
-        Ok((step, fallback))
-    }
-
-    fn dense(&self, ty: TensorType, unmet: Option<(String, String)>) -> Resolved {
-        let step = Step {
-            stored: StoredTensor {
-                name: self.tensor.name.clone(),
-                shape: self.tensor.shape.clone(),
-                ty: self.source_ty,
-                method: dense_method(self.source_ty, ty).into(),
-                parameters: BTreeMap::new(),
-                form: Form::Dense,
-                parts: vec![Part {
-                    name: self.tensor.name.clone(),
-                    ty,
-                    shape: self.tensor.shape.clone(),
-                }],
-            },
-            treatment: Treatment::Store(ty),
-        };
-        let fallback = unmet.map(|(wanted, reason)| Fallback {
-            tensor: self.tensor.name.clone(),
-            wanted,
-            done: ty.to_string(),
-            reason,
-        });
-        (step, fallback)
-    }
-
-    fn low_rank(&self, rank: Rank, wanted_ty: TensorType) -> Result<Resolved, PlanError> {
-        let wish = format!("svd with {wanted_ty} factors");
-        let unmet = |reason: String| Ok(self.dense(self.base, Some((wish.clone(), reason))));
-        let [n, m] = self.tensor.shape[..] else {
-            return unmet(format!("it has {} dimensions", self.tensor.shape.len()));
-        };
-        let ty = fitting_type(wanted_ty, n);
-        let block = ty.block_len();
-        let wanted = match rank {
-            Rank::Fixed(r) => r.next_multiple_of(block),
-            Rank::Keep(f) => {
-                let r = (f * (n * m) as f64 / (n + m) as f64) as u64;
-                (r / block * block).max(block)
-            }
-            Rank::Energy(f) => self.rank_of_energy(f, n, m)?.next_multiple_of(block),
-        };
-        let name = |suffix: &str| format!("{}.{suffix}", self.tensor.name);
-        let parts = vec![
-            Part {
-                name: name("a"),
-                ty,
-                shape: vec![n, wanted],
-            },
-            Part {
-                name: name("b"),
-                ty,
-                shape: vec![wanted, m],
-            },
-        ];
-        let bytes: u64 = parts.iter().map(Part::bytes).sum();
-        let dense = self.base.bytes(&self.tensor.shape).unwrap_or(u64::MAX);
-        if wanted > n.min(m) || bytes >= dense {
-            return unmet(format!(
-                "rank {wanted} would take {bytes} bytes, the dense tensor as {} takes {dense}",
-                self.base
-            ));
-        }
-        let mut parameters = BTreeMap::new();
-        parameters.insert("rank".to_string(), wanted.into());
-        let whitened = self
-            .measured
-            .gram(&self.tensor.name, 0)
-            .is_ok_and(|g| g.is_some());
-        parameters.insert("whitened".to_string(), whitened.into());
-        let step = Step {
-            stored: StoredTensor {
-                name: self.tensor.name.clone(),
-                shape: self.tensor.shape.clone(),
-                ty: self.source_ty,
-                method: "svd".into(),
-                parameters,
-                form: Form::LowRank,
-                parts,
-            },
-            treatment: Treatment::LowRank { rank: wanted, ty },
-        };
-        let fallback = (ty != wanted_ty).then(|| Fallback {
-            tensor: self.tensor.name.clone(),
-            wanted: wish,
-            done: format!("svd with {ty} factors"),
-            reason: format!("rows of {n} elements don't fit {wanted_ty}"),
-        });
-        Ok((step, fallback))
-    }
-
-    fn rank_of_energy(&self, fraction: f64, n: u64, m: u64) -> Result<u64, PlanError> {
-        let spectrum = |source: TransformError| PlanError::Spectrum {
-            tensor: self.tensor.name.clone(),
-            source,
-        };
-        let w = values(self.tensor, self.source, 0..m).map_err(|e| spectrum(e.into()))?;
-        let gram = self.measured.gram(&self.tensor.name, 0);
-        let (m, n) = (m as usize, n as usize);
-        decompose(&w, m, n, gram.map_err(|e| spectrum(e.into()))?)
-            .map(|d| d.rank_of_energy(fraction))
-            .map_err(|e| spectrum(e.into()))
-    }
 }

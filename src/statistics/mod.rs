@@ -29,6 +29,13 @@ pub struct Measured<'a> {
 }
 
 impl<'a> Measured<'a> {
+    /// Rows that a weight's slice has got; 0 where nothing was measured.
+    pub fn tokens(&self, weight: &str, expert: usize) -> u64 {
+        self.statistics
+            .and_then(|s| s.tokens(weight, expert))
+            .unwrap_or(0)
+    }
+
     /// The Gram matrix of a weight's input, of one expert in a stack; `None` where it was not
     /// measured.
     ///

@@ -1,5 +1,6 @@
 //! Reading a file that dwindle wrote: checks first, then chunks on demand.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -92,6 +93,7 @@ pub struct Container {
     chunks: Vec<Vec<StoredChunk>>,
     /// The first part of each tensor, and the number of parts.
     first_parts: Vec<usize>,
+    by_name: HashMap<String, usize>,
 }
 
 impl Container {
@@ -133,11 +135,19 @@ impl Container {
         Ok(Container {
             header,
             parts: plan.parts().cloned().collect(),
+            by_name: (plan.tensors.iter().enumerate())
+                .map(|(i, t)| (t.name.clone(), i))
+                .collect(),
             plan,
             errors,
             chunks,
             first_parts,
         })
+    }
+
+    /// Where a tensor stands in the plan.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 
     /// The parts of a tensor of the plan.

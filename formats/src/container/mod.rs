@@ -6,6 +6,7 @@ mod chunk;
 mod codec;
 mod file;
 mod flusher;
+mod form;
 mod journal;
 mod plan;
 mod verify;
@@ -14,7 +15,8 @@ mod writer;
 pub use chunk::{ChunkGeometry, EncodedChunk};
 pub use codec::{Codec, CodecError};
 pub use file::{Container, ContainerError, is_container};
-pub use plan::{Form, Part, PlanError, StoredPlan, StoredTensor};
+pub use form::{Form, Over};
+pub use plan::{Part, PlanError, StoredPlan, StoredTensor};
 pub use verify::{Damage, verify};
 pub use writer::{ContainerWriter, WriteError, check_destination};
 

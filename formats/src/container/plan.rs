@@ -1,23 +1,14 @@
 //! The plan as it stands in a file: every tensor, how it was made, and the parts that hold it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::form::{self, Form};
 use crate::gguf::{TensorType, limits};
 
 /// Longest row of a part, in bytes.
 pub const ROW_BYTES_LIMIT: u64 = 1 << 26;
-
-/// How parts make a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// One part of the tensor's own shape.
-    Dense,
-    /// `W = B·A`: A of shape [n, r], B of shape [r, m].
-    LowRank,
-}
 
 /// One entry of the file's tensor list, as it is after decoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +84,7 @@ impl StoredPlan {
     /// The first contradiction.
     pub fn check(&self) -> Result<(), PlanError> {
         let mut names = HashSet::new();
-        let mut tensors = HashSet::new();
+        let mut tensors: HashMap<&str, &StoredTensor> = HashMap::new();
         for tensor in &self.tensors {
             let fail = |problem: String| PlanError {
                 tensor: tensor.name.clone(),
@@ -113,9 +104,11 @@ impl StoredPlan {
                     return Err(fail(format!("part `{}` appears twice", part.name)));
                 }
             }
-            check_form(tensor).map_err(fail)?;
+            form::check(tensor).map_err(fail)?;
+            let lender = tensor.form.lender().and_then(|name| tensors.get(name));
+            form::check_lent(tensor, lender.copied()).map_err(fail)?;
             // A dense `w` and a factored `w` have no part in common.
-            if !tensors.insert(&tensor.name) {
+            if tensors.insert(&tensor.name, tensor).is_some() {
                 return Err(fail("it appears twice".into()));
             }
         }
@@ -147,47 +140,6 @@ fn check_shape(name: &str, shape: &[u64], ty: TensorType) -> Result<(), String> 
             shape[0],
             ty.block_len()
         )),
-    }
-}
-
-fn check_form(tensor: &StoredTensor) -> Result<(), String> {
-    match (tensor.form, tensor.parts.as_slice()) {
-        (Form::Dense, [part]) if part.name == tensor.name && part.shape == tensor.shape => Ok(()),
-        (Form::Dense, _) => Err(format!(
-            "a dense tensor has one part of its own name and shape {:?}, found {}",
-            tensor.shape,
-            describe(&tensor.parts)
-        )),
-        (Form::LowRank, [a, b])
-            if tensor.shape.len() == 2
-                && a.name == format!("{}.a", tensor.name)
-                && b.name == format!("{}.b", tensor.name)
-                && a.shape.len() == 2
-                && b.shape.len() == 2
-                && a.shape[0] == tensor.shape[0]
-                && b.shape[1] == tensor.shape[1]
-                && a.shape[1] == b.shape[0] =>
-        {
-            Ok(())
-        }
-        (Form::LowRank, _) => Err(format!(
-            "a low-rank tensor of shape {:?} has the parts `.a` [n, rank] and `.b` [rank, m], found {}",
-            tensor.shape,
-            describe(&tensor.parts)
-        )),
-    }
-}
-
-fn describe(parts: &[Part]) -> String {
-    let list: Vec<String> = parts
-        .iter()
-        .take(4)
-        .map(|p| format!("`{}` {:?}", p.name, p.shape))
-        .collect();
-    if list.is_empty() {
-        "none".into()
-    } else {
-        list.join(", ")
     }
 }
 

@@ -140,6 +140,11 @@ impl ContainerWriter {
         self.done.len()
     }
 
+    /// The relative error of a tensor that is finished.
+    pub fn error(&self, tensor: usize) -> Option<f32> {
+        Some(f32::from_bits(self.done.get(tensor)?.error_bits))
+    }
+
     /// Appends the next chunk of the tensor at hand.
     ///
     /// # Errors

@@ -56,6 +56,25 @@ impl Array {
             _ => None,
         }
     }
+
+    /// One element of an array of integers; `None` for other types, negative elements and places
+    /// that there are not.
+    pub fn get_u64(&self, index: usize) -> Option<u64> {
+        fn get<T: Copy + TryInto<u64>>(v: &[T], index: usize) -> Option<u64> {
+            (*v.get(index)?).try_into().ok()
+        }
+        match self {
+            Array::U8(v) => get(v, index),
+            Array::I8(v) => get(v, index),
+            Array::U16(v) => get(v, index),
+            Array::I16(v) => get(v, index),
+            Array::U32(v) => get(v, index),
+            Array::I32(v) => get(v, index),
+            Array::U64(v) => get(v, index),
+            Array::I64(v) => get(v, index),
+            _ => None,
+        }
+    }
 }
 
 /// The GGUF ids of the value types (`enum gguf_type`).
