@@ -127,15 +127,8 @@ impl<'a> Factorizer<'a> {
             if shared.factors.is_none() {
                 let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
                 let operand = Operand::joint(&tensors, source, &measured)?;
-                let factors = factor::low_rank(&operand, rank)?;
-                let mut b = Vec::new();
-                let mut rest = factors.b.as_slice();
-                for tensor in tensors {
-                    let (own, others) = rest.split_at(tensor.row_count() as usize * rank);
-                    b.push(own.to_vec());
-                    rest = others;
-                }
-                shared.factors = Some((factors.a, b));
+                let rows: Vec<usize> = tensors.iter().map(|t| t.row_count() as usize).collect();
+                shared.factors = Some(factor::joint(&operand, &rows, rank)?);
             }
             shared.taken += 1;
             let last = shared.taken == members.len();

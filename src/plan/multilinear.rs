@@ -65,7 +65,8 @@ impl Resolver<'_> {
         ranks: &Ranks,
         ty: TensorType,
     ) -> Result<Vec<(usize, Resolved)>, PlanError> {
-        let mut kinds: BTreeMap<(&str, &[u64]), Vec<(u32, usize)>> = BTreeMap::new();
+        type Layers = Vec<(u32, usize)>;
+        let mut kinds: BTreeMap<(&str, &[u64]), Layers> = BTreeMap::new();
         for &index in members {
             let tensor = self.tensor(index);
             if let ((Some(layer), role), [_, _]) = (role(&tensor.name), &tensor.shape[..]) {

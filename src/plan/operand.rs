@@ -58,7 +58,7 @@ impl<'a> Operand<'a> {
         })
     }
 
-    /// Tensors that read the same input, one after another.
+    /// Tensors that read the same input, one after another, each as it is.
     ///
     /// # Errors
     /// As [`Self::slice`].

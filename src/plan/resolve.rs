@@ -13,7 +13,6 @@ use crate::architecture::{Model, ModelTensor, role};
 use crate::checkpoint::Source;
 use crate::llama::ggml;
 use crate::llama::mixture::MixtureError;
-use crate::method::error::MethodError;
 use crate::statistics::{Importance, Measured};
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
@@ -68,8 +67,6 @@ pub enum PlanError {
     },
     #[error("the model lacks `{0}` in its metadata, which the mixture of types depends on")]
     Metadata(String),
-    #[error("rule {rule} of the recipe: {source}")]
-    Budget { rule: usize, source: MethodError },
     #[error("no rule of the recipe matches a tensor by {0}; roles of this model are {1}")]
     NothingMatches(String, String),
 }
@@ -144,7 +141,7 @@ pub fn resolve(
         let members: Vec<usize> = (0..rules.len())
             .filter(|i| rules[*i] == Some(number))
             .collect();
-        for (index, of_group) in resolver.together(&rule.method, &members, number + 1)? {
+        for (index, of_group) in resolver.together(&rule.method, &members)? {
             resolved[index] = Some(of_group);
         }
     }

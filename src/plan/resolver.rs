@@ -75,19 +75,13 @@ impl Resolver<'_> {
     }
 
     /// The steps of tensors that a method treats together; the others are left to
-    /// [`Self::single`]. `rule` is for messages.
+    /// [`Self::single`].
     pub fn together(
         &self,
         method: &Method,
         members: &[usize],
-        rule: usize,
     ) -> Result<Vec<(usize, Resolved)>, PlanError> {
         match method {
-            Method::Svd {
-                rank: Rank::Auto(keep),
-                joint,
-                ty,
-            } => self.auto(members, *keep, *joint, *ty, rule),
             Method::Svd {
                 rank,
                 joint: true,
@@ -502,7 +496,7 @@ impl Resolver<'_> {
 /// The rank of a wish that needs no spectrum, in whole blocks.
 fn counted(rank: Rank, n: u64, m: u64, block: u64) -> u64 {
     match rank {
-        Rank::Keep(f) | Rank::Auto(f) => {
+        Rank::Keep(f) => {
             let r = (f * (n * m) as f64 / (n + m) as f64) as u64;
             (r / block * block).max(block)
         }

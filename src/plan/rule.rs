@@ -104,9 +104,6 @@ pub enum Rank {
     Keep(f64),
     /// As few as hold this fraction of the squared singular values' sum.
     Energy(f64),
-    /// What keeps this fraction of the parameters of all tensors that the rule names, each with the
-    /// rank, or whole, so that the model loses least.
-    Auto(f64),
 }
 
 /// How the ranks of more than two factors are chosen.
@@ -121,13 +118,6 @@ pub enum Ranks {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum RawRank {
-    Number(u64),
-    Word(String),
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
     #[serde(default)]
@@ -138,7 +128,7 @@ pub(super) struct RawRule {
     method: Option<String>,
     #[serde(rename = "type")]
     ty: Option<String>,
-    rank: Option<RawRank>,
+    rank: Option<u64>,
     ranks: Option<Vec<u64>>,
     keep: Option<f64>,
     energy: Option<f64>,
@@ -276,15 +266,9 @@ impl RawRule {
     }
 
     fn one_rank(&self) -> Result<Rank, String> {
-        match (&self.rank, self.keep, self.energy) {
-            (Some(RawRank::Number(0)), ..) => Err("`rank` is 0, expected at least 1".into()),
-            (Some(RawRank::Number(r)), None, None) => Ok(Rank::Fixed(*r)),
-            (Some(RawRank::Word(word)), Some(keep), None) if word == "auto" => {
-                Ok(Rank::Auto(fraction("keep", keep)?))
-            }
-            (Some(RawRank::Word(word)), ..) => Err(format!(
-                "`rank` is `{word}`, expected a number, or `auto` beside `keep`"
-            )),
+        match (self.rank, self.keep, self.energy) {
+            (Some(0), None, None) => Err("`rank` is 0, expected at least 1".into()),
+            (Some(rank), None, None) => Ok(Rank::Fixed(rank)),
             (None, Some(keep), None) => Ok(Rank::Keep(fraction("keep", keep)?)),
             (None, None, Some(energy)) => Ok(Rank::Energy(fraction("energy", energy)?)),
             _ => Err("it needs exactly one of `rank`, `keep` and `energy`".into()),
@@ -292,11 +276,7 @@ impl RawRule {
     }
 
     fn multilinear(&self, decomposition: Decomposition, ty: TensorType) -> Result<Method, String> {
-        let one = match self.rank {
-            Some(RawRank::Number(r)) => Some(vec![r]),
-            Some(RawRank::Word(_)) => return Err("`rank` is no number".into()),
-            None => None,
-        };
+        let one = self.rank.map(|rank| vec![rank]);
         let ranks = match (self.ranks.clone().or(one), self.keep, self.tolerance) {
             (Some(ranks), None, None) if ranks.contains(&0) || ranks.is_empty() => {
                 return Err(format!("the ranks {ranks:?} are not all at least 1"));
