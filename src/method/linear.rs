@@ -138,7 +138,7 @@ pub(super) fn product_f32(b: &[f32], a: &[f32], m: usize, k: usize, n: usize) ->
 }
 
 /// Transposes rows of `cols` elements, in tiles that stay in the cache.
-pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+pub fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0f32; w.len()];
     for i0 in (0..rows).step_by(TILE) {

@@ -9,6 +9,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::error::{MethodError, check_weights};
+pub use super::linear::transpose;
 use super::linear::{Eigen, symmetric_eigen};
 use super::whitened::Whitening;
 

@@ -4,6 +4,7 @@ use dwindle_formats::container::{Form, Over, StoredTensor};
 
 use crate::method::cp::Cp;
 use crate::method::svd;
+use crate::method::tensor::transpose;
 use crate::method::tensor_train::{Operator, Train};
 use crate::method::tucker::Tucker;
 
@@ -156,13 +157,4 @@ impl Parts<'_> {
         }
         .multiply_out()
     }
-}
-
-/// Rows one after another to columns one after another.
-pub(super) fn transpose(w: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(w.len());
-    for j in 0..cols {
-        out.extend((0..rows).map(|i| w[i * cols + j]));
-    }
-    out
 }

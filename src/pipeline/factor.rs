@@ -1,13 +1,12 @@
 //! The parts of factored and pruned tensors, computed from their values.
 
-use super::contract::transpose;
 use crate::method::error::MethodError;
 use crate::method::low_rank::decompose;
 use crate::method::prune::Pruning;
 use crate::method::sparse_low_rank;
 use crate::method::sparsity::Pattern;
 use crate::method::svd::Factors;
-use crate::method::tensor::Ranks;
+use crate::method::tensor::{Ranks, transpose};
 use crate::method::tucker::Ways;
 use crate::method::whitened::{DAMPING, Whitening};
 use crate::method::{cp, tensor_train, tucker};

@@ -91,13 +91,6 @@ pub enum Multilinear {
     TensorTrain([usize; 2]),
 }
 
-impl Treatment {
-    /// Whether the tensor's rows can be made piece by piece.
-    pub fn is_by_rows(&self) -> bool {
-        *self == Treatment::Store
-    }
-}
-
 impl Step {
     /// Whether a stock file can hold it.
     pub fn is_dense(&self) -> bool {
