@@ -19,7 +19,7 @@ use super::whitened::Whitening;
 /// Singular values below this fraction of the largest are rounding of the squares they come from.
 const NOISE: f64 = 1e-8;
 
-/// T_{i₁…i_d} ≈ G₁[i₁]·G₂[i₂]·…·G_d[i_d].
+/// `T_{i₁…i_d} ≈ G₁[i₁]·G₂[i₂]·…·G_d[i_d]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Train {
     /// n₁ … n_d.
