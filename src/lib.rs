@@ -3,10 +3,11 @@
 //!
 //! `checkpoint` reads the source, `architecture` sees it as a llama.cpp model, `plan` decides what
 //! becomes of each tensor, `pipeline` carries it out with `method`s and `statistics`; `llama` runs
-//! the result, `eval` measures it.
+//! the result, `eval` measures it. `diagnosis` finds out beforehand what compressing would cost.
 
 pub mod architecture;
 pub mod checkpoint;
+pub mod diagnosis;
 pub mod eval;
 pub mod llama;
 pub mod method;

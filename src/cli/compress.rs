@@ -9,7 +9,7 @@ use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
-use dwindle::statistics::{Importance, Measured, Statistics};
+use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle_formats::container::{StoredTensor, check_destination};
 use fs_err as fs;
 use serde::Serialize;
@@ -39,6 +39,9 @@ pub struct Args {
     /// `wanda` and `sparsegpt` need them, and they serve as importance weights
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
+    /// Output of `dwindle diagnose`: what `rank = "auto"` shares its budget by
+    #[arg(long, value_name = "FILE")]
+    diagnosis: Option<PathBuf>,
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
@@ -85,10 +88,18 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let Some(statistics) = &statistics {
         statistics.check_model(&model, source.as_ref())?;
     }
+    let diagnosis = match &args.diagnosis {
+        Some(file) => Some(Diagnosis::open(
+            file,
+            &Identity::of(&model, source.as_ref())?,
+        )?),
+        None => None,
+    };
     let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
     let measured = Measured {
         importance: importance.as_ref(),
         statistics: statistics.as_ref(),
+        diagnosis: diagnosis.as_ref(),
     };
     let plan = plan::resolve(&recipe, &model, source.as_ref(), &measured)?;
 
@@ -107,7 +118,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         measured,
         identity: &checkpoint::fingerprint(
             &path,
-            &[args.importance.as_deref(), args.stats.as_deref()],
+            &[
+                args.importance.as_deref(),
+                args.stats.as_deref(),
+                args.diagnosis.as_deref(),
+            ],
         )?,
     };
     let bar = progress::bytes(plan.bytes(), "compressing");

@@ -65,6 +65,9 @@ input_errors!(
     dwindle::plan::RecipeError,
     dwindle::statistics::ImportanceError,
     dwindle::statistics::CalibrateError,
+    dwindle::statistics::DiagnosisError,
+    dwindle::diagnosis::DiagnoseError,
+    dwindle::llama::ggml::GgmlError,
     dwindle::statistics::StatisticsError,
     dwindle::eval::EvalError,
 );

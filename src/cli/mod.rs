@@ -3,6 +3,7 @@
 mod bench;
 mod calibrate;
 mod compress;
+mod diagnose;
 mod eval;
 mod export;
 mod failure;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Compress(compress::Args),
     Calibrate(calibrate::Args),
+    Diagnose(diagnose::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Export(export::Args),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),
         Command::Calibrate(args) => calibrate::main(&args),
+        Command::Diagnose(args) => diagnose::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),

@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::Args;
 use dwindle::llama::context::ContextOptions;
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::load;
+use dwindle::pipeline::{load, load_as};
+use dwindle::plan::Recipe;
 
 use super::{Failure, progress};
 
@@ -52,6 +53,18 @@ impl Runtime {
             threads: self.threads,
             ..ContextOptions::default()
         }
+    }
+
+    /// Loads a checkpoint in F16, so that its weights can be replaced.
+    pub fn load_replaceable(&self, path: &Path) -> Result<Model, Failure> {
+        let bar = progress::count(0, "loading");
+        let recipe = Recipe::base("f16");
+        let model = load_as(path, &recipe, &self.model_options(), &mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })?;
+        bar.finish_and_clear();
+        Ok(model)
     }
 
     /// Loads a GGUF file, a container or a checkpoint, checking the digests of files that have

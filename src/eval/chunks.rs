@@ -1,5 +1,7 @@
 //! A text in chunks of the context's length, and their evaluation side by side.
 
+use std::ops::Range;
+
 use crate::llama::context::{BatchToken, Context, ContextOptions, FlashAttention};
 use crate::llama::model::{Model, Token};
 
@@ -86,6 +88,36 @@ impl Chunks {
     /// Predictions of a chunk that count; the last position's would be of the next chunk.
     pub fn scored(&self) -> usize {
         self.ctx - 1 - self.first()
+    }
+
+    /// Some positions of some chunks, each chunk a sequence. Every token wants logits: without it
+    /// llama.cpp leaves the token out of the last layer.
+    pub fn batch(
+        &self,
+        model: &Model,
+        chunks: Range<usize>,
+        positions: Range<usize>,
+    ) -> Vec<BatchToken> {
+        let begin = model.bos().filter(|_| model.add_bos());
+        let end = model.eos().filter(|_| model.add_eos());
+        let mut batch = Vec::with_capacity(chunks.len() * positions.len());
+        for (sequence, chunk) in chunks.enumerate() {
+            let tokens = &self.tokens[chunk * self.ctx..][..self.ctx];
+            for position in positions.clone() {
+                let special = match position {
+                    0 => begin,
+                    p if p + 1 == self.ctx => end,
+                    _ => None,
+                };
+                batch.push(BatchToken {
+                    token: special.unwrap_or(tokens[position]),
+                    position: position as i32,
+                    sequence: sequence as i32,
+                    logits: true,
+                });
+            }
+        }
+        batch
     }
 
     /// The tokens that a chunk's scored rows should have predicted.

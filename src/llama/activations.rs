@@ -15,6 +15,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
 use super::model::{LlamaError, Model};
+use super::swap;
 use linear::{Linear, address, name};
 use operand::Buffers;
 
@@ -61,6 +62,27 @@ pub struct Activation<'a> {
     /// For each slice the rows that go to it; `None` where there is one slice, which all go to.
     /// A row may go to several experts, or to none.
     pub slices: Option<&'a [Vec<u32>]>,
+    /// Whether no reader of the input has been computed yet.
+    pub is_ahead: bool,
+    model: &'a Model,
+}
+
+impl Activation<'_> {
+    /// Gives a reader of an input that is shown ahead other values; see [`Model::replace`].
+    ///
+    /// # Errors
+    /// The input is not shown ahead, or the values don't fit the weight.
+    pub fn replace(&self, reader: &Reader, values: &[f32]) -> Result<(), LlamaError> {
+        if !self.is_ahead {
+            return Err(LlamaError::Replace {
+                weight: reader.weight.clone(),
+                reason: "it is computed already".into(),
+            });
+        }
+        // SAFETY: this evaluation holds the model's lock and waits for the observer; what it has
+        // computed ends before the weight's first reader.
+        unsafe { swap::replace(self.model, &reader.weight, values) }
+    }
 }
 
 /// Called with the rows of each wanted input, in the order of evaluation; breaking ends the
@@ -120,12 +142,37 @@ impl<'m> Probe<'m> {
         wanted: &[bool],
         observer: &mut Observer<'_>,
     ) -> Result<(), LlamaError> {
+        self.evaluate(tokens, wanted, false, observer)
+    }
+
+    /// As [`Self::run`], but shows inputs before their readers are computed, where their producers
+    /// can be told from other nodes by name, and the model is in the host's memory. The observer
+    /// may then replace the readers' weights.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_ahead(
+        &mut self,
+        tokens: &[BatchToken],
+        wanted: &[bool],
+        observer: &mut Observer<'_>,
+    ) -> Result<(), LlamaError> {
+        self.evaluate(tokens, wanted, true, observer)
+    }
+
+    fn evaluate(
+        &mut self,
+        tokens: &[BatchToken],
+        wanted: &[bool],
+        ahead: bool,
+        observer: &mut Observer<'_>,
+    ) -> Result<(), LlamaError> {
         let observer = std::ptr::from_mut(observer);
         // SAFETY: only the lifetime is changed; the pointer is dropped before this call returns.
         let observer =
             unsafe { std::mem::transmute::<*mut Observer<'_>, *mut Observer<'static>>(observer) };
         let state = self.state.get();
-        state.begin(wanted, observer);
+        state.begin(wanted, ahead, self.context.model(), observer);
         let result = self.context.decode(tokens);
         let state = self.state.get();
         state.mode = Mode::Idle;
@@ -208,6 +255,9 @@ struct Found {
 #[derive(Default)]
 struct Run {
     wanted: Vec<bool>,
+    /// Inputs that are shown where they are made, by the name of the node that makes them.
+    ahead: HashMap<String, usize>,
+    model: Option<*const Model>,
     observer: Option<*mut Observer<'static>>,
     seen: Vec<bool>,
     /// The operand that the first reader of each input read last.
@@ -270,13 +320,30 @@ unsafe extern "C" fn on_node(
 }
 
 impl State {
-    fn begin(&mut self, wanted: &[bool], observer: *mut Observer<'static>) {
+    fn begin(
+        &mut self,
+        wanted: &[bool],
+        ahead: bool,
+        model: &Model,
+        observer: *mut Observer<'static>,
+    ) {
         let count = self.inputs.len();
         self.mode = Mode::Run;
+        let last = wanted.iter().rposition(|w| *w);
         let run = &mut self.run;
+        run.ahead.clear();
+        // The last input is always read where it is made, so that its layer need not be computed.
+        let early = (0..count.min(wanted.len()))
+            .filter(|i| self.on_host && wanted[*i] && (ahead || Some(*i) == last));
+        for input in early {
+            if let Some(producer) = &self.producers[input] {
+                run.ahead.insert(producer.clone(), input);
+            }
+        }
+        run.model = Some(model);
         run.wanted = wanted.to_vec();
         run.wanted.resize(count, false);
-        run.last = run.wanted.iter().rposition(|w| *w);
+        run.last = last;
         run.observer = Some(observer);
         run.seen = vec![false; count];
         run.operands = vec![0; count];
@@ -344,7 +411,8 @@ impl State {
             let operand = address(linear.operand);
             if self.inputs[input].name() == linear.weight_name {
                 self.run.operands[input] = operand;
-                return Some(input);
+                let shown_ahead = self.run.ahead.values().any(|i| *i == input);
+                return (!shown_ahead).then_some(input);
             }
             if self.run.operands[input] != operand {
                 self.fail(LlamaError::Activation {
@@ -354,10 +422,7 @@ impl State {
             }
             return None;
         }
-        // The last input is read where it is made, so that its layer need not be computed.
-        let last = self.run.last?;
-        let producer = self.producers[last].as_deref();
-        (self.on_host && producer.is_some_and(|p| p == name(node))).then_some(last)
+        self.run.ahead.get(name(node)).copied()
     }
 
     /// Gives the observer what a node shows; false ends the evaluation.
@@ -384,7 +449,7 @@ impl State {
         node: &sys::ggml_tensor,
         linear: Option<Linear<'_>>,
     ) -> Result<(), &'static str> {
-        let Some(observer) = self.run.observer else {
+        let (Some(observer), Some(model)) = (self.run.observer, self.run.model) else {
             return Ok(());
         };
         let width = self.inputs[input].width;
@@ -401,13 +466,15 @@ impl State {
         };
         let values = self.run.buffers.rows(operand)?;
         self.run.seen[input] = true;
-        // SAFETY: the observer lives during `run`, which is what calls llama.cpp, and is used by
-        // nobody else meanwhile.
+        // SAFETY: the observer and the model live during `run`, which is what calls llama.cpp, and
+        // nobody else uses the observer meanwhile.
         let flow = unsafe {
             (*observer)(Activation {
                 input,
                 values,
                 slices: routes.as_deref(),
+                is_ahead: linear.is_none(),
+                model: &*model,
             })
         };
         self.run.ended |= flow.is_break();

@@ -1,6 +1,7 @@
 //! Evaluating tokens: the context of a model, its batches and its logits.
 
 use std::ptr::NonNull;
+use std::sync::PoisonError;
 
 use llama_cpp_sys_2 as sys;
 
@@ -184,7 +185,8 @@ impl<'m> Context<'m> {
         }
     }
 
-    /// Evaluates tokens. Their logits are then in [`Self::logits`].
+    /// Evaluates tokens. Their logits are then in [`Self::logits`]. Contexts of one model evaluate
+    /// one after the other.
     ///
     /// # Errors
     /// More tokens, sequences or positions than the context has, tokens that the vocabulary does
@@ -207,6 +209,12 @@ impl<'m> Context<'m> {
             seq_id: lists.as_mut_ptr(),
             logits: logits.as_mut_ptr(),
         };
+        // A lock that a panic has poisoned guards nothing that could be half-done.
+        let _busy = self
+            .model
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
         // sequences has the one element that its count says.
         let (code, mut reason) =

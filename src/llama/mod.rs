@@ -6,6 +6,8 @@ pub mod context;
 pub mod feed;
 pub mod generate;
 pub mod ggml;
+pub mod lockstep;
 pub mod mapping;
 pub mod mixture;
 pub mod model;
+mod swap;

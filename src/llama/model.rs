@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use llama_cpp_2::ApplyChatTemplateError;
@@ -70,6 +71,8 @@ pub enum LlamaError {
         weight: String,
         reason: &'static str,
     },
+    #[error("weight `{weight}` can't be replaced: {reason}")]
+    Replace { weight: String, reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {0} bytes is too long to be tokenized at once, the limit is 2 GiB")]
@@ -85,6 +88,10 @@ pub enum LlamaError {
 pub struct Model {
     inner: LlamaModel,
     load_time: Duration,
+    /// Whether the weights are llama.cpp's own copy, and not a mapped file.
+    owns_weights: bool,
+    /// Held while a context of this model evaluates, and while a weight changes.
+    pub(super) busy: Mutex<()>,
 }
 
 impl Model {
@@ -107,7 +114,7 @@ impl Model {
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
         let (raw, reason) =
             with_log(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        Model::from_raw(raw, start).ok_or_else(|| LlamaError::Load {
+        Model::from_raw(raw, start, !options.use_mmap).ok_or_else(|| LlamaError::Load {
             name: path.display().to_string(),
             reason,
         })
@@ -135,7 +142,7 @@ impl Model {
             with_log(|| unsafe { sys::llama_model_load_from_file_ptr(file.cast(), params) })
         };
         let ((raw, reason), error) = with_stream(feed, load).map_err(failed)?;
-        let model = Model::from_raw(raw, start);
+        let model = Model::from_raw(raw, start, true);
         if let Some(error) = error {
             return Err(failed(error));
         }
@@ -145,7 +152,7 @@ impl Model {
         })
     }
 
-    fn from_raw(raw: *mut sys::llama_model, start: Instant) -> Option<Model> {
+    fn from_raw(raw: *mut sys::llama_model, start: Instant, owns_weights: bool) -> Option<Model> {
         let raw = NonNull::new(raw)?;
         // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null pointer to the model in the
         // pinned version, and this pointer is owned by nobody else.
@@ -153,7 +160,13 @@ impl Model {
         Some(Model {
             inner,
             load_time: start.elapsed(),
+            owns_weights,
+            busy: Mutex::new(()),
         })
+    }
+
+    pub(super) fn owns_weights(&self) -> bool {
+        self.owns_weights
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {

@@ -1,5 +1,5 @@
-// The C++ that Rust can't call itself: llama-quantize's choice of types and the memory breakdown,
-// both of which have C++ linkage. No exception leaves this file.
+// The C++ that Rust can't call itself, as it has C++ linkage: llama-quantize's choice of types, the
+// memory breakdown, the tensors of a loaded model. No exception leaves this file.
 //
 // llama-ext.h offers llama_quant_compute_types(), but it forgets that an importance matrix is
 // there, which several mixtures depend on, and it expects the caller to know the order in which
@@ -111,4 +111,17 @@ extern "C" int dwindle_memory(const llama_context * ctx, uint64_t * bytes) {
     } catch (...) {
         return 1;
     }
+}
+
+// The model's own tensor of a name, or null.
+extern "C" ggml_tensor * dwindle_find_tensor(const llama_model * model, const char * name) {
+    try {
+        for (const auto & [key, tensor] : llama_internal_get_tensor_map(model)) {
+            if (key == name) {
+                return tensor;
+            }
+        }
+    } catch (...) {
+    }
+    return nullptr;
 }

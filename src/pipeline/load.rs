@@ -14,7 +14,7 @@ use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::ggml::{self, GgmlError};
 use crate::llama::mapping::Mapping;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
-use crate::plan::{self, PlanError};
+use crate::plan::{self, PlanError, Recipe};
 use crate::statistics::Measured;
 use crate::statistics::{Identity, is_norm};
 
@@ -61,15 +61,7 @@ pub fn load(
     let path =
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
     if path.is_dir() {
-        let (source, model) = architecture::open(path)?;
-        let plan = plan::resolve(
-            &plan::preset("source"),
-            &model,
-            source.as_ref(),
-            &Measured::default(),
-        )?;
-        let stock = StockModel::from_plan(&plan, &model, source.as_ref());
-        return feed(path, &stock, options, progress);
+        return load_as(path, &plan::preset("source"), options, progress);
     }
     let bytes = Mapping::open(path)?;
     let name = || path.display().to_string();
@@ -85,6 +77,25 @@ pub fn load(
         source,
     })?;
     let stock = StockModel::from_container(&container, &bytes);
+    feed(path, &stock, options, progress)
+}
+
+/// Loads a checkpoint (Hugging Face or GGUF) as a recipe without factors stores it. Its weights can
+/// be replaced: see [`Model::replace`].
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_as(
+    path: &Path,
+    recipe: &Recipe,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(path)?;
+    let plan = plan::resolve(recipe, &model, source.as_ref(), &Measured::default())?;
+    let stock = StockModel::from_plan(&plan, &model, source.as_ref());
     feed(path, &stock, options, progress)
 }
 

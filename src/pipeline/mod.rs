@@ -13,6 +13,6 @@ mod transform;
 
 pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
-pub use load::{LoadError, identity, load};
+pub use load::{LoadError, identity, load, load_as};
 pub use stock::{StockError, StockModel};
 pub use transform::ErrorSums;

@@ -13,7 +13,7 @@ use super::layout::{Group, Provenance};
 use super::writer::StatisticsWriter;
 use crate::eval::{Chunks, EvalError, EvalOptions};
 use crate::llama::activations::{LinearInput, Probe};
-use crate::llama::context::{BatchToken, ContextOptions, default_threads};
+use crate::llama::context::{ContextOptions, default_threads};
 use crate::llama::model::{LlamaError, Model};
 
 /// The widest input whose whole Gram matrix is kept (1 GiB in the file). Wider ones are cut into
@@ -306,8 +306,7 @@ impl Pass {
 struct Feeder<'m> {
     probe: Probe<'m>,
     pool: ThreadPool,
-    begin: Option<i32>,
-    end: Option<i32>,
+    model: &'m Model,
     /// Tokens of each sequence that are evaluated at once.
     step: usize,
 }
@@ -343,8 +342,7 @@ impl<'m> Feeder<'m> {
         Ok(Feeder {
             probe,
             pool: pool.map_err(|_| CalibrateError::Threads { threads })?,
-            begin: model.bos().filter(|_| model.add_bos()),
-            end: model.eos().filter(|_| is_encoder),
+            model,
             step,
         })
     }
@@ -362,7 +360,9 @@ impl<'m> Feeder<'m> {
         for start in (0..chunks.count).step_by(chunks.group) {
             self.probe.clear();
             for begin in (0..chunks.ctx).step_by(self.step) {
-                let batch = self.batch(chunks, start, begin);
+                let group = start..(start + chunks.group).min(chunks.count);
+                let step = begin..(begin + self.step).min(chunks.ctx);
+                let batch = chunks.batch(self.model, group, step);
                 let pool = &self.pool;
                 self.probe.run(&batch, &wanted, &mut |activation| {
                     pass.waiting += pass.sums[activation.input - pass.first].push(&activation);
@@ -390,31 +390,6 @@ impl<'m> Feeder<'m> {
             }),
             None => Ok(()),
         }
-    }
-
-    /// The tokens of a group of chunks from a position on.
-    fn batch(&self, chunks: &Chunks, start: usize, begin: usize) -> Vec<BatchToken> {
-        let group = chunks.group.min(chunks.count - start);
-        let end = (begin + self.step).min(chunks.ctx);
-        let mut batch = Vec::with_capacity(group * self.step);
-        for sequence in 0..group {
-            let tokens = &chunks.tokens[(start + sequence) * chunks.ctx..][..chunks.ctx];
-            for (position, token) in tokens.iter().enumerate().take(end).skip(begin) {
-                let special = match position {
-                    0 => self.begin,
-                    p if p + 1 == chunks.ctx => self.end,
-                    _ => None,
-                };
-                batch.push(BatchToken {
-                    token: special.unwrap_or(*token),
-                    position: position as i32,
-                    sequence: sequence as i32,
-                    // Without it llama.cpp leaves the token out of the last layer.
-                    logits: true,
-                });
-            }
-        }
-        batch
     }
 }
 

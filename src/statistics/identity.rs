@@ -70,6 +70,11 @@ pub fn is_norm(name: &str) -> bool {
     name.ends_with("_norm.weight")
 }
 
+/// SHA-256 in hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

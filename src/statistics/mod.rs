@@ -2,6 +2,7 @@
 
 mod accumulate;
 mod calibrate;
+mod diagnosis;
 mod identity;
 mod imatrix;
 mod layout;
@@ -12,7 +13,8 @@ pub use accumulate::{Accumulator, add_panels};
 pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, Progress, calibrate,
 };
-pub use identity::{Identity, is_norm};
+pub use diagnosis::{Diagnosis, DiagnosisError, DiagnosisText, InputDiagnosis, TensorDiagnosis};
+pub use identity::{Identity, digest, is_norm};
 pub use imatrix::{Importance, ImportanceError};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
@@ -26,6 +28,8 @@ pub struct Measured<'a> {
     pub importance: Option<&'a Importance>,
     /// Gram matrices for methods that fit weights to their inputs.
     pub statistics: Option<&'a Statistics>,
+    /// What compressing each weight costs.
+    pub diagnosis: Option<&'a Diagnosis>,
 }
 
 impl<'a> Measured<'a> {

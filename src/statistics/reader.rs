@@ -185,6 +185,11 @@ impl Statistics {
         &self.document.groups
     }
 
+    /// How many weights they speak of.
+    pub fn weights(&self) -> usize {
+        self.by_weight.len()
+    }
+
     /// The group that a weight is in: weights of one group read the same input.
     pub fn group(&self, weight: &str) -> Option<&Group> {
         Some(&self.document.groups[*self.by_weight.get(weight)?])

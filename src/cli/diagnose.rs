@@ -1,0 +1,248 @@
+//! `dwindle diagnose`: what bears compression, and what must not be touched.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::architecture;
+use dwindle::checkpoint::{self, Caches};
+use dwindle::diagnosis::{Subject, activations, divergences, tensors};
+use dwindle::eval::EvalOptions;
+use dwindle::statistics::{
+    Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
+};
+use fs_err as fs;
+
+use super::model::Runtime;
+use super::output::{json, line, shape, table};
+use super::{Failure, progress};
+
+/// Find out which tensors bear compression, and which must not be touched
+///
+/// Shows of each linear layer how its output's energy spreads over ranks, and what each method loses
+/// of it at --keep. With --text the model runs: once for each tensor with only that one replaced by
+/// its svd at --keep, which is what it costs in KL divergence, and once with all of them replaced,
+/// beside the original, to compare what the layers read. What hurts most comes first.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
+    checkpoint: PathBuf,
+    /// Statistics of `dwindle calibrate`
+    #[arg(long, value_name = "FILE")]
+    stats: PathBuf,
+    /// Run the model over this text, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// The kept fraction of parameters at which methods are compared
+    #[arg(long, default_value_t = 0.5, value_parser = keep)]
+    keep: f64,
+    /// Chunks of the text to run over
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    chunks: usize,
+    /// Tokens of a chunk
+    #[arg(short, long, default_value_t = 512)]
+    ctx: u32,
+    /// Write the diagnosis, JSON, for `dwindle compress --diagnosis`
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Tensors to show
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    top: usize,
+    #[command(flatten)]
+    runtime: Runtime,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+fn keep(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(keep) if keep > 0.0 && keep < 1.0 => Ok(keep),
+        _ => Err("expected a fraction between 0 and 1".into()),
+    }
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let text = args.text.as_ref().map(|path| {
+        String::from_utf8(fs::read(path)?)
+            .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+    });
+    let text = text.transpose()?;
+    let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
+        .map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(&path)?;
+    let statistics = Statistics::open(&args.stats)?;
+    statistics.check_model(&model, source.as_ref())?;
+    let mut diagnosis = Diagnosis::new(Identity::of(&model, source.as_ref())?, args.keep);
+
+    let bar = progress::count(statistics.weights() as u64, "decomposing");
+    diagnosis.tensors = tensors(&model, source.as_ref(), &statistics, args.keep, &|| {
+        bar.inc(1)
+    })?;
+    bar.finish_and_clear();
+    sort_by_output_error(&mut diagnosis.tensors);
+    if let (Some(text), Some(file)) = (&text, &args.text) {
+        let options = EvalOptions {
+            ctx: args.ctx,
+            chunks: Some(args.chunks),
+            threads: args.runtime.threads(),
+            ..EvalOptions::default()
+        };
+        let subject = Subject {
+            model: &model,
+            source: source.as_ref(),
+            statistics: &statistics,
+        };
+        let running = args.runtime.load_replaceable(&path)?;
+        let found = &mut diagnosis.tensors;
+        let bar = progress::count(found.len() as u64, "running");
+        divergences(
+            &subject,
+            &running,
+            args.keep,
+            text,
+            &options,
+            found,
+            &mut || bar.inc(1),
+        )?;
+        bar.finish_and_clear();
+        let original = args.runtime.load(&path)?;
+        diagnosis.inputs = activations(
+            &subject, &original, &running, args.keep, text, &options, found,
+        )?;
+        diagnosis.text = Some(DiagnosisText {
+            name: file
+                .file_name()
+                .unwrap_or(file.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
+            sha256: digest(text.as_bytes()),
+            ctx: args.ctx,
+            chunks: args.chunks,
+        });
+    }
+    if let Some(output) = &args.output {
+        let bytes = serde_json::to_vec_pretty(&diagnosis).map_err(|e| Failure::file(output, e))?;
+        write_whole(output, &bytes)?;
+    }
+    if args.json {
+        return json(&diagnosis);
+    }
+    print(&diagnosis, args.top)
+}
+
+/// A file appears under its name only when it is complete.
+fn write_whole(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => std::path::Path::new("."),
+    };
+    let failed = |e: std::io::Error| Failure::file(path, e);
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+fn sort_by_output_error(tensors: &mut [TensorDiagnosis]) {
+    let error = |t: &TensorDiagnosis| t.output_errors.get("svd").copied().unwrap_or(0.0);
+    tensors.sort_by(|a, b| error(b).total_cmp(&error(a)));
+}
+
+fn print(diagnosis: &Diagnosis, top: usize) -> Result<(), Failure> {
+    let percent = |v: f64| format!("{:.1}", v * 100.0);
+    let rows = diagnosis.tensors.iter().take(top).map(|t| {
+        let error = |method: &str| {
+            t.output_errors
+                .get(method)
+                .map_or("-".into(), |e| percent(*e))
+        };
+        let [quarter, half, most] = t.energy.map(percent);
+        [
+            t.name.clone(),
+            shape(&t.shape),
+            format!("{:.0}", t.effective_rank),
+            quarter,
+            half,
+            most,
+            error("svd"),
+            error("tensor-train"),
+            error("magnitude"),
+            error("wanda"),
+            error("sparsegpt"),
+            t.kld.map_or("-".into(), |kld| format!("{kld:.4}")),
+        ]
+    });
+    let columns = [
+        "tensor",
+        ">shape",
+        ">eff. rank",
+        ">at .25",
+        ">at .5",
+        ">at .75",
+        ">svd",
+        ">train",
+        ">magnitude",
+        ">wanda",
+        ">sparsegpt",
+        ">KLD",
+    ];
+    line(table(columns, rows).to_string())?;
+    let shown = diagnosis.tensors.len().min(top);
+    line(format!(
+        "{shown} of {} tensors. Energy of the output that factors hold at a keep, and output energy \
+         that each method loses at keep {}, in percent.",
+        diagnosis.tensors.len(),
+        diagnosis.keep
+    ))?;
+    if diagnosis.text.is_none() {
+        return line(
+            "Without --text: sorted by what svd loses of the output, which says little of \
+                     what the model loses.",
+        );
+    }
+    line(untouchable(&diagnosis.tensors))?;
+    line("")?;
+    line(inputs_table(&diagnosis.inputs))?;
+    line(format!(
+        "All tensors compressed by svd at keep {}: what layers read, against the original.",
+        diagnosis.keep
+    ))
+}
+
+/// The fewest tensors that carry half of all divergence.
+fn untouchable(tensors: &[TensorDiagnosis]) -> String {
+    let kld = |t: &TensorDiagnosis| t.kld.unwrap_or(0.0);
+    let total: f64 = tensors.iter().map(kld).sum();
+    let mut sum = 0.0;
+    let half: Vec<&str> = tensors
+        .iter()
+        .take_while(|t| {
+            let is_needed = sum < total / 2.0;
+            sum += kld(t);
+            is_needed
+        })
+        .map(|t| t.name.as_str())
+        .collect();
+    format!(
+        "Don't touch the first {}: they carry half of the {total:.4} that all cost one by one.",
+        half.len()
+    )
+}
+
+fn inputs_table(inputs: &[InputDiagnosis]) -> String {
+    let rows = inputs.iter().map(|input| {
+        let names: Vec<&str> = input
+            .weights
+            .iter()
+            .map(|w| w.trim_end_matches(".weight"))
+            .collect();
+        [
+            names.join(", "),
+            format!("{:.4}", input.cosine),
+            format!("{:.3}", input.norm_ratio),
+        ]
+    });
+    table(["input of", ">cosine", ">norm ratio"], rows).to_string()
+}

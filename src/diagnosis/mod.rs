@@ -1,0 +1,8 @@
+//! Which tensors bear compression and which must not be touched: by their spectra, by what each
+//! method loses of their layers' outputs, and by running the model with one of them compressed.
+
+mod running;
+mod tensor;
+
+pub use running::{Subject, activations, divergences};
+pub use tensor::{DiagnoseError, tensors};

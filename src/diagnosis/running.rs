@@ -1,0 +1,180 @@
+//! What running the model says: one tensor compressed at a time, and all of them together.
+
+use std::ops::ControlFlow;
+
+use super::tensor::{DiagnoseError, rank_of_keep};
+use crate::architecture::{self, ModelTensor, values};
+use crate::checkpoint::Source;
+use crate::eval::{Chunks, EvalOptions, Reference, cache_key, compare, write_reference};
+use crate::llama::activations::Probe;
+use crate::llama::context::{ContextOptions, default_threads};
+use crate::llama::lockstep::{Pair, lockstep};
+use crate::llama::model::Model;
+use crate::method::low_rank::decompose;
+use crate::method::svd::multiply_out;
+use crate::plan::{Operand, TransformError};
+use crate::statistics::{InputDiagnosis, Measured, Statistics, TensorDiagnosis};
+
+/// A checkpoint with what is known of its layers' inputs.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The checkpoint's tensors.
+    pub model: &'a architecture::Model,
+    /// Where they come from.
+    pub source: &'a dyn Source,
+    /// Their layers' inputs.
+    pub statistics: &'a Statistics,
+}
+
+impl Subject<'_> {
+    fn tensor(&self, name: &str) -> Option<&ModelTensor> {
+        self.model.tensors.iter().find(|t| t.name == name)
+    }
+
+    /// A tensor as whitened svd at `keep` leaves it.
+    fn compressed(&self, tensor: &ModelTensor, keep: f64) -> Result<Vec<f32>, DiagnoseError> {
+        let measured = Measured {
+            statistics: Some(self.statistics),
+            ..Measured::default()
+        };
+        let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
+        let rank = rank_of_keep(keep, m, n);
+        let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
+        let slice = |i: usize| -> Result<Vec<f32>, TransformError> {
+            let operand = Operand::slice(tensor, i, self.source, &measured)?;
+            let d = decompose(&operand.w, m, n, operand.gram())?;
+            let f = d.factors(&operand.w, m, n, rank)?;
+            Ok(multiply_out(&f.a, &f.b, n, m, rank))
+        };
+        let made: Result<Vec<Vec<f32>>, _> = (0..slices).map(slice).collect();
+        Ok(made.map_err(DiagnoseError::of(tensor))?.concat())
+    }
+
+    fn original(&self, tensor: &ModelTensor) -> Result<Vec<f32>, DiagnoseError> {
+        values(tensor, self.source, 0..tensor.row_count())
+            .map_err(|e| DiagnoseError::of(tensor)(e.into()))
+    }
+}
+
+/// Measures the divergence of each tensor compressed alone, and sorts them by it. `running` is the
+/// same checkpoint, loaded so that its weights can be replaced; they are as before afterwards.
+///
+/// # Errors
+/// A text that is too short, and whatever ends an evaluation.
+pub fn divergences(
+    subject: &Subject<'_>,
+    running: &Model,
+    keep: f64,
+    text: &str,
+    options: &EvalOptions,
+    tensors: &mut [TensorDiagnosis],
+    done: &mut dyn FnMut(),
+) -> Result<(), DiagnoseError> {
+    let dir = tempfile::TempDir::new()?;
+    let cache = dir.path().join("reference");
+    let key = cache_key(b"diagnosis", text, options);
+    write_reference(running, text, options, &cache, key, &mut |_| ())?;
+    let measure = || -> Result<f64, DiagnoseError> {
+        let reference = Reference::Cache(&cache, key);
+        let found = compare(running, &reference, text, options, &mut |_| ())?;
+        Ok(found.divergence.map_or(0.0, |d| d.kld.value))
+    };
+    // The reference is rounded to 16 bits: what it is away from itself is no one's fault.
+    let rounding = measure()?;
+    for diagnosis in tensors.iter_mut() {
+        if let Some(tensor) = subject.tensor(&diagnosis.name) {
+            running.replace(&tensor.name, &subject.compressed(tensor, keep)?)?;
+            diagnosis.kld = Some((measure()? - rounding).max(0.0));
+            running.replace(&tensor.name, &subject.original(tensor)?)?;
+            tensor.release(subject.source);
+            subject.statistics.release(&tensor.name);
+        }
+        done();
+    }
+    let kld = |t: &TensorDiagnosis| t.kld.unwrap_or(0.0);
+    tensors.sort_by(|a, b| kld(b).total_cmp(&kld(a)));
+    Ok(())
+}
+
+/// Sums over the rows of an input.
+#[derive(Default, Clone)]
+struct Rows {
+    cosines: f64,
+    count: u64,
+    first: f64,
+    second: f64,
+}
+
+impl Rows {
+    fn add(&mut self, first: &[f32], second: &[f32], width: usize) {
+        for (x, y) in first.chunks_exact(width).zip(second.chunks_exact(width)) {
+            let dot = |a: &[f32], b: &[f32]| -> f64 {
+                a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum()
+            };
+            let (xx, yy) = (dot(x, x), dot(y, y));
+            if xx > 0.0 && yy > 0.0 {
+                self.cosines += dot(x, y) / (xx * yy).sqrt();
+                self.count += 1;
+            }
+            self.first += xx;
+            self.second += yy;
+        }
+    }
+}
+
+/// Compresses every tensor of a diagnosis in `running` and compares what the layers read with what
+/// they read in `original`.
+///
+/// # Errors
+/// As [`divergences`].
+pub fn activations(
+    subject: &Subject<'_>,
+    original: &Model,
+    running: &Model,
+    keep: f64,
+    text: &str,
+    options: &EvalOptions,
+    tensors: &[TensorDiagnosis],
+) -> Result<Vec<InputDiagnosis>, DiagnoseError> {
+    for diagnosis in tensors {
+        if let Some(tensor) = subject.tensor(&diagnosis.name) {
+            running.replace(&tensor.name, &subject.compressed(tensor, keep)?)?;
+        }
+    }
+    let chunks = Chunks::cut(original, text, options)?;
+    let context = ContextOptions {
+        ctx: options.ctx,
+        batch: options.ctx,
+        ubatch: options.ctx,
+        threads: Some(options.threads.unwrap_or_else(default_threads)),
+        ..ContextOptions::default()
+    };
+    let mut first = Probe::new(original, &context)?;
+    let mut second = Probe::new(running, &context)?;
+    let inputs = first.inputs().to_vec();
+    let mut sums = vec![Rows::default(); inputs.len()];
+    for chunk in 0..chunks.count {
+        first.clear();
+        second.clear();
+        lockstep(
+            &mut first,
+            &mut second,
+            &chunks.batch(original, chunk..chunk + 1, 0..chunks.ctx),
+            &vec![true; inputs.len()],
+            &mut |Pair { first, second }| {
+                let i = second.input;
+                sums[i].add(first, second.values, inputs[i].width);
+                ControlFlow::Continue(())
+            },
+        )?;
+    }
+    let found = inputs.into_iter().zip(sums).map(|(input, rows)| {
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        InputDiagnosis {
+            weights: input.readers.into_iter().map(|r| r.weight).collect(),
+            cosine: ratio(rows.cosines, rows.count as f64),
+            norm_ratio: ratio(rows.second, rows.first).sqrt(),
+        }
+    });
+    Ok(found.collect())
+}

@@ -1,0 +1,84 @@
+//! Replacing the weights of a loaded model, to measure what a change costs or to fit later layers
+//! to earlier ones.
+
+use std::ffi::CString;
+use std::ptr::NonNull;
+use std::sync::TryLockError;
+
+use dwindle_formats::gguf::TensorType;
+use llama_cpp_sys_2 as sys;
+
+use super::ggml;
+use super::model::{LlamaError, Model};
+
+unsafe extern "C" {
+    fn dwindle_find_tensor(
+        model: *const sys::llama_model,
+        name: *const std::ffi::c_char,
+    ) -> *mut sys::ggml_tensor;
+}
+
+impl Model {
+    /// Gives a weight other values, rounded to the type that it was loaded in. The next evaluation
+    /// uses them.
+    ///
+    /// # Errors
+    /// The model is mapped from a file or evaluates at this moment, it has no such weight, or one
+    /// of another size or of a type that can't be written.
+    pub fn replace(&self, weight: &str, values: &[f32]) -> Result<(), LlamaError> {
+        let _busy = match self.busy.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(failed(weight, "the model evaluates at this moment"));
+            }
+        };
+        // SAFETY: nobody evaluates while the lock is held.
+        unsafe { replace(self, weight, values) }
+    }
+}
+
+/// As [`Model::replace`].
+///
+/// # Safety
+/// No other thread evaluates the model, and no node that llama.cpp computes at this moment reads
+/// the weight.
+pub(super) unsafe fn replace(
+    model: &Model,
+    weight: &str,
+    values: &[f32],
+) -> Result<(), LlamaError> {
+    if !model.owns_weights() {
+        return Err(failed(weight, "the model is mapped from a file"));
+    }
+    let unknown = || failed(weight, "the model has no such weight");
+    let name = CString::new(weight).map_err(|_| unknown())?;
+    // SAFETY: the model lives and the name is a C string.
+    let tensor = unsafe { dwindle_find_tensor(model.raw(), name.as_ptr()) };
+    let mut tensor = NonNull::new(tensor).ok_or_else(unknown)?;
+    // SAFETY: the model's tensors live as long as it, and nobody uses them now.
+    let tensor = unsafe { tensor.as_mut() };
+    let elements: i64 = tensor.ne.iter().product();
+    if elements != values.len() as i64 {
+        let reason = format!("it has {elements} elements, not {}", values.len());
+        return Err(failed(weight, &reason));
+    }
+    let ty = TensorType::from_id(tensor.type_)
+        .ok_or_else(|| failed(weight, "llama.cpp holds it in an unknown type"))?;
+    // SAFETY: the tensor is valid.
+    let len = unsafe { sys::ggml_nbytes(tensor) };
+    let mut bytes = vec![0; len];
+    ggml::quantize(ty, values, tensor.ne[0] as usize, None, &mut bytes)
+        .map_err(|e| failed(weight, &e.to_string()))?;
+    // SAFETY: the weight is allocated and has as many bytes; its backend takes them in the order
+    // of a file and lays them out as it needs.
+    unsafe { sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, len) };
+    Ok(())
+}
+
+fn failed(weight: &str, reason: &str) -> LlamaError {
+    LlamaError::Replace {
+        weight: weight.to_string(),
+        reason: reason.to_string(),
+    }
+}
