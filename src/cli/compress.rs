@@ -7,7 +7,8 @@ use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, Inputs, Options, PipelineError, Summary};
+use dwindle::llama::model::ModelOptions;
+use dwindle::pipeline::{self, FitOptions, Fitted, Inputs, Options, PipelineError, Summary, fit};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle_formats::container::{StoredTensor, check_destination};
@@ -42,6 +43,16 @@ pub struct Args {
     /// Output of `dwindle diagnose`: what `rank = "auto"` shares its budget by
     #[arg(long, value_name = "FILE")]
     diagnosis: Option<PathBuf>,
+    /// Fit each layer to what the compressed layers before it give, on a text; matrices that stay
+    /// whole are fitted too. Runs the checkpoint and a copy in F16 side by side, on the CPU
+    #[arg(long, requires = "text")]
+    sequential: bool,
+    /// The text of --sequential, UTF-8
+    #[arg(long, value_name = "FILE", requires = "sequential")]
+    text: Option<PathBuf>,
+    /// Chunks of the text, of 512 tokens, that are evaluated at once
+    #[arg(long, default_value_t = 32, value_name = "N", requires = "sequential")]
+    chunks: usize,
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
@@ -112,10 +123,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     refuse_overwriting_source(&path, output)?;
 
-    let inputs = Inputs {
+    let mut inputs = Inputs {
         model: &model,
         source: source.as_ref(),
         measured,
+        fitted: None,
         identity: &checkpoint::fingerprint(
             &path,
             &[
@@ -125,6 +137,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             ],
         )?,
     };
+    let fitted = match &args.text {
+        Some(text) => Some(fit_layers(args, &path, &plan, &inputs, text)?),
+        None => None,
+    };
+    inputs.fitted = fitted.as_ref();
     let bar = progress::bytes(plan.bytes(), "compressing");
     let options = Options {
         threads: args.threads.unwrap_or_else(available_threads),
@@ -140,6 +157,45 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         );
     }
     print_summary(&plan, &model, &summary, args)
+}
+
+/// Runs the checkpoint and its compressed copy side by side.
+fn fit_layers(
+    args: &Args,
+    checkpoint: &std::path::Path,
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    text: &std::path::Path,
+) -> Result<Fitted, Failure> {
+    let words = String::from_utf8(fs::read(text)?)
+        .map_err(|_| Failure::file(text, "the text is not valid UTF-8"))?;
+    let on_cpu = ModelOptions {
+        devices: Some(Vec::new()),
+        ..ModelOptions::default()
+    };
+    let original = pipeline::load(checkpoint, &on_cpu, &mut |_, _| ())?;
+    let copy = Recipe::base("f16");
+    let running = pipeline::load_as(checkpoint, &copy, &on_cpu, &mut |_, _| ())?;
+    let options = FitOptions {
+        ctx: 512,
+        chunks: args.chunks,
+        threads: args.threads.map(|n| n as u32),
+    };
+    let bar = progress::count(0, "fitting");
+    let fitted = fit(
+        plan,
+        inputs,
+        &original,
+        &running,
+        &words,
+        &options,
+        &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        },
+    )?;
+    bar.finish_and_clear();
+    Ok(fitted)
 }
 
 fn presets_help() -> String {

@@ -60,6 +60,7 @@ input_errors!(
     dwindle::architecture::Error,
     dwindle::llama::model::LlamaError,
     dwindle::pipeline::PipelineError,
+    dwindle::pipeline::FitError,
     dwindle::pipeline::LoadError,
     dwindle::pipeline::StockError,
     dwindle::plan::RecipeError,

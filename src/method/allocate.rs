@@ -27,7 +27,7 @@ pub struct Spectrum<'a> {
     pub rank_cost: u64,
     /// What the matrix costs as it is; `None` where it may not stay so.
     pub dense_cost: Option<u64>,
-    /// What a unit of its energy counts, as [`relative_weight`] or measured by sensitivity.
+    /// What a unit of its energy counts.
     pub weight: f64,
     /// The least rank that it may get, rounded up to the granule.
     pub least_rank: usize,
@@ -53,46 +53,11 @@ pub struct Allocation<T> {
     pub error: f64,
 }
 
-/// The weight that counts each matrix's error relative to its own output: the inverse of the sum
-/// of its energies, or zero where there are none.
-pub fn relative_weight(energies: &[f64]) -> f64 {
-    let total: f64 = energies.iter().sum();
-    if total > 0.0 { 1.0 / total } else { 0.0 }
-}
-
-/// Distributes a budget over matrices of given spectra. Ranks are multiples of `granule`, the block
-/// length of the factors' type, or the full side.
-///
-/// # Errors
-/// [`MethodError::Budget`] where even the least choices cost more; [`MethodError::Setting`] for a
-/// granule of zero, and for weights or energies that are negative or not finite.
-pub fn ranks(
-    matrices: &[Spectrum<'_>],
-    budget: u64,
-    granule: usize,
-) -> Result<Allocation<Share>, MethodError> {
-    if granule == 0 {
-        return Err(MethodError::Setting {
-            what: "rank granule",
-            value: 0.0,
-        });
-    }
-    let options: Vec<Vec<(Share, Choice)>> = matrices.iter().map(|m| m.options(granule)).collect();
-    let choices: Vec<Vec<Choice>> = options
-        .iter()
-        .map(|options| options.iter().map(|(_, choice)| *choice).collect())
-        .collect();
-    let chosen = choose(&choices, budget)?;
-    let shares = options.iter().zip(&chosen.shares);
-    Ok(Allocation {
-        shares: shares.map(|(options, i)| options[*i].0).collect(),
-        cost: chosen.cost,
-        error: chosen.error,
-    })
-}
-
 impl Spectrum<'_> {
-    fn options(&self, granule: usize) -> Vec<(Share, Choice)> {
+    /// Its choices: ranks that are multiples of `granule`, the block length of the factors' type, or
+    /// the full side; and to stay as it is, where it may.
+    pub fn options(&self, granule: usize) -> Vec<(Share, Choice)> {
+        let granule = granule.max(1);
         let side = self.energies.len();
         let least = self.least_rank.max(1).div_ceil(granule) * granule;
         let mut ranks: Vec<usize> = (least..side).step_by(granule).collect();
@@ -130,32 +95,15 @@ struct Step {
 /// [`MethodError::Budget`]; [`MethodError::Setting`] for an item without choices, and for errors
 /// that are negative or not finite.
 pub fn choose(items: &[Vec<Choice>], budget: u64) -> Result<Allocation<usize>, MethodError> {
-    let mut current = Vec::with_capacity(items.len());
-    let mut steps = Vec::new();
-    let mut needed = 0u64;
-    for (item, choices) in items.iter().enumerate() {
-        let bad = choices
-            .iter()
-            .find(|c| !(c.error >= 0.0 && c.error.is_finite()));
-        if let Some(value) = bad.map(|c| c.error).or(choices.is_empty().then_some(0.0)) {
-            return Err(MethodError::Setting {
-                what: "the error of a choice",
-                value,
-            });
-        }
-        let hull = lower_hull(choices);
-        needed = needed.saturating_add(choices[hull[0]].cost);
-        current.push(hull[0]);
-        steps.extend(hull.windows(2).map(|pair| Step {
-            gain: gain(choices, pair[0], pair[1]),
-            item,
-            choice: pair[1],
-        }));
-    }
+    let (mut current, steps) = hull_steps(items)?;
+    let needed = current
+        .iter()
+        .zip(items)
+        .map(|(i, choices)| choices[*i].cost)
+        .fold(0, u64::saturating_add);
     if needed > budget {
         return Err(MethodError::Budget { budget, needed });
     }
-    steps.sort_by(|a, b| b.gain.total_cmp(&a.gain).then(a.item.cmp(&b.item)));
     let mut left = budget - needed;
     let mut stopped = vec![false; items.len()];
     for step in steps {
@@ -176,6 +124,60 @@ pub fn choose(items: &[Vec<Choice>], budget: u64) -> Result<Allocation<usize>, M
         error: taken().map(|c| c.error).sum(),
         shares: current,
     })
+}
+
+/// All choices on the lower convex hull of the items' sums, from the cheapest on: for each the
+/// indices of the items' choices, and what they come to.
+///
+/// # Errors
+/// As [`choose`], without a budget.
+pub fn frontier(items: &[Vec<Choice>]) -> Result<Vec<(Vec<usize>, Choice)>, MethodError> {
+    let (mut current, steps) = hull_steps(items)?;
+    let sum = |current: &[usize]| {
+        let taken = items.iter().zip(current).map(|(choices, i)| choices[*i]);
+        taken.fold(
+            Choice {
+                cost: 0,
+                error: 0.0,
+            },
+            |sum, c| Choice {
+                cost: sum.cost.saturating_add(c.cost),
+                error: sum.error + c.error,
+            },
+        )
+    };
+    let mut all = vec![(current.clone(), sum(&current))];
+    for step in steps {
+        current[step.item] = step.choice;
+        all.push((current.clone(), sum(&current)));
+    }
+    Ok(all)
+}
+
+/// The cheapest choice of each item, and the steps along all hulls, those that gain most first.
+fn hull_steps(items: &[Vec<Choice>]) -> Result<(Vec<usize>, Vec<Step>), MethodError> {
+    let mut cheapest = Vec::with_capacity(items.len());
+    let mut steps = Vec::new();
+    for (item, choices) in items.iter().enumerate() {
+        let bad = choices
+            .iter()
+            .find(|c| !(c.error >= 0.0 && c.error.is_finite()));
+        if let Some(value) = bad.map(|c| c.error).or(choices.is_empty().then_some(0.0)) {
+            return Err(MethodError::Setting {
+                what: "the error of a choice",
+                value,
+            });
+        }
+        let hull = lower_hull(choices);
+        cheapest.push(hull[0]);
+        steps.extend(hull.windows(2).map(|pair| Step {
+            gain: gain(choices, pair[0], pair[1]),
+            item,
+            choice: pair[1],
+        }));
+    }
+    steps.sort_by(|a, b| b.gain.total_cmp(&a.gain).then(a.item.cmp(&b.item)));
+    Ok((cheapest, steps))
 }
 
 /// Spends what is left on whichever choice gains most for its cost, until none fits.
@@ -247,6 +249,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Ranks of a granule within a budget.
+    fn ranks(
+        matrices: &[Spectrum<'_>],
+        budget: u64,
+        granule: usize,
+    ) -> Result<Allocation<Share>, MethodError> {
+        let options: Vec<_> = matrices.iter().map(|m| m.options(granule)).collect();
+        let choices = |o: &Vec<(Share, Choice)>| o.iter().map(|(_, choice)| *choice).collect();
+        let items: Vec<Vec<Choice>> = options.iter().map(choices).collect();
+        let chosen = choose(&items, budget)?;
+        let shares = options.iter().zip(&chosen.shares);
+        Ok(Allocation {
+            shares: shares.map(|(options, i)| options[*i].0).collect(),
+            cost: chosen.cost,
+            error: chosen.error,
+        })
+    }
+
     fn spectrum(energies: &[f64], dense_cost: Option<u64>) -> Spectrum<'_> {
         Spectrum {
             energies,
@@ -315,7 +335,6 @@ mod tests {
                 needed: 16 * 64
             }
         );
-        assert!(ranks(&[matrix], 0, 0).is_err());
         matrix.weight = f64::NAN;
         assert!(matches!(
             ranks(&[matrix], 1600, 1),
@@ -349,6 +368,10 @@ mod tests {
             let best = totals.iter().map(|t| t.1).fold(f64::INFINITY, f64::min);
             // The relaxation's gap is at most what one item can remove.
             prop_assert!(got.error >= best - 1e-12 && got.error <= best + 1.0);
+            // The frontier has a choice within the budget, and none better than the best.
+            let affordable = frontier(&items).unwrap().into_iter().map(|(_, c)| c);
+            let affordable = affordable.filter(|c| c.cost <= budget).map(|c| c.error);
+            prop_assert!(affordable.fold(f64::INFINITY, f64::min) >= best - 1e-12);
             // A larger budget is never refused.
             prop_assert!(choose(&items, budget + 5).is_ok());
         }

@@ -52,6 +52,14 @@ impl Decomposition<'_> {
         }
     }
 
+    /// The energy that each rank adds, descending: of the weights, or of the output.
+    pub fn energies(&self) -> Vec<f64> {
+        match self {
+            Decomposition::Plain(d) => d.singular_values.iter().map(|s| s * s).collect(),
+            Decomposition::Whitened(_, d) => d.spectrum().to_vec(),
+        }
+    }
+
     /// Factors of a rank up to the smaller side, for the W that was decomposed.
     ///
     /// # Errors

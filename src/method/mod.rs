@@ -5,11 +5,13 @@ pub mod allocate;
 pub mod cp;
 pub mod error;
 pub mod gram;
+pub mod joint;
 mod linear;
 pub mod low_rank;
 pub mod magnitude;
 pub mod prune;
 pub mod quantize;
+pub mod refit;
 #[cfg(test)]
 mod sample;
 pub mod sparse_low_rank;

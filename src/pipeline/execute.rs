@@ -12,8 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::factored::Factorizer;
 use super::ordered::ordered;
+use super::sequential::Fitted;
 use super::stock::{StockError, StockModel};
-use super::transform::{ErrorSums, prune, store_rows};
+use super::transform::{ErrorSums, store_rows};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::plan::{Plan, TransformError, Treatment};
@@ -31,6 +32,8 @@ pub struct Inputs<'a> {
     pub source: &'a dyn Source,
     /// What is known of the layers' inputs.
     pub measured: Measured<'a>,
+    /// Tensors that were fitted to one another beforehand.
+    pub fitted: Option<&'a Fitted>,
     /// A digest of the identity of all these, by which an unfinished file is recognised.
     pub identity: &'a Digest,
 }
@@ -121,6 +124,7 @@ pub fn compress(
         source,
         measured,
         identity,
+        fitted,
     } = *inputs;
     let stored = plan.stored();
     let metadata = &plan.metadata;
@@ -128,11 +132,12 @@ pub fn compress(
     hash.update(identity);
     hash.update(encode_header(metadata, &[], 8));
     hash.update([u8::from(options.compress)]);
+    hash.update(fitted.map_or([0; 32], Fitted::digest));
     hash.update(serde_json::to_vec(&stored).unwrap_or_default());
     let fingerprint = hash.finalize().into();
 
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
-    let jobs = jobs(plan, model, source, writer.resumed_tensors());
+    let jobs = jobs(plan, inputs, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
     let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
@@ -144,13 +149,12 @@ pub fn compress(
                 store_rows(tensor, source, parts[0].ty, rows, measured.importance)
                     .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
-            (_, Treatment::Prune { pruning, pattern }) => {
-                prune(tensor, source, *pruning, *pattern, parts[0].ty, &measured)
-                    .map(|(bytes, sums)| (chunks_of(parts, vec![bytes], options), sums))
-            }
-            _ => factorizer
-                .make(job.step)
-                .map(|(factors, sums)| (chunks_of(parts, factors, options), sums)),
+            _ => match fitted.and_then(|f| f.get(job.step)) {
+                Some((payloads, sums)) => Ok((chunks_of(parts, payloads, options), sums)),
+                None => factorizer
+                    .make(job.step)
+                    .map(|made| (chunks_of(parts, &made.parts, options), made.sums)),
+            },
         };
         made.map_err(|source| PipelineError::Transform {
             tensor: tensor.name.clone(),
@@ -215,7 +219,7 @@ pub fn export(
         .collect();
     let work = |job: &Job| {
         let parts = &dense.tensors[job.step].parts;
-        let chunks = chunks_of(parts, vec![stock.tensor(job.step)?], options);
+        let chunks = chunks_of(parts, &[stock.tensor(job.step)?], options);
         Ok((chunks, ErrorSums::default()))
     };
     run(
@@ -286,11 +290,17 @@ fn run<'a>(
     })
 }
 
-fn jobs(plan: &Plan, model: &Model, source: &dyn Source, first: usize) -> Vec<Job> {
+fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
+    let Inputs {
+        model,
+        source,
+        fitted,
+        ..
+    } = *inputs;
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();
-        if s.treatment != Treatment::Store {
+        if s.treatment != Treatment::Store || fitted.is_some_and(|f| f.get(step).is_some()) {
             let side = s.stored.shape[0];
             let together: u64 = match &s.treatment {
                 Treatment::Slice => 0,
@@ -340,11 +350,7 @@ fn chunk_of<'a>(
     }
 }
 
-fn chunks_of(
-    parts: &[Part],
-    payloads: Vec<Vec<u8>>,
-    options: Options,
-) -> Vec<EncodedChunk<'static>> {
+fn chunks_of(parts: &[Part], payloads: &[Vec<u8>], options: Options) -> Vec<EncodedChunk<'static>> {
     let mut chunks = Vec::new();
     for (part, bytes) in parts.iter().zip(payloads) {
         let geometry = ChunkGeometry::of(part);

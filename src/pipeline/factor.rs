@@ -29,40 +29,6 @@ pub(super) fn low_rank(operand: &Operand<'_>, rank: usize) -> Result<Factors, Tr
     Ok(d.factors(w, rows, cols, rank)?)
 }
 
-/// Factors of matrices of `rows` rows each that read the same input: one A, and a B for each. Each
-/// matrix counts by its error relative to its own output.
-pub(super) fn joint(
-    operand: &Operand<'_>,
-    rows: &[usize],
-    rank: usize,
-) -> Result<(Vec<f32>, Vec<Vec<f32>>), TransformError> {
-    let (n, gram) = (operand.cols, operand.gram());
-    let mut scaled = operand.w.clone();
-    let mut rest = scaled.as_mut_slice();
-    let mut scales = Vec::new();
-    for rows in rows {
-        let (w, others) = rest.split_at_mut(rows * n);
-        rest = others;
-        let energy = gram.map_or(1.0, |g| g.output_energy(w, *rows));
-        let scale = if energy > 0.0 {
-            energy.sqrt() as f32
-        } else {
-            1.0
-        };
-        w.iter_mut().for_each(|v| *v /= scale);
-        scales.push(scale);
-    }
-    let all = scaled.len() / n;
-    let Factors { a, mut b } = decompose(&scaled, all, n, gram)?.factors(&scaled, all, n, rank)?;
-    let mut own = Vec::new();
-    for (rows, scale) in rows.iter().zip(scales) {
-        let others = b.split_off(rows * rank);
-        b.iter_mut().for_each(|v| *v *= scale);
-        own.push(std::mem::replace(&mut b, others));
-    }
-    Ok((a, own))
-}
-
 /// A pruned matrix, and the factors of what it lacks: S, A, B.
 pub(super) fn sparse_low_rank(
     operand: &Operand<'_>,

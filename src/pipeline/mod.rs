@@ -8,11 +8,13 @@ mod factor;
 mod factored;
 mod load;
 mod ordered;
+mod sequential;
 mod stock;
 mod transform;
 
 pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
 pub use load::{LoadError, identity, load, load_as};
+pub use sequential::{FitError, FitOptions, Fitted, fit};
 pub use stock::{StockError, StockModel};
 pub use transform::ErrorSums;

@@ -8,10 +8,8 @@ use dwindle_formats::gguf::TensorType;
 use crate::architecture::{ModelTensor, values};
 use crate::checkpoint::Source;
 use crate::llama::ggml::{self, GgmlError};
-use crate::method::prune::Pruning;
-use crate::method::sparsity::Pattern;
 use crate::plan::TransformError;
-use crate::statistics::{Importance, Measured};
+use crate::statistics::Importance;
 
 /// Sums of squares from which a tensor's relative error follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -82,7 +80,7 @@ pub fn store_rows<'a>(
 }
 
 /// Quantizes rows, slice by slice of a stack, each with its own importance weights.
-fn encode(
+pub(super) fn encode(
     ty: TensorType,
     values: &[f32],
     tensor: &ModelTensor,
@@ -109,29 +107,6 @@ fn encode(
         row = end;
     }
     Ok(out)
-}
-
-/// A tensor with zeros in it, slice by slice of a stack, in an element type.
-pub fn prune(
-    tensor: &ModelTensor,
-    source: &dyn Source,
-    pruning: Pruning,
-    pattern: Pattern,
-    ty: TensorType,
-    measured: &Measured<'_>,
-) -> Result<(Vec<u8>, ErrorSums), TransformError> {
-    let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
-    let w = values(tensor, source, 0..tensor.row_count())?;
-    let mut pruned = Vec::with_capacity(w.len());
-    for (slice, w) in w.chunks(n * m).enumerate() {
-        let gram = measured.gram(&tensor.name, slice)?;
-        pruned.extend(pruning.prune(w, m, n, gram, pattern)?);
-    }
-    let rows = 0..tensor.row_count();
-    let bytes = encode(ty, &pruned, tensor, rows, measured.importance)?;
-    let mut back = pruned;
-    ggml::dequantize(ty, &bytes, &mut back)?;
-    Ok((bytes, ErrorSums::of(&w, &back)))
 }
 
 /// Values in an element type, and as they come back from it.

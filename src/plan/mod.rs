@@ -1,6 +1,7 @@
 //! From wishes to a plan: every output tensor's name, shape, type and byte size, fixed before the
 //! first byte is written.
 
+mod auto;
 mod base;
 mod layers;
 mod multilinear;

@@ -58,6 +58,24 @@ impl<'a> Operand<'a> {
         })
     }
 
+    /// Values of a tensor whose input is unknown.
+    pub fn unmeasured(w: Vec<f32>, tensor: &ModelTensor) -> Operand<'static> {
+        Operand {
+            w,
+            cols: tensor.row_len() as usize,
+            gram: None,
+        }
+    }
+
+    /// Values whose input has this second moment, n rows of n elements for rows of n elements.
+    pub fn with_gram(w: Vec<f32>, cols: usize, gram: &'a [f32]) -> Operand<'a> {
+        Operand {
+            w,
+            cols,
+            gram: Some(Cow::Borrowed(gram)),
+        }
+    }
+
     /// Tensors that read the same input, one after another, each as it is.
     ///
     /// # Errors

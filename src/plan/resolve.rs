@@ -60,6 +60,10 @@ pub enum PlanError {
         tensor: String,
         method: &'static str,
     },
+    #[error(
+        "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+    )]
+    DiagnosisMissing { tensor: String },
     #[error("tensor `{tensor}` can't be read: {source}")]
     Read {
         tensor: String,

@@ -83,6 +83,11 @@ impl Resolver<'_> {
     ) -> Result<Vec<(usize, Resolved)>, PlanError> {
         match method {
             Method::Svd {
+                rank: Rank::Auto(keep),
+                joint,
+                ty,
+            } => self.auto(members, *keep, *joint, *ty),
+            Method::Svd {
                 rank,
                 joint: true,
                 ty,
@@ -91,7 +96,7 @@ impl Resolver<'_> {
                 let resolved: Vec<_> = groups
                     .par_iter()
                     .filter(|group| group.len() > 1)
-                    .map(|group| self.joint(group, *rank, *ty))
+                    .map(|group| self.joint(group, *rank, None, *ty))
                     .collect::<Result<_, _>>()?;
                 Ok(resolved.into_iter().flatten().collect())
             }
@@ -361,6 +366,7 @@ impl Resolver<'_> {
         &self,
         members: &[usize],
         rank: Rank,
+        weights: Option<&[f64]>,
         wanted_ty: TensorType,
     ) -> Result<Vec<(usize, Resolved)>, PlanError> {
         let wish = format!("joint svd with {wanted_ty} factors");
@@ -393,6 +399,7 @@ impl Resolver<'_> {
                         treatment: Treatment::Joint {
                             members: members.to_vec(),
                             rank: rank as usize,
+                            weights: weights.map(<[f64]>::to_vec),
                         },
                     },
                 )
@@ -501,7 +508,7 @@ fn counted(rank: Rank, n: u64, m: u64, block: u64) -> u64 {
             (r / block * block).max(block)
         }
         Rank::Fixed(r) => r.next_multiple_of(block),
-        Rank::Energy(_) => block,
+        Rank::Energy(_) | Rank::Auto(_) => block,
     }
 }
 

@@ -104,6 +104,9 @@ pub enum Rank {
     Keep(f64),
     /// As few as hold this fraction of the squared singular values' sum.
     Energy(f64),
+    /// So that all of the rule's tensors together keep this fraction of their parameters, each as
+    /// many as its measured sensitivity deserves.
+    Auto(f64),
 }
 
 /// How the ranks of more than two factors are chosen.
@@ -128,7 +131,7 @@ pub(super) struct RawRule {
     method: Option<String>,
     #[serde(rename = "type")]
     ty: Option<String>,
-    rank: Option<u64>,
+    rank: Option<RankWish>,
     ranks: Option<Vec<u64>>,
     keep: Option<f64>,
     energy: Option<f64>,
@@ -141,6 +144,14 @@ pub(super) struct RawRule {
     sparsity: Option<f64>,
     pattern: Option<String>,
     pruning: Option<String>,
+}
+
+/// A number, or `"auto"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RankWish {
+    Number(u64),
+    Word(String),
 }
 
 impl RawRule {
@@ -237,7 +248,7 @@ impl RawRule {
         }
         match name {
             "svd" => Ok(Method::Svd {
-                rank: self.one_rank()?,
+                rank: self.one_rank(name)?,
                 joint: self.joint.unwrap_or(false),
                 ty: factors,
             }),
@@ -252,7 +263,7 @@ impl RawRule {
                     }
                 },
                 pattern: self.zeros(name)?,
-                rank: match self.one_rank()? {
+                rank: match self.one_rank(name)? {
                     rank @ (Rank::Fixed(_) | Rank::Keep(_)) => rank,
                     _ => {
                         return Err("`sparse-low-rank` needs a number for `rank`, or `keep`".into());
@@ -265,8 +276,27 @@ impl RawRule {
         }
     }
 
-    fn one_rank(&self) -> Result<Rank, String> {
-        match (self.rank, self.keep, self.energy) {
+    fn one_rank(&self, name: &str) -> Result<Rank, String> {
+        let number = match &self.rank {
+            None => None,
+            Some(RankWish::Number(rank)) => Some(*rank),
+            Some(RankWish::Word(word)) if word == "auto" && name == "svd" => {
+                return match (self.keep, self.energy) {
+                    (Some(keep), None) => Ok(Rank::Auto(fraction("keep", keep)?)),
+                    _ => Err("`rank = \"auto\"` shares a budget: it needs `keep`".into()),
+                };
+            }
+            Some(RankWish::Word(word)) => {
+                return Err(format!(
+                    "`rank` is `{word}`, expected a number{}",
+                    match name {
+                        "svd" => " or `auto`",
+                        _ => "",
+                    }
+                ));
+            }
+        };
+        match (number, self.keep, self.energy) {
             (Some(0), None, None) => Err("`rank` is 0, expected at least 1".into()),
             (Some(rank), None, None) => Ok(Rank::Fixed(rank)),
             (None, Some(keep), None) => Ok(Rank::Keep(fraction("keep", keep)?)),
@@ -276,7 +306,13 @@ impl RawRule {
     }
 
     fn multilinear(&self, decomposition: Decomposition, ty: TensorType) -> Result<Method, String> {
-        let one = self.rank.map(|rank| vec![rank]);
+        let one = match &self.rank {
+            None => None,
+            Some(RankWish::Number(rank)) => Some(vec![*rank]),
+            Some(RankWish::Word(word)) => {
+                return Err(format!("`rank` is `{word}`, expected a number"));
+            }
+        };
         let ranks = match (self.ranks.clone().or(one), self.keep, self.tolerance) {
             (Some(ranks), None, None) if ranks.contains(&0) || ranks.is_empty() => {
                 return Err(format!("the ranks {ranks:?} are not all at least 1"));

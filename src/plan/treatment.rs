@@ -39,6 +39,9 @@ pub enum Treatment {
         members: Vec<usize>,
         /// Singular values kept.
         rank: usize,
+        /// What a unit of each one's output error counts; `None` where each counts relative to its
+        /// own output.
+        weights: Option<Vec<f64>>,
     },
     /// A pruned matrix and two factors.
     SparseLowRank {
