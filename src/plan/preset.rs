@@ -40,6 +40,170 @@ energy = 0.98
 type = "q8_0"
 "#,
     },
+    Preset {
+        name: "conservative",
+        about: "0.7 of the layers' parameters in shared factors; what is fragile stays whole (needs --stats and --diagnosis)",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+method = "svd"
+joint = true
+rank = "auto"
+keep = 0.7
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "balanced",
+        about: "the same with 0.5 of the parameters (needs --stats and --diagnosis)",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+method = "svd"
+joint = true
+rank = "auto"
+keep = 0.5
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "aggressive",
+        about: "the same with 0.3 of the parameters (needs --stats and --diagnosis)",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+method = "svd"
+joint = true
+rank = "auto"
+keep = 0.3
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "hybrid-0.3",
+        about: "30 % zeros by Wanda, and two factors of what they lack (needs --stats)",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+method = "sparse-low-rank"
+pruning = "wanda"
+sparsity = 0.3
+keep = 0.8
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "hybrid-0.5",
+        about: "50 % zeros by Wanda, and two factors of what they lack (needs --stats)",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+method = "sparse-low-rank"
+pruning = "wanda"
+sparsity = 0.5
+keep = 0.6
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "tensor-network",
+        about: "tensor trains over the heads of queries and values, Tucker over layers of keys, \
+                the deeper half harder",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_q", "attn_v"]
+method = "tensor-train"
+over = "heads"
+keep = 0.8
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_q", "attn_v"]
+layers = ["50%.."]
+method = "tensor-train"
+over = "heads"
+keep = 0.6
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_k"]
+layers = ["..50%"]
+method = "tucker"
+over = "layers"
+stack = 4
+keep = 0.8
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_k"]
+layers = ["50%.."]
+method = "tucker"
+over = "layers"
+stack = 4
+keep = 0.6
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "attention-low",
+        about: "low-rank keys and values: ranks 128 and 64 for a width of 4096, in proportion for others",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_k"]
+method = "svd"
+rank = "1/32"
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_v"]
+method = "svd"
+rank = "1/64"
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "attention-med",
+        about: "the same with rank 128 for values",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_k"]
+method = "svd"
+rank = "1/32"
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_v"]
+method = "svd"
+rank = "1/32"
+type = "q8_0"
+"#,
+    },
+    Preset {
+        name: "attention-high",
+        about: "the same with rank 256 for values",
+        recipe: r#"type = "source"
+
+[[rule]]
+roles = ["attn_k"]
+method = "svd"
+rank = "1/32"
+type = "q8_0"
+
+[[rule]]
+roles = ["attn_v"]
+method = "svd"
+rank = "1/16"
+type = "q8_0"
+"#,
+    },
 ];
 
 /// The recipe of a preset or of a file type.

@@ -508,6 +508,9 @@ fn counted(rank: Rank, n: u64, m: u64, block: u64) -> u64 {
             (r / block * block).max(block)
         }
         Rank::Fixed(r) => r.next_multiple_of(block),
+        Rank::OfRow(part) => ((part * n as f64).round() as u64)
+            .max(1)
+            .next_multiple_of(block),
         Rank::Energy(_) | Rank::Auto(_) => block,
     }
 }

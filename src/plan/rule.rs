@@ -104,6 +104,8 @@ pub enum Rank {
     Keep(f64),
     /// As few as hold this fraction of the squared singular values' sum.
     Energy(f64),
+    /// This part of the row length.
+    OfRow(f64),
     /// So that all of the rule's tensors together keep this fraction of their parameters, each as
     /// many as its measured sensitivity deserves.
     Auto(f64),
@@ -146,7 +148,7 @@ pub(super) struct RawRule {
     pruning: Option<String>,
 }
 
-/// A number, or `"auto"`.
+/// A number, a fraction of the row length such as `"1/32"`, or `"auto"`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RankWish {
@@ -264,7 +266,7 @@ impl RawRule {
                 },
                 pattern: self.zeros(name)?,
                 rank: match self.one_rank(name)? {
-                    rank @ (Rank::Fixed(_) | Rank::Keep(_)) => rank,
+                    rank @ (Rank::Fixed(_) | Rank::Keep(_) | Rank::OfRow(_)) => rank,
                     _ => {
                         return Err("`sparse-low-rank` needs a number for `rank`, or `keep`".into());
                     }
@@ -287,13 +289,13 @@ impl RawRule {
                 };
             }
             Some(RankWish::Word(word)) => {
-                return Err(format!(
-                    "`rank` is `{word}`, expected a number{}",
-                    match name {
-                        "svd" => " or `auto`",
-                        _ => "",
-                    }
-                ));
+                return match (part_of_one(word), self.keep, self.energy) {
+                    (Some(part), None, None) => Ok(Rank::OfRow(part)),
+                    _ => Err(format!(
+                        "`rank` is `{word}`, expected a number, a part of the row length such as \
+                         `1/32`, or with `svd` and `keep` `auto`"
+                    )),
+                };
             }
         };
         match (number, self.keep, self.energy) {
@@ -364,6 +366,13 @@ impl RawRule {
             (Some(_), Some(_)) => Err("give `sparsity` or `pattern`, not both".into()),
         }
     }
+}
+
+/// Reads `1/32`.
+fn part_of_one(text: &str) -> Option<f64> {
+    let (part, whole) = text.split_once('/')?;
+    let (part, whole): (u32, u32) = (part.trim().parse().ok()?, whole.trim().parse().ok()?);
+    (part > 0 && part <= whole).then(|| f64::from(part) / f64::from(whole))
 }
 
 fn fraction(key: &str, f: f64) -> Result<f64, String> {
