@@ -43,15 +43,15 @@ pub struct Args {
     /// Output of `dwindle diagnose`: what `rank = "auto"` shares its budget by
     #[arg(long, value_name = "FILE")]
     diagnosis: Option<PathBuf>,
-    /// Fit each layer to what the compressed layers before it give, on a text; matrices that stay
-    /// whole are fitted too. Runs the checkpoint and a copy in F16 side by side, on the CPU
+    /// Fit what is compressed of each layer to what the compressed layers before it give, on a text.
+    /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
     /// The text of --sequential, UTF-8
     #[arg(long, value_name = "FILE", requires = "sequential")]
     text: Option<PathBuf>,
     /// Chunks of the text, of 512 tokens, that are evaluated at once
-    #[arg(long, default_value_t = 32, value_name = "N", requires = "sequential")]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential")]
     chunks: usize,
     /// Print the plan with its bytes and stop
     #[arg(long)]

@@ -14,7 +14,7 @@ use super::error::{MethodError, check_weights};
 use super::linear::{cholesky, product, widen_transposed};
 
 /// λ as a fraction of the mean of G̃'s diagonal.
-const RIDGE: f64 = 1e-3;
+const RIDGE: f64 = 0.03;
 
 /// Rows that are summed in single precision.
 const PANEL: usize = 2048;

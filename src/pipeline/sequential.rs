@@ -5,8 +5,8 @@
 //! read (see [`refit`](crate::method::refit)), treated as the plan says, with the second moment of
 //! that input, and replaced by what the file will hold. One pass over the model does it all.
 //!
-//! Matrices that the plan stores whole are fitted too. Experts, stacks over layers and embeddings
-//! are treated without it, before the text is run.
+//! What the plan copies stays a copy. Experts, stacks over layers and embeddings are treated without
+//! fitting, before the text is run.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -128,7 +128,7 @@ pub fn fit(
     let mut fitting = Fitting::new(plan, inputs);
     let wanted: Vec<bool> = layers
         .iter()
-        .map(|l| l.slices == 1 && l.readers.iter().any(|r| fitting.steps_of(r).is_some()))
+        .map(|l| l.slices == 1 && l.readers.iter().any(|r| fitting.step_of(r).is_some()))
         .collect();
     let fittable = layers.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
     let readers: Vec<&Reader> = fittable.flat_map(|(l, _)| &l.readers).collect();
@@ -189,15 +189,18 @@ impl<'a> Fitting<'a> {
         }
     }
 
-    /// The step of a weight that can be fitted to its input: a matrix of a layer that does not
-    /// share its factors with other layers.
-    fn steps_of(&self, reader: &Reader) -> Option<usize> {
+    /// The step of a weight that can be fitted to its input: a matrix of a layer that changes, and
+    /// does not share its factors with other layers.
+    fn step_of(&self, reader: &Reader) -> Option<usize> {
         let step = *self.by_name.get(reader.weight.as_str())?;
         let tensor = self.tensor(step);
         let in_layer = architecture::role(&tensor.name).0.is_some();
         let alone = match &self.plan.steps[step].treatment {
             Treatment::Slice => false,
             Treatment::Multilinear { stack, .. } => stack.members.len() == 1,
+            Treatment::Store => {
+                self.plan.steps[step].stored.parts[0].ty != tensor.source_type(self.inputs.source)
+            }
             _ => true,
         };
         (in_layer && alone && tensor.shape.len() == 2).then_some(step)
@@ -217,7 +220,7 @@ impl<'a> Fitting<'a> {
 
     /// Treats what is not fitted, so that the layers after it see what the file will hold.
     fn prepare(&mut self, fitted: &[&Reader], running: &Model) -> Result<(), FitError> {
-        let fitted: Vec<usize> = fitted.iter().filter_map(|r| self.steps_of(r)).collect();
+        let fitted: Vec<usize> = fitted.iter().filter_map(|r| self.step_of(r)).collect();
         for step in 0..self.plan.steps.len() {
             let tensor = self.tensor(step);
             let changes = self.plan.steps[step].treatment != Treatment::Store;
@@ -252,7 +255,7 @@ impl<'a> Fitting<'a> {
     ) -> Result<Vec<(Reader, Vec<f32>)>, FitError> {
         let steps: Vec<(usize, &Reader)> = readers
             .iter()
-            .filter_map(|r| Some((self.steps_of(r)?, r)))
+            .filter_map(|r| Some((self.step_of(r)?, r)))
             .collect();
         let Some((any, _)) = steps.first() else {
             return Ok(Vec::new());
