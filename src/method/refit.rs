@@ -14,7 +14,7 @@ use super::error::{MethodError, check_weights};
 use super::linear::{cholesky, product, widen_transposed};
 
 /// λ as a fraction of the mean of G̃'s diagonal.
-const RIDGE: f64 = 0.03;
+const RIDGE: f64 = 0.1;
 
 /// Rows that are summed in single precision.
 const PANEL: usize = 2048;
@@ -144,7 +144,7 @@ mod tests {
         let wanted = outputs(&x, &w, n, rows);
         let before = distance(&wanted, &outputs(&y, &w, n, rows));
         let after = distance(&wanted, &outputs(&y, &fitted, n, rows));
-        assert!(after < 0.02 && before > 0.5, "{before} {after}");
+        assert!(after < 0.1 * before && before > 0.5, "{before} {after}");
     }
 
     #[test]

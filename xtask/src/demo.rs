@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
-
-use crate::shell::{output, root, run};
+use crate::shell::{json, number, output, root, run};
 
 const MODEL: &str = "fixtures/kjv-llama";
 const TEXT: &str = "fixtures/kjv-heldout.txt";
@@ -94,17 +92,6 @@ fn measure(preset: &str, file: &Path) -> Result<Row, String> {
         prompt: number(&speed, "/file/prompt_per_second")?,
         generation: number(&speed, "/file/generated_per_second")?,
     })
-}
-
-fn json(command: &mut Command) -> Result<Value, String> {
-    serde_json::from_str(&output(command)?).map_err(|e| e.to_string())
-}
-
-fn number(value: &Value, path: &str) -> Result<f64, String> {
-    value
-        .pointer(path)
-        .and_then(Value::as_f64)
-        .ok_or_else(|| format!("the report lacks `{path}`"))
 }
 
 fn print(rows: &[Row]) {

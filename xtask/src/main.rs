@@ -1,6 +1,7 @@
-//! Everything the project does to itself: `cargo xtask demo`, `test` and `bench`.
+//! Everything the project does to itself: `cargo xtask demo`, `methods` and `test`.
 
 mod demo;
+mod methods;
 mod setup;
 mod shell;
 mod test;
@@ -11,12 +12,15 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo   get what is missing, build, compress the fixture model in several ways, verify, run and
          evaluate each, and print one table
+  methods [MODEL CALIBRATION-TEXT TEST-TEXT]
+         print one table of what every method costs a model, the fixture by default
   test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
+        ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         _ => {
             eprintln!("{USAGE}");

@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -54,6 +56,19 @@ pub fn output(command: &mut Command) -> Result<String, String> {
         return Err(format!("`{}` failed: {}", line(command), output.status));
     }
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
+}
+
+/// Runs a program in the repository's root and reads what it printed as JSON.
+pub fn json(command: &mut Command) -> Result<Value, String> {
+    serde_json::from_str(&output(command)?).map_err(|e| e.to_string())
+}
+
+/// A number in a report.
+pub fn number(value: &Value, path: &str) -> Result<f64, String> {
+    value
+        .pointer(path)
+        .and_then(Value::as_f64)
+        .ok_or_else(|| format!("the report lacks `{path}`"))
 }
 
 /// Runs a program that is silent for minutes, and says every half minute that it still runs.
