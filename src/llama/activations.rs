@@ -64,24 +64,40 @@ pub struct Activation<'a> {
     pub slices: Option<&'a [Vec<u32>]>,
     /// Whether no reader of the input has been computed yet.
     pub is_ahead: bool,
-    model: &'a Model,
+    /// `None` where the rows come from no model.
+    model: Option<&'a Model>,
 }
 
-impl Activation<'_> {
+impl<'a> Activation<'a> {
+    /// Rows that come from no model.
+    pub fn of_rows(
+        input: usize,
+        values: &'a [f32],
+        slices: Option<&'a [Vec<u32>]>,
+    ) -> Activation<'a> {
+        Activation {
+            input,
+            values,
+            slices,
+            is_ahead: false,
+            model: None,
+        }
+    }
+
     /// Gives a reader of an input that is shown ahead other values; see [`Model::replace`].
     ///
     /// # Errors
     /// The input is not shown ahead, or the values don't fit the weight.
     pub fn replace(&self, reader: &Reader, values: &[f32]) -> Result<(), LlamaError> {
-        if !self.is_ahead {
+        let Some(model) = self.model.filter(|_| self.is_ahead) else {
             return Err(LlamaError::Replace {
                 weight: reader.weight.clone(),
                 reason: "it is computed already".into(),
             });
-        }
+        };
         // SAFETY: this evaluation holds the model's lock and waits for the observer; what it has
         // computed ends before the weight's first reader.
-        unsafe { swap::replace(self.model, &reader.weight, values) }
+        unsafe { swap::replace(model, &reader.weight, values) }
     }
 }
 
@@ -474,7 +490,7 @@ impl State {
                 values,
                 slices: routes.as_deref(),
                 is_ahead: linear.is_none(),
-                model: &*model,
+                model: Some(&*model),
             })
         };
         self.run.ended |= flow.is_break();

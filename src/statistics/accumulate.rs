@@ -338,11 +338,7 @@ mod tests {
     }
 
     fn activation<'a>(values: &'a [f32], slices: Option<&'a [Vec<u32>]>) -> Activation<'a> {
-        Activation {
-            input: 0,
-            values,
-            slices,
-        }
+        Activation::of_rows(0, values, slices)
     }
 
     fn gram(sums: &Accumulator, slice: usize, block: Range<usize>) -> Vec<f32> {

@@ -358,11 +358,7 @@ mod tests {
             blocks,
         };
         let mut sums = [Accumulator::new(3, 1, &group.blocks)];
-        sums[0].push(&Activation {
-            input: 0,
-            values,
-            slices: None,
-        });
+        sums[0].push(&Activation::of_rows(0, values, None));
         sums[0].close();
         add_panels(&mut sums);
         let mut writer = StatisticsWriter::create(path, provenance, vec![group]).unwrap();
