@@ -431,7 +431,7 @@ fn two_models_run_in_lockstep() {
             &vec![true; inputs.len()],
             &mut |pair| {
                 let input = pair.second.input;
-                assert!(pair.second.is_ahead, "{}", inputs[input].name());
+                assert!(pair.second.is_ahead(), "{}", inputs[input].name());
                 equal.push(pair.first == pair.second.values);
                 if replace == Some(input) {
                     let reader = &inputs[input].readers[0];

@@ -15,91 +15,17 @@ use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
 use super::model::{LlamaError, Model};
-use super::swap;
 use linear::{Linear, address, name};
 use operand::Buffers;
 
+mod input;
 mod linear;
 mod operand;
 
+pub use input::{Activation, LinearInput, Reader};
+
 /// Tokens of the evaluation that finds the layers: more than one, since some graphs differ there.
 const DISCOVERY_TOKENS: usize = 16;
-
-/// A linear layer that reads an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reader {
-    /// The weight's name (`blk.0.attn_q.weight`).
-    pub weight: String,
-    /// Its output elements for each row; in a stack, of one slice.
-    pub outputs: usize,
-}
-
-/// What one or more linear layers read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinearInput {
-    /// Elements of a row.
-    pub width: usize,
-    /// Matrices that the weights stack: experts, or heads; 1 in an ordinary layer.
-    pub slices: usize,
-    /// The layers, in the order of evaluation.
-    pub readers: Vec<Reader>,
-}
-
-impl LinearInput {
-    /// The name of the first weight that reads it.
-    pub fn name(&self) -> &str {
-        &self.readers[0].weight
-    }
-}
-
-/// Rows of one input.
-#[derive(Debug)]
-pub struct Activation<'a> {
-    /// Which of [`Probe::inputs`] it is.
-    pub input: usize,
-    /// Rows one after another, each of the input's width.
-    pub values: &'a [f32],
-    /// For each slice the rows that go to it; `None` where there is one slice, which all go to.
-    /// A row may go to several experts, or to none.
-    pub slices: Option<&'a [Vec<u32>]>,
-    /// Whether no reader of the input has been computed yet.
-    pub is_ahead: bool,
-    /// `None` where the rows come from no model.
-    model: Option<&'a Model>,
-}
-
-impl<'a> Activation<'a> {
-    /// Rows that come from no model.
-    pub fn of_rows(
-        input: usize,
-        values: &'a [f32],
-        slices: Option<&'a [Vec<u32>]>,
-    ) -> Activation<'a> {
-        Activation {
-            input,
-            values,
-            slices,
-            is_ahead: false,
-            model: None,
-        }
-    }
-
-    /// Gives a reader of an input that is shown ahead other values; see [`Model::replace`].
-    ///
-    /// # Errors
-    /// The input is not shown ahead, or the values don't fit the weight.
-    pub fn replace(&self, reader: &Reader, values: &[f32]) -> Result<(), LlamaError> {
-        let Some(model) = self.model.filter(|_| self.is_ahead) else {
-            return Err(LlamaError::Replace {
-                weight: reader.weight.clone(),
-                reason: "it is computed already".into(),
-            });
-        };
-        // SAFETY: this evaluation holds the model's lock and waits for the observer; what it has
-        // computed ends before the weight's first reader.
-        unsafe { swap::replace(model, &reader.weight, values) }
-    }
-}
 
 /// Called with the rows of each wanted input, in the order of evaluation; breaking ends the
 /// evaluation where that is possible.
@@ -485,12 +411,10 @@ impl State {
         // SAFETY: the observer and the model live during `run`, which is what calls llama.cpp, and
         // nobody else uses the observer meanwhile.
         let flow = unsafe {
-            (*observer)(Activation {
-                input,
-                values,
-                slices: routes.as_deref(),
-                is_ahead: linear.is_none(),
-                model: Some(&*model),
+            let rows = Activation::of_rows(input, values, routes.as_deref());
+            (*observer)(match linear {
+                Some(_) => rows,
+                None => rows.ahead(&*model),
             })
         };
         self.run.ended |= flow.is_break();

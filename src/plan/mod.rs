@@ -4,6 +4,7 @@
 mod auto;
 mod base;
 mod layers;
+mod low_rank;
 mod multilinear;
 mod operand;
 mod preset;
