@@ -159,61 +159,6 @@ fn layers_that_read_the_same_share_an_input() {
 }
 
 #[test]
-fn an_observer_sees_what_it_wants_and_can_end() {
-    let case = Case::new(&tiny(TensorType::F16));
-    let mut probe = case.probe(64);
-    let tokens = batch(&[1, 70, 71, 72, 73, 74, 75, 76]);
-    let count = probe.inputs().len();
-    let mut run = |wanted: &[usize], ends: Option<usize>| {
-        let wanted: Vec<bool> = (0..count).map(|i| wanted.contains(&i)).collect();
-        let mut seen = Vec::new();
-        probe.clear();
-        let result = probe.run(&tokens, &wanted, &mut |a| {
-            seen.push((a.input, a.values.to_vec()));
-            match ends {
-                Some(i) if i == a.input => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
-        });
-        result.unwrap();
-        seen
-    };
-    let all = run(&(0..count).collect::<Vec<_>>(), None);
-    assert_eq!(
-        all.iter().map(|s| s.0).collect::<Vec<_>>(),
-        (0..count).collect::<Vec<_>>()
-    );
-    assert!(
-        all.iter()
-            .all(|(_, v)| v.len() % 8 == 0 && v.iter().all(|v| v.is_finite()))
-    );
-    for wanted in [vec![0], vec![3], vec![2, 5], vec![count - 1]] {
-        let seen = run(&wanted, None);
-        let expected: Vec<_> = wanted.iter().map(|i| all[*i].clone()).collect();
-        assert!(seen == expected, "{wanted:?}");
-    }
-    let seen = run(&[1, 2, 3], Some(2));
-    assert_eq!(seen.iter().map(|s| s.0).collect::<Vec<_>>(), [1, 2]);
-    assert!(run(&[], None).is_empty());
-}
-
-#[test]
-fn an_observers_panic_is_the_callers() {
-    let case = Case::new(&tiny(TensorType::F16));
-    let mut probe = case.probe(64);
-    let run = |probe: &mut Probe<'_>| {
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            probe.run(&batch(&[1, 70]), &[true], &mut |_| panic!("seen"))
-        }));
-        *caught.unwrap_err().downcast::<&str>().unwrap()
-    };
-    assert_eq!(run(&mut probe), "seen");
-    // It can be used again.
-    probe.clear();
-    assert_eq!(run(&mut probe), "seen");
-}
-
-#[test]
 fn statistics_are_those_of_the_inputs() {
     let case = Case::new(&tiny(TensorType::F16));
     let (path, calibration) = case.statistics(&options(), "s.safetensors");

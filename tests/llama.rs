@@ -10,12 +10,10 @@ use dwindle::eval::{
     EvalError, EvalOptions, Evaluation, Reference, SpeedOptions, cache_key, cache_matches, compare,
     perplexity, speed, write_reference,
 };
-use dwindle::llama::activations::Probe;
 use dwindle::llama::context::{BatchToken, Context, ContextOptions};
 use dwindle::llama::feed::{Produce, TensorFeed};
 use dwindle::llama::generate::{Sampling, Stop, generate};
 use dwindle::llama::ggml;
-use dwindle::llama::lockstep::lockstep;
 use dwindle::llama::model::{LlamaError, Model, ModelOptions, Token};
 use dwindle_formats::gguf::TensorType;
 use tempfile::TempDir;
@@ -399,55 +397,4 @@ fn weights_of_a_loaded_model_can_be_replaced() {
     let (_dir, path) = on_disk(TensorType::F16);
     let mapped = Model::load(&path, &ModelOptions::default()).unwrap();
     refused(mapped.replace(weight, &values), "mapped from a file");
-}
-
-#[test]
-fn two_models_run_in_lockstep() {
-    let (first, second) = (load(TensorType::F16), load(TensorType::F16));
-    let options = ContextOptions {
-        ctx: 64,
-        batch: 64,
-        ubatch: 64,
-        threads: Some(1),
-        ..ContextOptions::default()
-    };
-    let tokens: Vec<BatchToken> = (0..40)
-        .map(|i| BatchToken {
-            token: 3 + i * 7 % 200,
-            position: i,
-            sequence: 0,
-            logits: true,
-        })
-        .collect();
-    let run = |replace: Option<usize>| -> Vec<bool> {
-        let mut a = Probe::new(&first, &options).unwrap();
-        let mut b = Probe::new(&second, &options).unwrap();
-        let inputs = a.inputs().to_vec();
-        let mut equal = Vec::new();
-        lockstep(
-            &mut a,
-            &mut b,
-            &tokens,
-            &vec![true; inputs.len()],
-            &mut |pair| {
-                let input = pair.second.input;
-                assert!(pair.second.is_ahead(), "{}", inputs[input].name());
-                equal.push(pair.first == pair.second.values);
-                if replace == Some(input) {
-                    let reader = &inputs[input].readers[0];
-                    let zeros = vec![0.0; inputs[input].width * reader.outputs];
-                    pair.second.replace(reader, &zeros).unwrap();
-                }
-                ControlFlow::Continue(())
-            },
-        )
-        .unwrap();
-        equal
-    };
-    let equal = run(None);
-    assert!(equal.iter().all(|e| *e));
-    // A weight that is replaced when its input is shown counts in the same evaluation.
-    let changed = run(Some(3));
-    let expected: Vec<bool> = (0..equal.len()).map(|i| i <= 3).collect();
-    assert_eq!(changed, expected);
 }
