@@ -118,6 +118,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         refuse_factors(&plan)?;
     }
     report_fallbacks(&plan);
+    report_zeros(&plan, kind);
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return print_plan(&plan, args.json);
     };
@@ -206,6 +207,10 @@ fn presets_help() -> String {
             text.push_str(&format!("      {l}\n"));
         }
     }
+    text.push_str(
+        "\nZeros (`magnitude`, `wanda`, `sparsegpt`, `sparse-low-rank`) make a `.dwn` smaller. Stock \
+         llama.cpp computes with them as with any other weight and gets no faster.\n",
+    );
     let types: Vec<&str> = FILE_TYPES.iter().map(|t| t.name).collect();
     text.push_str("\nFile types, with llama-quantize's mixtures:\n  ");
     text.push_str(&types.join(", "));
@@ -283,6 +288,19 @@ fn report_fallbacks(plan: &Plan) {
             "note: `{}`{others}: {} became {}, because {}",
             f.tensor, f.wanted, f.done, f.reason
         );
+    }
+}
+
+/// Zeros are easily taken for speed.
+fn report_zeros(plan: &Plan, kind: Option<Kind>) {
+    let has_zeros = |step: &&plan::Step| step.stored.parameters.contains_key("zeros");
+    let count = plan.steps.iter().filter(has_zeros).count();
+    if count > 0 {
+        let bytes = match kind {
+            Some(Kind::Stock) => "take as many bytes in a `.gguf` as other weights",
+            _ => "are stored as a bitmap",
+        };
+        eprintln!("note: the zeros in {count} tensors {bytes}; llama.cpp gets no faster by them");
     }
 }
 
