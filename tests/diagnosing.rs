@@ -11,7 +11,7 @@ use dwindle_formats::gguf::TensorType;
 use program::{checkpoint, compress, dwindle, fixture, listing, refusal, says, stdout};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
-use tiny::tiny;
+use tiny::{mixture, tiny};
 
 /// The fixture's statistics and its diagnosis.
 struct Known {
@@ -243,4 +243,67 @@ fn layers_are_fitted_to_those_before() {
     says(&refusal(&mut command, 3), &["at least one context"]);
     std::fs::remove_file(short).unwrap();
     assert_eq!(listing(dir), before);
+}
+
+#[test]
+fn experts_are_diagnosed_and_share_the_budget() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("mixture.gguf");
+    let stats = dir.path().join("stats.safetensors");
+    let diagnosis = dir.path().join("diagnosis.json");
+    let file = dir.path().join("balanced.dwn");
+    mixture(TensorType::F16).write(&model);
+    calibrate(&model, &stats);
+    let mut command = diagnose(&model, &stats);
+    command.arg("--text").arg(fixture("kjv-calibration.txt"));
+    stdout(command.arg("-o").arg(&diagnosis));
+    let report: Value = serde_json::from_slice(&std::fs::read(&diagnosis).unwrap()).unwrap();
+    let tensors = report["tensors"].as_array().unwrap();
+    let names: Vec<&str> = tensors
+        .iter()
+        .map(|t| t["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"blk.0.ffn_down_exps.weight"));
+    // Nothing may touch the routers.
+    assert!(!names.iter().any(|n| n.contains("gate_inp")));
+    for text in [None, Some(fixture("kjv-calibration.txt"))] {
+        let mut command = dwindle(["compress", "--preset", "balanced"]);
+        command.arg(&model).arg("--stats").arg(&stats);
+        command.arg("--diagnosis").arg(&diagnosis);
+        if let Some(text) = &text {
+            command
+                .args(["--sequential", "--chunks", "4", "--text"])
+                .arg(text);
+        }
+        stdout(command.arg("-o").arg(&file));
+        let listed = stdout(dwindle(["inspect", "--json"]).arg(&file));
+        says(&listed, &["blk.0.ffn_down_exps.weight", "\"svd\""]);
+        stdout(dwindle(["verify"]).arg(&file).arg("--against").arg(&model));
+        stdout(dwindle(["run", "-n", "2", "-t", "1", "-p", "And"]).arg(&file));
+    }
+}
+
+#[test]
+fn budgets_meet_what_they_can_not_share() {
+    let known = known();
+    let recipe = known.dir.path().join("recipe.toml");
+    let auto = "method = \"svd\"\nrank = \"auto\"\nkeep = 0.5";
+    // A rule of which a later one takes everything, and one that also speaks of the embedding.
+    let rules = format!(
+        "type = \"source\"\n[[rule]]\n{auto}\n[[rule]]\nroles = [\"attn_k\"]\n{auto}\n\
+         [[rule]]\nroles = [\"attn_k\"]\ntype = \"q8_0\"\n"
+    );
+    std::fs::write(&recipe, rules).unwrap();
+    let mut command = dwindle(["compress", "--dry-run", "--json"]);
+    command.arg(checkpoint()).arg("--recipe").arg(&recipe);
+    command.arg("--stats").arg(&known.stats);
+    command.arg("--diagnosis").arg(&known.diagnosis);
+    let report: Value = serde_json::from_str(&stdout(&mut command)).unwrap();
+    let fallbacks = report["fallbacks"].as_array().unwrap();
+    assert_eq!(fallbacks.len(), 1, "{fallbacks:?}");
+    assert_eq!(fallbacks[0]["tensor"], "token_embd.weight");
+    says(
+        &fallbacks[0].to_string(),
+        &["the diagnosis does not know it"],
+    );
 }

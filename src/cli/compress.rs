@@ -15,7 +15,7 @@ use dwindle_formats::container::{StoredTensor, check_destination};
 use fs_err as fs;
 use serde::Serialize;
 
-use super::output::{json, line, parse_bytes, ranks, shape, size, table, types};
+use super::output::{at_least_one, json, line, parse_bytes, ranks, shape, size, table, types};
 use super::{Failure, progress};
 
 /// Convert a checkpoint into a smaller file
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "sequential")]
     text: Option<PathBuf>,
     /// Chunks of the text, of 512 tokens, that are evaluated at once
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential")]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential", value_parser = at_least_one)]
     chunks: usize,
     /// Print the plan with its bytes and stop
     #[arg(long)]

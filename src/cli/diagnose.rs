@@ -7,13 +7,15 @@ use dwindle::architecture;
 use dwindle::checkpoint::{self, Caches};
 use dwindle::diagnosis::{Subject, activations, divergences, tensors};
 use dwindle::eval::EvalOptions;
+use dwindle::pipeline::PipelineError;
 use dwindle::statistics::{
     Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
 };
+use dwindle_formats::container::check_destination;
 use fs_err as fs;
 
 use super::model::Runtime;
-use super::output::{json, line, shape, table};
+use super::output::{at_least_one, json, line, shape, table};
 use super::{Failure, progress};
 
 /// Find out which tensors bear compression, and which must not be touched
@@ -36,7 +38,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = keep)]
     keep: f64,
     /// Chunks of the text to run over
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = at_least_one)]
     chunks: usize,
     /// Tokens of a chunk
     #[arg(short, long, default_value_t = 512)]
@@ -62,6 +64,10 @@ fn keep(text: &str) -> Result<f64, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    if let Some(output) = &args.output {
+        // Before measurements that may take hours.
+        check_destination(output).map_err(PipelineError::from)?;
+    }
     let text = args.text.as_ref().map(|path| {
         String::from_utf8(fs::read(path)?)
             .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
@@ -95,7 +101,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         let running = args.runtime.load_replaceable(&path)?;
         let found = &mut diagnosis.tensors;
         let bar = progress::count(found.len() as u64, "running");
-        divergences(
+        let chunks = divergences(
             &subject,
             &running,
             args.keep,
@@ -117,32 +123,22 @@ pub fn main(args: &Args) -> Result<(), Failure> {
                 .into_owned(),
             sha256: digest(text.as_bytes()),
             ctx: args.ctx,
-            chunks: args.chunks,
+            chunks,
         });
+        if chunks < args.chunks {
+            eprintln!(
+                "note: the text has only {chunks} of the {} chunks",
+                args.chunks
+            );
+        }
     }
     if let Some(output) = &args.output {
-        let bytes = serde_json::to_vec_pretty(&diagnosis).map_err(|e| Failure::file(output, e))?;
-        write_whole(output, &bytes)?;
+        diagnosis.write(output)?;
     }
     if args.json {
         return json(&diagnosis);
     }
     print(&diagnosis, args.top)
-}
-
-/// A file appears under its name only when it is complete.
-fn write_whole(path: &std::path::Path, bytes: &[u8]) -> Result<(), Failure> {
-    use std::io::Write;
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => std::path::Path::new("."),
-    };
-    let failed = |e: std::io::Error| Failure::file(path, e);
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
 }
 
 fn sort_by_output_error(tensors: &mut [TensorDiagnosis]) {

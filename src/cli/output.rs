@@ -65,6 +65,14 @@ pub fn shape(dims: &[u64]) -> String {
     dims.join(" × ")
 }
 
+/// A count from people.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a number of at least 1".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
 /// Bytes from people: `512M`, `2G`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

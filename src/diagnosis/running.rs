@@ -57,7 +57,8 @@ impl Subject<'_> {
 }
 
 /// Measures the divergence of each tensor compressed alone, and sorts them by it. `running` is the
-/// same checkpoint, loaded so that its weights can be replaced; they are as before afterwards.
+/// same checkpoint, loaded so that its weights can be replaced; they are as before afterwards. Gives
+/// the chunks of the text that were evaluated.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.
@@ -69,11 +70,11 @@ pub fn divergences(
     options: &EvalOptions,
     tensors: &mut [TensorDiagnosis],
     done: &mut dyn FnMut(),
-) -> Result<(), DiagnoseError> {
+) -> Result<usize, DiagnoseError> {
     let dir = tempfile::TempDir::new()?;
     let cache = dir.path().join("reference");
     let key = cache_key(b"diagnosis", text, options);
-    write_reference(running, text, options, &cache, key, &mut |_| ())?;
+    let reference = write_reference(running, text, options, &cache, key, &mut |_| ())?;
     let measure = || -> Result<f64, DiagnoseError> {
         let reference = Reference::Cache(&cache, key);
         let found = compare(running, &reference, text, options, &mut |_| ())?;
@@ -93,7 +94,7 @@ pub fn divergences(
     }
     let kld = |t: &TensorDiagnosis| t.kld.unwrap_or(0.0);
     tensors.sort_by(|a, b| kld(b).total_cmp(&kld(a)));
-    Ok(())
+    Ok(reference.perplexity.chunks)
 }
 
 /// Sums over the rows of an input.
@@ -139,6 +140,8 @@ pub fn activations(
     for diagnosis in tensors {
         if let Some(tensor) = subject.tensor(&diagnosis.name) {
             running.replace(&tensor.name, &subject.compressed(tensor, keep)?)?;
+            tensor.release(subject.source);
+            subject.statistics.release(&tensor.name);
         }
     }
     let chunks = Chunks::cut(original, text, options)?;
@@ -163,12 +166,19 @@ pub fn activations(
             &vec![true; inputs.len()],
             &mut |Pair { first, second }| {
                 let i = second.input;
-                sums[i].add(first, second.values, inputs[i].width);
+                // Rows that are routed to experts need not be of the same experts in both models.
+                if second.values.len() == chunks.ctx * inputs[i].width {
+                    sums[i].add(first, second.values, inputs[i].width);
+                }
                 ControlFlow::Continue(())
             },
         )?;
     }
-    let found = inputs.into_iter().zip(sums).map(|(input, rows)| {
+    let compared = inputs
+        .into_iter()
+        .zip(sums)
+        .filter(|(_, rows)| rows.count > 0);
+    let found = compared.map(|(input, rows)| {
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         InputDiagnosis {
             weights: input.readers.into_iter().map(|r| r.weight).collect(),

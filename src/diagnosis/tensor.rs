@@ -48,7 +48,8 @@ impl DiagnoseError {
 }
 
 /// Every linear layer's weight whose input was measured whole, in file order, without divergences.
-/// An embedding that is the output layer too is left out, as nothing here says what its rows cost. `done` is
+/// Left out are an embedding that is the output layer too, as nothing here says what its rows cost,
+/// and what no method may touch (routers). `done` is
 /// called after each.
 ///
 /// # Errors
@@ -86,6 +87,7 @@ pub(super) fn measured_weights<'a>(
         let is_embedding = role(&t.name).1 == "token_embd";
         matches!(t.shape.len(), 2 | 3)
             && !is_embedding
+            && !t.always_f32
             && statistics
                 .group(&t.name)
                 .is_some_and(|g| g.blocks.len() == 1)

@@ -67,6 +67,11 @@ impl<'m> Probe<'m> {
         &self.inputs
     }
 
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.context.model()
+    }
+
     /// Forgets every sequence.
     pub fn clear(&mut self) {
         self.context.clear();
@@ -117,7 +122,7 @@ impl<'m> Probe<'m> {
         state.begin(wanted, ahead, self.context.model(), observer);
         let result = self.context.decode(tokens);
         let state = self.state.get();
-        state.mode = Mode::Idle;
+        state.end();
         if let Some(panic) = state.panic.take() {
             resume_unwind(panic);
         }
@@ -292,6 +297,13 @@ impl State {
         run.ended = false;
     }
 
+    /// Forgets what lives only as long as the call.
+    fn end(&mut self) {
+        self.mode = Mode::Idle;
+        self.run.observer = None;
+        self.run.model = None;
+    }
+
     /// Notes a node of the first evaluation.
     fn note(&mut self, node: &sys::ggml_tensor) {
         let known = self.found.nodes.len();
@@ -351,19 +363,22 @@ impl State {
             && self.run.wanted[input]
         {
             let operand = address(linear.operand);
-            if self.inputs[input].name() == linear.weight_name {
+            let is_first = self.inputs[input].name() == linear.weight_name;
+            let shown_ahead = self.run.ahead.values().any(|i| *i == input);
+            if is_first && !shown_ahead {
                 self.run.operands[input] = operand;
-                let shown_ahead = self.run.ahead.values().any(|i| *i == input);
-                return (!shown_ahead).then_some(input);
+                return Some(input);
             }
+            // All readers must read what was shown.
             if self.run.operands[input] != operand {
                 self.fail(LlamaError::Activation {
                     weight: linear.weight_name.to_string(),
                     reason: "llama.cpp's graph differs from that of its first evaluation",
                 });
+                return None;
             }
-            return None;
         }
+        // A linear layer may itself make the input of another.
         self.run.ahead.get(name(node)).copied()
     }
 
@@ -408,6 +423,7 @@ impl State {
         };
         let values = self.run.buffers.rows(operand)?;
         self.run.seen[input] = true;
+        self.run.operands[input] = address(operand);
         // SAFETY: the observer and the model live during `run`, which is what calls llama.cpp, and
         // nobody else uses the observer meanwhile.
         let flow = unsafe {

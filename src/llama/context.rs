@@ -31,6 +31,9 @@ pub struct ContextOptions {
     pub batch: u32,
     /// Tokens that are computed at once.
     pub ubatch: u32,
+    /// Tokens of an evaluation that may want logits; 0 for all. llama.cpp reserves memory for as
+    /// many rows of the vocabulary's length.
+    pub outputs: u32,
     /// Threads, `None` for one per physical core.
     pub threads: Option<u32>,
     /// When to use flash attention.
@@ -44,6 +47,7 @@ impl Default for ContextOptions {
             sequences: 1,
             batch: 2048,
             ubatch: 512,
+            outputs: 0,
             threads: None,
             flash_attention: FlashAttention::Auto,
         }
@@ -124,6 +128,7 @@ impl<'m> Context<'m> {
         params.n_seq_max = options.sequences.max(1);
         params.n_batch = options.batch.clamp(1, total);
         params.n_ubatch = options.ubatch.max(1);
+        params.n_outputs_max = options.outputs;
         params.n_threads = threads;
         params.n_threads_batch = threads;
         params.kv_unified = false;

@@ -33,6 +33,13 @@ pub fn lockstep(
     wanted: &[bool],
     observer: &mut PairObserver<'_>,
 ) -> Result<(), LlamaError> {
+    if std::ptr::eq(first.model(), second.model()) {
+        // Contexts of one model evaluate one after the other, and these would wait for each other.
+        return Err(LlamaError::Activation {
+            weight: first.inputs().first().map_or("", |i| i.name()).to_string(),
+            reason: "a model can't run in lockstep with itself",
+        });
+    }
     if first.inputs() != second.inputs() {
         return Err(differ("the first layer"));
     }

@@ -19,6 +19,11 @@ unsafe extern "C" {
 }
 
 impl Model {
+    /// Whether llama.cpp has loaded a weight of this name.
+    pub fn has_weight(&self, weight: &str) -> bool {
+        find(self, weight).is_some()
+    }
+
     /// Gives a weight other values, rounded to the type that it was loaded in. The next evaluation
     /// uses them.
     ///
@@ -52,10 +57,7 @@ pub(super) unsafe fn replace(
         return Err(failed(weight, "the model is mapped from a file"));
     }
     let unknown = || failed(weight, "the model has no such weight");
-    let name = CString::new(weight).map_err(|_| unknown())?;
-    // SAFETY: the model lives and the name is a C string.
-    let tensor = unsafe { dwindle_find_tensor(model.raw(), name.as_ptr()) };
-    let mut tensor = NonNull::new(tensor).ok_or_else(unknown)?;
+    let mut tensor = find(model, weight).ok_or_else(unknown)?;
     // SAFETY: the model's tensors live as long as it, and nobody uses them now.
     let tensor = unsafe { tensor.as_mut() };
     let elements: i64 = tensor.ne.iter().product();
@@ -74,6 +76,12 @@ pub(super) unsafe fn replace(
     // of a file and lays them out as it needs.
     unsafe { sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, len) };
     Ok(())
+}
+
+fn find(model: &Model, weight: &str) -> Option<NonNull<sys::ggml_tensor>> {
+    let name = CString::new(weight).ok()?;
+    // SAFETY: the model lives and the name is a C string.
+    NonNull::new(unsafe { dwindle_find_tensor(model.raw(), name.as_ptr()) })
 }
 
 fn failed(weight: &str, reason: &str) -> LlamaError {

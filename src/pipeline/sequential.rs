@@ -29,6 +29,12 @@ use crate::plan::{Operand, Plan, TransformError, Treatment};
 /// Logits that llama.cpp may compute on the way, which nobody needs: 512 MiB.
 const MAX_LOGITS: usize = 1 << 27;
 
+/// Logits that finding the layers wants.
+const MIN_OUTPUTS: usize = 16;
+
+/// Rows for each element of a row, below which an input's second moment says too little.
+const ROWS_PER_ELEMENT: usize = 2;
+
 /// The most sequences of a llama.cpp context.
 const MAX_SEQUENCES: usize = 256;
 
@@ -52,6 +58,14 @@ pub enum FitError {
     Text(#[from] EvalError),
     #[error(transparent)]
     Llama(#[from] LlamaError),
+    #[error(
+        "the text has {tokens} tokens, expected at least one chunk of {ctx}; name a longer text"
+    )]
+    TextTooShort { tokens: usize, ctx: u32 },
+    #[error(
+        "the model is an encoder, whose layers can't be fitted in one pass; leave `--sequential` away"
+    )]
+    Encoder,
     #[error("tensor `{tensor}`: {source}")]
     Transform {
         tensor: String,
@@ -99,13 +113,17 @@ pub fn fit(
     options: &FitOptions,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Fitted, FitError> {
-    let chunks = options.chunks.clamp(1, MAX_SEQUENCES);
+    let ctx = options.ctx.min(original.n_ctx_train());
     let cut = EvalOptions {
-        ctx: options.ctx,
-        chunks: Some(chunks),
+        ctx,
+        chunks: Some(options.chunks.clamp(1, MAX_SEQUENCES)),
         ..EvalOptions::default()
     };
-    let chunks = Chunks::cut(original, text, &cut)?;
+    let chunks = Chunks::new(original, text, &cut).map_err(|e| match e {
+        EvalError::TextTooShort { tokens, ctx } => FitError::TextTooShort { tokens, ctx },
+        EvalError::Encoder => FitError::Encoder,
+        other => other.into(),
+    })?;
     let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
     // Only tokens that want logits reach the last layer's end.
     let stride = (tokens.len() * original.n_vocab())
@@ -115,10 +133,11 @@ pub fn fit(
         token.logits = i % stride == 0;
     }
     let context = ContextOptions {
-        ctx: options.ctx,
+        ctx,
         sequences: chunks.count as u32,
         batch: tokens.len() as u32,
         ubatch: tokens.len() as u32,
+        outputs: tokens.len().div_ceil(stride).max(MIN_OUTPUTS) as u32,
         threads: Some(options.threads.unwrap_or_else(default_threads)),
         ..ContextOptions::default()
     };
@@ -174,6 +193,8 @@ struct Fitting<'a> {
     inputs: &'a Inputs<'a>,
     factorizer: Factorizer<'a>,
     by_name: HashMap<&'a str, usize>,
+    /// Whether a weight of the running model differs from the original's.
+    has_changed: bool,
     steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
 }
 
@@ -185,6 +206,7 @@ impl<'a> Fitting<'a> {
             inputs,
             factorizer: Factorizer::new(plan, inputs),
             by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
+            has_changed: false,
             steps: plan.steps.iter().map(|_| None).collect(),
         }
     }
@@ -198,12 +220,17 @@ impl<'a> Fitting<'a> {
         let alone = match &self.plan.steps[step].treatment {
             Treatment::Slice => false,
             Treatment::Multilinear { stack, .. } => stack.members.len() == 1,
-            Treatment::Store => {
-                self.plan.steps[step].stored.parts[0].ty != tensor.source_type(self.inputs.source)
-            }
+            Treatment::Store => self.is_quantized(step),
             _ => true,
         };
         (in_layer && alone && tensor.shape.len() == 2).then_some(step)
+    }
+
+    /// Whether a tensor is rounded to a coarser type.
+    fn is_quantized(&self, step: usize) -> bool {
+        let tensor = self.tensor(step);
+        let ty = self.plan.steps[step].stored.parts[0].ty;
+        !tensor.always_f32 && ty.is_quantized() && ty != tensor.source_type(self.inputs.source)
     }
 
     fn tensor(&self, step: usize) -> &'a ModelTensor {
@@ -223,26 +250,54 @@ impl<'a> Fitting<'a> {
         let fitted: Vec<usize> = fitted.iter().filter_map(|r| self.step_of(r)).collect();
         for step in 0..self.plan.steps.len() {
             let tensor = self.tensor(step);
-            let changes = self.plan.steps[step].treatment != Treatment::Store;
-            if fitted.contains(&step) || !changes || tensor.shape.len() < 2 {
+            // What llama.cpp does not load has no effect on what follows.
+            if fitted.contains(&step) || !running.has_weight(&tensor.name) {
                 continue;
             }
-            let made = self.factorizer.make(step).map_err(self.failed(step))?;
-            match &self.plan.steps[step].treatment {
-                // Written by the tensor that holds the stack.
+            let treatment = &self.plan.steps[step].treatment;
+            match treatment {
+                // Written by the tensor that holds the stack, or not changed.
                 Treatment::Slice => continue,
-                Treatment::Multilinear { stack, .. } => {
-                    let len = made.values.len() / stack.members.len();
-                    for (member, values) in stack.members.iter().zip(made.values.chunks(len)) {
-                        running.replace(&self.tensor(*member).name, values)?;
-                    }
-                }
-                _ => running.replace(&tensor.name, &made.values)?,
+                Treatment::Store if !self.is_quantized(step) => continue,
+                Treatment::Joint { members, .. } if members[0] != step => continue,
+                _ => {}
             }
-            self.steps[step] = Some((made.parts, made.sums));
+            let made = self.unfitted(step).map_err(self.failed(step))?;
+            if let Treatment::Multilinear { stack, .. } = treatment {
+                let values = &made[0].1.values;
+                let len = values.len() / stack.members.len();
+                for (member, values) in stack.members.iter().zip(values.chunks(len)) {
+                    running.replace(&self.tensor(*member).name, values)?;
+                }
+            } else {
+                for (member, made) in &made {
+                    running.replace(&self.tensor(*member).name, &made.values)?;
+                }
+            }
+            self.has_changed = true;
             tensor.release(self.inputs.source);
+            if *treatment != Treatment::Store {
+                self.keep(made);
+            }
         }
         Ok(())
+    }
+
+    /// A step, with all that share its factors, from what calibration saw.
+    fn unfitted(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
+        let Treatment::Joint { members, .. } = &self.plan.steps[step].treatment else {
+            return Ok(vec![(step, self.factorizer.make(step)?)]);
+        };
+        let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
+        let operand = Operand::joint(&tensors, self.inputs.source, &self.inputs.measured)?;
+        let made = self.factorizer.make_joint(members, &operand, &operand.w)?;
+        Ok(members.iter().copied().zip(made).collect())
+    }
+
+    fn keep(&mut self, made: Vec<(usize, Made)>) {
+        for (step, made) in made {
+            self.steps[step] = Some((made.parts, made.sums));
+        }
     }
 
     /// The readers of one input, fitted to it.
@@ -260,11 +315,14 @@ impl<'a> Fitting<'a> {
         let Some((any, _)) = steps.first() else {
             return Ok(Vec::new());
         };
-        let moments = Moments::of(original, now, width)
+        // Where nothing before has changed, or too little was seen, calibration knows more.
+        let is_enough = original.len() >= ROWS_PER_ELEMENT * width * width;
+        let moments = (self.has_changed && is_enough)
+            .then(|| Moments::of(original, now, width))
+            .transpose()
             .map_err(|e| self.failed(*any)(TransformError::from(e)))?;
-        // Nothing before has changed: what calibration saw is more.
-        let moments = (original != now).then_some(moments);
         let gram = moments.as_ref().map(Moments::gram);
+        self.has_changed = true;
         let jobs = self.jobs(&steps);
         let made: Vec<Vec<(usize, Made)>> = jobs
             .par_iter()
@@ -274,12 +332,12 @@ impl<'a> Fitting<'a> {
             })
             .collect::<Result<_, _>>()?;
         let mut replaced = Vec::new();
-        for (step, made) in made.into_iter().flatten() {
-            self.steps[step] = Some((made.parts, made.sums));
+        for (step, mut made) in made.into_iter().flatten() {
             self.tensor(step).release(self.inputs.source);
             if let Some((_, reader)) = steps.iter().find(|(s, _)| *s == step) {
-                replaced.push(((*reader).clone(), made.values));
+                replaced.push(((*reader).clone(), std::mem::take(&mut made.values)));
             }
+            self.keep(vec![(step, made)]);
         }
         Ok(replaced)
     }
@@ -304,18 +362,8 @@ impl<'a> Fitting<'a> {
         members: &[usize],
         moments: Option<(&Moments, &[f32])>,
     ) -> Result<Vec<(usize, Made)>, TransformError> {
-        let is_joint = matches!(
-            self.plan.steps[members[0]].treatment,
-            Treatment::Joint { .. }
-        );
         let Some((moments, gram)) = moments else {
-            if !is_joint {
-                return Ok(vec![(members[0], self.factorizer.make(members[0])?)]);
-            }
-            let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
-            let operand = Operand::joint(&tensors, self.inputs.source, &self.inputs.measured)?;
-            let made = self.factorizer.make_joint(members, &operand, &operand.w)?;
-            return Ok(members.iter().copied().zip(made).collect());
+            return self.unfitted(members[0]);
         };
         let (mut original, mut fitted) = (Vec::new(), Vec::new());
         for member in members {
@@ -327,7 +375,7 @@ impl<'a> Fitting<'a> {
         }
         let cols = self.tensor(members[0]).row_len() as usize;
         let operand = Operand::with_gram(fitted, cols, gram);
-        if is_joint {
+        if let Treatment::Joint { .. } = self.plan.steps[members[0]].treatment {
             let made = self.factorizer.make_joint(members, &operand, &original)?;
             return Ok(members.iter().copied().zip(made).collect());
         }

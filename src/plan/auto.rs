@@ -39,13 +39,22 @@ impl Resolver<'_> {
         joint: bool,
         ty: TensorType,
     ) -> Result<Vec<(usize, Resolved)>, PlanError> {
-        let (matrices, others): (Vec<usize>, Vec<usize>) = members
-            .iter()
-            .partition(|i| matches!(self.tensor(**i).shape.len(), 2 | 3));
-        let mut groups = self.readers_of_one_input(&matrices)?;
-        if !joint {
-            groups = matrices.iter().map(|i| vec![*i]).collect();
+        let mut resolved = Vec::new();
+        let mut matrices = Vec::new();
+        for &index in members {
+            match self.why_not(index)? {
+                Some(reason) => resolved.push((index, self.unmet(index, "svd", reason))),
+                None => matrices.push(index),
+            }
         }
+        let Some(&first) = matrices.first() else {
+            return Ok(resolved);
+        };
+        let groups = if joint {
+            self.readers_of_one_input(&matrices)?
+        } else {
+            matrices.iter().map(|i| vec![*i]).collect()
+        };
         let groups: Vec<Group> = groups
             .into_par_iter()
             .map(|members| self.group(members, ty))
@@ -53,10 +62,8 @@ impl Resolver<'_> {
         let parameters: u64 = matrices.iter().map(|i| elements(self.tensor(*i))).sum();
         let budget = (keep * parameters as f64) as u64;
         let choices: Vec<Vec<Choice>> = groups.iter().map(|g| g.choices.clone()).collect();
-        let first = matrices.first().copied().unwrap_or(members[0]);
         let chosen = choose(&choices, budget)
             .map_err(|e| self.transform_failed(first)(TransformError::from(e)))?;
-        let mut resolved = Vec::new();
         for (group, choice) in groups.iter().zip(chosen.shares) {
             match &group.wishes[choice] {
                 Wish::Joint(rank) => {
@@ -76,18 +83,32 @@ impl Resolver<'_> {
                 }
             }
         }
-        for index in others {
-            let reason = format!("it has {} dimensions", self.tensor(index).shape.len());
-            resolved.push((index, self.unmet(index, "svd", reason)));
-        }
         Ok(resolved)
     }
 
+    /// Why a tensor can't take part in a budget, where the files are there that others need.
+    fn why_not(&self, index: usize) -> Result<Option<String>, PlanError> {
+        let tensor = self.tensor(index);
+        if !matches!(tensor.shape.len(), 2 | 3) {
+            return Ok(Some(format!("it has {} dimensions", tensor.shape.len())));
+        }
+        if self.measured.statistics.is_none() {
+            self.require_statistics(index, "`rank = \"auto\"`")?;
+        }
+        if !self.is_measured(index) {
+            return Ok(Some("its input was not measured, or not whole".into()));
+        }
+        let Some(diagnosis) = self.measured.diagnosis else {
+            return Err(PlanError::DiagnosisMissing {
+                tensor: tensor.name.clone(),
+            });
+        };
+        let is_known = diagnosis.sensitivity(&tensor.name).is_some();
+        Ok((!is_known).then(|| "the diagnosis does not know it".into()))
+    }
+
     fn group(&self, members: Vec<usize>, ty: TensorType) -> Result<Group, PlanError> {
-        let weights: Vec<f64> = members
-            .iter()
-            .map(|i| self.sensitivity(*i))
-            .collect::<Result<_, _>>()?;
+        let weights: Vec<f64> = members.iter().map(|i| self.sensitivity(*i)).collect();
         let n = self.tensor(members[0]).shape[0];
         let granule = fitting_type(ty, n).block_len() as usize;
         let failed = self.transform_failed(members[0]);
@@ -136,12 +157,11 @@ impl Resolver<'_> {
         })
     }
 
-    fn sensitivity(&self, index: usize) -> Result<f64, PlanError> {
+    /// What a unit of output error costs, of a tensor that takes part.
+    fn sensitivity(&self, index: usize) -> f64 {
         let name = &self.tensor(index).name;
         let known = self.measured.diagnosis.and_then(|d| d.sensitivity(name));
-        known.ok_or_else(|| PlanError::DiagnosisMissing {
-            tensor: name.clone(),
-        })
+        known.unwrap_or(0.0)
     }
 
     /// The output energy that each rank adds; of a stack, over all slices by their tokens.

@@ -46,7 +46,10 @@ type = "q8_0"
         recipe: r#"type = "source"
 
 [[rule]]
-roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+roles = [
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+    "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps",
+]
 method = "svd"
 joint = true
 rank = "auto"
@@ -60,7 +63,10 @@ type = "q8_0"
         recipe: r#"type = "source"
 
 [[rule]]
-roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+roles = [
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+    "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps",
+]
 method = "svd"
 joint = true
 rank = "auto"
@@ -74,7 +80,10 @@ type = "q8_0"
         recipe: r#"type = "source"
 
 [[rule]]
-roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+roles = [
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
+    "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps",
+]
 method = "svd"
 joint = true
 rank = "auto"
@@ -84,7 +93,7 @@ type = "q8_0"
     },
     Preset {
         name: "hybrid-0.3",
-        about: "30 % zeros by Wanda, and two factors of what they lack (needs --stats)",
+        about: "30 % zeros by Wanda, and two factors of what they lack; experts stay whole (needs --stats)",
         recipe: r#"type = "source"
 
 [[rule]]
@@ -98,7 +107,7 @@ type = "q8_0"
     },
     Preset {
         name: "hybrid-0.5",
-        about: "50 % zeros by Wanda, and two factors of what they lack (needs --stats)",
+        about: "50 % zeros by Wanda, and two factors of what they lack; experts stay whole (needs --stats)",
         recipe: r#"type = "source"
 
 [[rule]]

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
+use super::writer::{persist, temporary};
 
 /// The version of this layout.
 const VERSION: u32 = 1;
@@ -41,7 +42,7 @@ pub struct DiagnosisText {
     pub sha256: String,
     /// Tokens of a chunk.
     pub ctx: u32,
-    /// Chunks, of which the second half was scored.
+    /// Chunks; of each the second half was scored.
     pub chunks: usize,
 }
 
@@ -149,6 +150,16 @@ impl Diagnosis {
             return Err(DiagnosisError::NoText { path });
         }
         Ok(found)
+    }
+
+    /// Writes a file, which appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut file = temporary(path)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        persist(file, path)
     }
 
     /// What a unit of a weight's output error costs in divergence: measured with the tensor

@@ -1,4 +1,5 @@
-//! What calibration measured of each linear layer's input.
+//! What was measured of a model: of each linear layer's input by calibration, and of what compressing
+//! costs by diagnosis.
 
 mod accumulate;
 mod calibrate;
