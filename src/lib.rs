@@ -13,4 +13,5 @@ pub mod llama;
 pub mod method;
 pub mod pipeline;
 pub mod plan;
+pub mod serve;
 pub mod statistics;

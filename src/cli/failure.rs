@@ -71,6 +71,7 @@ input_errors!(
     dwindle::llama::ggml::GgmlError,
     dwindle::statistics::StatisticsError,
     dwindle::eval::EvalError,
+    dwindle::serve::ServeError,
 );
 
 impl From<dwindle::plan::PlanError> for Failure {

@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod progress;
 mod run;
+mod serve;
 mod verify;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     Inspect(inspect::Args),
     Export(export::Args),
     Run(run::Args),
+    Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
 }
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Serve(args) => serve::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
     };

@@ -190,6 +190,18 @@ impl<'m> Context<'m> {
         }
     }
 
+    /// Forgets one sequence.
+    pub(super) fn forget(&mut self, sequence: usize) {
+        // SAFETY: the context lives; a model without memory (an encoder) gives null. Negative
+        // positions mean all.
+        unsafe {
+            let memory = sys::llama_get_memory(self.raw.as_ptr());
+            if !memory.is_null() {
+                sys::llama_memory_seq_rm(memory, sequence as i32, -1, -1);
+            }
+        }
+    }
+
     /// Evaluates tokens. Their logits are then in [`Self::logits`]. Contexts of one model evaluate
     /// one after the other.
     ///

@@ -163,12 +163,12 @@ pub(crate) fn evaluate_prompt(
 }
 
 /// llama.cpp's sampler chain on rows of logits.
-struct Sampler {
+pub(super) struct Sampler {
     chain: Option<LlamaSampler>,
 }
 
 impl Sampler {
-    fn new(sampling: &Sampling) -> Sampler {
+    pub(super) fn new(sampling: &Sampling) -> Sampler {
         // Not a number also means greedy.
         if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
             return Sampler { chain: None };
@@ -185,7 +185,7 @@ impl Sampler {
         }
     }
 
-    fn sample(&mut self, logits: &[f32]) -> Token {
+    pub(super) fn sample(&mut self, logits: &[f32]) -> Token {
         let Some(chain) = &mut self.chain else {
             return argmax(logits);
         };
@@ -215,13 +215,13 @@ fn argmax(logits: &[f32]) -> Token {
 
 /// Bytes in, whole characters out.
 #[derive(Debug, Default)]
-struct Utf8Stream {
+pub(super) struct Utf8Stream {
     pending: Vec<u8>,
 }
 
 impl Utf8Stream {
     /// Adds bytes and takes what is complete. Bytes that can't be UTF-8 become `U+FFFD`.
-    fn push(&mut self, bytes: &[u8]) -> String {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
         let mut out = String::new();
         let mut used = 0;
@@ -243,7 +243,7 @@ impl Utf8Stream {
     }
 
     /// What is left when no more bytes come.
-    fn finish(&mut self) -> String {
+    pub(super) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }

@@ -10,4 +10,5 @@ pub mod lockstep;
 pub mod mapping;
 pub mod mixture;
 pub mod model;
+pub mod parallel;
 mod swap;

@@ -1,0 +1,76 @@
+//! `dwindle serve`: a model for the clients that people have.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::llama::context::ContextOptions;
+use dwindle::serve::{Engine, EngineOptions, serve};
+use tokio::net::TcpListener;
+
+use super::Failure;
+use super::model::Runtime;
+
+/// Serve a `.gguf`, a `.dwn` or a checkpoint over HTTP, as OpenAI's clients expect it
+///
+/// Listens on 127.0.0.1 only: /v1/models, /v1/completions, /v1/chat/completions (streaming too) and
+/// /health. Several requests are answered at once.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// A `.gguf`, a `.dwn` or a checkpoint
+    file: PathBuf,
+    /// Port; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Requests that are answered at the same time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    parallel: u32,
+    /// Context size of each request, in tokens
+    #[arg(short, long = "ctx", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..))]
+    ctx: u32,
+    /// The model's name for clients [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    runtime: Runtime,
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let model = args.runtime.load(&args.file)?;
+    let file = args.file.file_name().unwrap_or(args.file.as_os_str());
+    let name = args.name.clone();
+    let engine = Engine::start(
+        model,
+        EngineOptions {
+            context: ContextOptions {
+                ctx: args.ctx,
+                sequences: args.parallel,
+                ..args.runtime.context_options()
+            },
+            name: name.unwrap_or_else(|| file.to_string_lossy().into_owned()),
+        },
+    )?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+        let listener = TcpListener::bind(address).await.map_err(|e| {
+            Failure::Input(format!(
+                "can't listen on {address}: {e}; choose another --port"
+            ))
+        })?;
+        let address = listener.local_addr()?;
+        eprintln!("{} on http://{address}/v1, end with Ctrl-C", engine.name());
+        let end = async {
+            // Without a handler Ctrl-C ends the process anyway.
+            let _ = tokio::signal::ctrl_c().await;
+            eprintln!("ending when open answers are complete; Ctrl-C again ends at once");
+            tokio::spawn(async {
+                let _ = tokio::signal::ctrl_c().await;
+                std::process::exit(130);
+            });
+        };
+        Ok(serve(listener, engine, end).await?)
+    })
+}

@@ -1,0 +1,314 @@
+//! Several texts at once in one context: each has a sequence of its own, and every evaluation takes
+//! the next token of each text that is being written, and as much of new prompts as fits beside.
+
+use std::collections::VecDeque;
+
+use super::context::{BatchToken, Context, ContextOptions};
+use super::generate::{Sampler, Sampling, Stop, Utf8Stream};
+use super::model::{LlamaError, Model, Token};
+
+/// A text to be continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The prompt; at least one token, and fewer than the context has.
+    pub prompt: Vec<Token>,
+    /// Tokens to generate at most.
+    pub limit: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the answer; they are not part of it.
+    pub stops: Vec<String>,
+}
+
+/// What happens to a job.
+#[derive(Debug)]
+pub enum Event {
+    /// More text, whole characters.
+    Text(String),
+    /// The end.
+    Done {
+        /// Why; a stop text counts as the model's own end.
+        stop: Stop,
+        /// Tokens that were generated.
+        tokens: usize,
+    },
+    /// llama.cpp failed.
+    Failed(LlamaError),
+}
+
+/// Gets a job's events; false where nobody listens any more, which ends the job.
+pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
+
+/// Texts that are being written side by side.
+pub struct Parallel<'m> {
+    context: Context<'m>,
+    model: &'m Model,
+    slots: Vec<Option<Slot>>,
+}
+
+struct Slot {
+    /// Tokens that are not evaluated yet: of the prompt, or the one that was chosen last.
+    waiting: VecDeque<Token>,
+    position: usize,
+    generated: usize,
+    limit: usize,
+    sampler: Sampler,
+    text: Utf8Stream,
+    stops: StopTexts,
+    sink: Sink,
+    listens: bool,
+}
+
+impl<'m> Parallel<'m> {
+    /// A context for as many texts as `options` has sequences.
+    ///
+    /// # Errors
+    /// llama.cpp's words, mostly that memory is short.
+    pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Parallel<'m>, LlamaError> {
+        let context = Context::new(model, options)?;
+        let slots = (0..context.n_sequences()).map(|_| None).collect();
+        Ok(Parallel {
+            context,
+            model,
+            slots,
+        })
+    }
+
+    /// Whether another job fits.
+    pub fn has_room(&self) -> bool {
+        self.slots.iter().any(Option::is_none)
+    }
+
+    /// Whether no job is there.
+    pub fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+
+    /// Takes a job; without room, or with a prompt that does not fit, the job fails at once.
+    pub fn add(&mut self, job: Job, mut sink: Sink) {
+        let limit = self.context.n_ctx() as usize;
+        let free = self.slots.iter().position(Option::is_none);
+        let fits = !job.prompt.is_empty() && job.prompt.len() < limit;
+        let (Some(free), true) = (free, fits) else {
+            sink(Event::Failed(LlamaError::Batch {
+                what: "the length of the prompt in tokens",
+                found: job.prompt.len() as i64,
+                limit: limit as i64,
+            }));
+            return;
+        };
+        self.context.forget(free);
+        self.slots[free] = Some(Slot {
+            waiting: job.prompt.into(),
+            position: 0,
+            generated: 0,
+            limit: job.limit,
+            sampler: Sampler::new(&job.sampling),
+            text: Utf8Stream::default(),
+            stops: StopTexts::new(job.stops),
+            sink,
+            listens: true,
+        });
+    }
+
+    /// Evaluates once: a token of each text that is being written, and prompts beside.
+    pub fn step(&mut self) {
+        let (batch, ends) = self.batch();
+        if batch.is_empty() {
+            return;
+        }
+        if let Err(error) = self.context.decode(&batch) {
+            let reason = error.to_string();
+            for slot in &mut self.slots {
+                if let Some(mut slot) = slot.take() {
+                    (slot.sink)(Event::Failed(LlamaError::Decode {
+                        tokens: batch.len(),
+                        reason: reason.clone(),
+                    }));
+                }
+            }
+            return;
+        }
+        let n_vocab = self.model.n_vocab();
+        let ctx = self.context.n_ctx() as usize;
+        for (row, index) in ends.into_iter().enumerate() {
+            let logits = &self.context.logits()[row * n_vocab..(row + 1) * n_vocab];
+            let Some(slot) = &mut self.slots[index] else {
+                continue;
+            };
+            let stop = slot.next(self.model, logits, ctx);
+            if stop.is_some() || !slot.listens {
+                self.finish(index, stop);
+            }
+        }
+        // Those that nobody listens to are noticed while their prompts are evaluated, too.
+        for index in 0..self.slots.len() {
+            if self.slots[index].as_mut().is_some_and(|s| !s.is_heard()) {
+                self.finish(index, None);
+            }
+        }
+    }
+
+    /// Tokens to evaluate, and the slots of those that want logits, in their order.
+    fn batch(&mut self) -> (Vec<BatchToken>, Vec<usize>) {
+        let (mut batch, mut ends) = (Vec::new(), Vec::new());
+        let room = self.context.n_batch();
+        // Texts that are being written come first, so that long prompts don't hold them up.
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|i| self.slots[*i].as_ref().map_or(0, |s| s.waiting.len()));
+        for index in order {
+            let Some(slot) = &mut self.slots[index] else {
+                continue;
+            };
+            let count = slot.waiting.len().min(room - batch.len());
+            for token in slot.waiting.drain(..count) {
+                batch.push(BatchToken {
+                    token,
+                    position: slot.position as i32,
+                    sequence: index as i32,
+                    logits: false,
+                });
+                slot.position += 1;
+            }
+            if count > 0
+                && slot.waiting.is_empty()
+                && let Some(last) = batch.last_mut()
+            {
+                last.logits = true;
+                ends.push(index);
+            }
+        }
+        (batch, ends)
+    }
+
+    fn finish(&mut self, index: usize, stop: Option<Stop>) {
+        if let Some(mut slot) = self.slots[index].take()
+            && let Some(stop) = stop
+        {
+            slot.end(stop);
+        }
+        self.context.forget(index);
+    }
+}
+
+impl Slot {
+    /// Chooses the next token; `Some` where the text ends.
+    fn next(&mut self, model: &Model, logits: &[f32], ctx: usize) -> Option<Stop> {
+        if self.generated == self.limit {
+            return Some(Stop::Length);
+        }
+        let token = self.sampler.sample(logits);
+        if model.is_end(token) {
+            return Some(Stop::End);
+        }
+        self.generated += 1;
+        let bytes = match model.piece(token, false) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                (self.sink)(Event::Failed(error));
+                self.listens = false;
+                return None;
+            }
+        };
+        let text = self.text.push(&bytes);
+        let (text, is_stopped) = self.stops.push(&text);
+        self.say(text);
+        if is_stopped {
+            return Some(Stop::Caller);
+        }
+        if self.generated == self.limit {
+            return Some(Stop::Length);
+        }
+        if self.position >= ctx {
+            return Some(Stop::ContextFull);
+        }
+        self.waiting.push_back(token);
+        None
+    }
+
+    fn say(&mut self, text: String) {
+        if !text.is_empty() && self.listens {
+            self.listens = (self.sink)(Event::Text(text));
+        }
+    }
+
+    fn is_heard(&mut self) -> bool {
+        self.listens && (self.sink)(Event::Text(String::new()))
+    }
+
+    fn end(&mut self, stop: Stop) {
+        if stop != Stop::Caller {
+            let rest = self.text.finish();
+            let (text, _) = self.stops.push(&rest);
+            self.say(text);
+            let held = self.stops.finish();
+            self.say(held);
+        }
+        if self.listens {
+            (self.sink)(Event::Done {
+                stop,
+                tokens: self.generated,
+            });
+        }
+    }
+}
+
+/// Holds text back as long as it may be the beginning of a stop text.
+struct StopTexts {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl StopTexts {
+    fn new(stops: Vec<String>) -> StopTexts {
+        StopTexts {
+            stops: stops.into_iter().filter(|s| !s.is_empty()).collect(),
+            held: String::new(),
+        }
+    }
+
+    /// Adds text; gives what can't be part of a stop text, and whether one has come.
+    fn push(&mut self, text: &str) -> (String, bool) {
+        self.held.push_str(text);
+        let found = self.stops.iter().filter_map(|s| self.held.find(s.as_str()));
+        if let Some(at) = found.min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let may_begin = |at: &usize| {
+            let rest = &self.held[*at..];
+            self.stops.iter().any(|s| s.starts_with(rest))
+        };
+        let starts = self.held.char_indices().map(|(at, _)| at);
+        let keep = starts
+            .into_iter()
+            .find(may_begin)
+            .unwrap_or(self.held.len());
+        let rest = self.held.split_off(keep);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StopTexts;
+
+    #[test]
+    fn stop_texts_are_found_across_pieces() {
+        let mut stops = StopTexts::new(vec!["END".into(), "\n\n".into(), String::new()]);
+        assert_eq!(stops.push("a E"), ("a ".into(), false));
+        assert_eq!(stops.push("N"), (String::new(), false));
+        assert_eq!(stops.push("X é"), ("ENX é".into(), false));
+        assert_eq!(stops.push("b\n"), ("b".into(), false));
+        assert_eq!(stops.push("\nc"), (String::new(), true));
+        let mut none = StopTexts::new(Vec::new());
+        assert_eq!(none.push("text"), ("text".into(), false));
+        let mut held = StopTexts::new(vec!["##".into()]);
+        assert_eq!(held.push("x#"), ("x".into(), false));
+        assert_eq!(held.finish(), "#");
+    }
+}

@@ -1,0 +1,325 @@
+//! Requests as OpenAI's clients send them, checked.
+//!
+//! Fields that would change nothing are taken; fields that ask for what is not there are refused by
+//! name, and so are unknown ones: nothing that a client asks for is silently left away.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::engine::Engine;
+use super::error::ApiError;
+use crate::llama::generate::Sampling;
+use crate::llama::model::LlamaError;
+use crate::llama::parallel::Job;
+
+/// Tokens that a completion has where the request does not say.
+const COMPLETION_TOKENS: usize = 16;
+
+/// Texts that may end an answer.
+const MAX_STOPS: usize = 16;
+
+/// What both kinds of request have.
+#[derive(Debug, Deserialize)]
+pub struct Common {
+    model: Option<String>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+    seed: Option<i64>,
+    stop: Option<OneOrMany>,
+    stream: Option<bool>,
+    stream_options: Option<BTreeMap<String, bool>>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<i32>),
+}
+
+#[derive(Debug, Deserialize)]
+struct Message {
+    role: String,
+    content: Option<Content>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Debug, Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    text: Option<String>,
+}
+
+/// Fields of [`Common`].
+const COMMON: [&str; 11] = [
+    "model",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+];
+
+/// Fields that are about the sender and not about the answer.
+const WITHOUT_EFFECT: [&str; 5] = [
+    "user",
+    "store",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+];
+
+/// A request that can be answered.
+#[derive(Debug)]
+pub struct Request {
+    /// What is to be generated.
+    pub job: Job,
+    /// Whether the text is wanted as it comes.
+    pub stream: bool,
+    /// Whether a stream ends with the counts of tokens.
+    pub include_usage: bool,
+}
+
+/// Reads a request for `/v1/completions`.
+///
+/// # Errors
+/// What is wrong, for the client.
+pub fn completion(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
+    let (common, rest) = read(body, "prompt")?;
+    let prompt = match parse::<Prompt>("prompt", rest)? {
+        Prompt::Text(text) => tokenize(engine, &text, false)?,
+        Prompt::Texts(mut texts) if texts.len() == 1 => tokenize(engine, &texts.remove(0), false)?,
+        Prompt::Tokens(tokens) => {
+            let vocab = engine.model().n_vocab() as i64;
+            if let Some(bad) = tokens
+                .iter()
+                .find(|t| !(0..vocab).contains(&i64::from(**t)))
+            {
+                return Err(ApiError::field(
+                    "prompt",
+                    format!("the model has no token {bad}"),
+                ));
+            }
+            tokens
+        }
+        Prompt::Texts(texts) => {
+            return Err(ApiError::field(
+                "prompt",
+                format!("{} prompts, expected one", texts.len()),
+            ));
+        }
+    };
+    common.request(prompt, COMPLETION_TOKENS, engine)
+}
+
+/// Reads a request for `/v1/chat/completions`.
+///
+/// # Errors
+/// What is wrong, for the client.
+pub fn chat(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
+    let (common, rest) = read(body, "messages")?;
+    let messages: Vec<Message> = parse("messages", rest)?;
+    if messages.is_empty() {
+        return Err(ApiError::field("messages", "there is no message"));
+    }
+    let messages: Vec<(String, String)> = messages
+        .into_iter()
+        .map(|m| Ok((m.role, text_of(m.content)?)))
+        .collect::<Result<_, ApiError>>()?;
+    let borrowed: Vec<(&str, &str)> = messages
+        .iter()
+        .map(|(role, content)| (role.as_str(), content.as_str()))
+        .collect();
+    let text = engine
+        .model()
+        .chat_prompt(&borrowed)
+        .map_err(|e| ApiError::field("messages", e.to_string()))?;
+    let prompt = tokenize(engine, &text, true)?;
+    common.request(prompt, usize::MAX, engine)
+}
+
+fn text_of(content: Option<Content>) -> Result<String, ApiError> {
+    match content {
+        None => Ok(String::new()),
+        Some(Content::Text(text)) => Ok(text),
+        Some(Content::Parts(parts)) => {
+            let text = |part: Part| match (part.kind.as_str(), part.text) {
+                ("text", Some(text)) => Ok(text),
+                (kind, _) => Err(ApiError::field(
+                    "messages",
+                    format!("a part of type `{kind}` can't be read, expected `text`"),
+                )),
+            };
+            parts.into_iter().map(text).collect()
+        }
+    }
+}
+
+fn tokenize(engine: &Engine, text: &str, is_chat: bool) -> Result<Vec<i32>, ApiError> {
+    engine
+        .model()
+        .tokenize(text, true, is_chat)
+        .map_err(|e: LlamaError| ApiError::invalid(e.to_string()))
+}
+
+/// The fields that all requests have, and the one that is this request's own.
+fn read(body: &[u8], own: &'static str) -> Result<(Common, Value), ApiError> {
+    let json: Value = serde_json::from_slice(body)
+        .map_err(|e| ApiError::invalid(format!("the body is not JSON: {e}")))?;
+    let Value::Object(mut fields) = json else {
+        return Err(ApiError::invalid("the body is JSON, but no object"));
+    };
+    let rest = fields
+        .remove(own)
+        .ok_or_else(|| ApiError::field(own, format!("`{own}` is missing")))?;
+    for (name, value) in &fields {
+        let is_known = COMMON.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str());
+        if !is_known && !is_neutral(name, value) {
+            return Err(ApiError::field(
+                name,
+                format!("`{name}` is not supported with this value, or not known"),
+            ));
+        }
+    }
+    fields.retain(|name, value| COMMON.contains(&name.as_str()) && !value.is_null());
+    let common = parse("", Value::Object(fields))?;
+    Ok((common, rest))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
+    serde_json::from_value(value).map_err(|e| match field {
+        "" => ApiError::invalid(e.to_string()),
+        field => ApiError::field(field, format!("`{field}` has another form: {e}")),
+    })
+}
+
+/// Values that ask for nothing.
+fn is_neutral(name: &str, value: &Value) -> bool {
+    let known = [
+        "n",
+        "best_of",
+        "presence_penalty",
+        "frequency_penalty",
+        "echo",
+        "logprobs",
+        "top_logprobs",
+        "suffix",
+        "logit_bias",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "modalities",
+        "service_tier",
+        "reasoning_effort",
+    ];
+    if !known.contains(&name) {
+        return false;
+    }
+    let is_empty = match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        value => value.is_null(),
+    };
+    is_empty
+        || match name {
+            "n" | "best_of" => *value == 1,
+            "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
+            "echo" | "logprobs" => *value == false,
+            "response_format" => value["type"] == "text",
+            "tool_choice" => value == "none" || value == "auto",
+            "parallel_tool_calls" => value.is_boolean(),
+            "modalities" => *value == serde_json::json!(["text"]),
+            "service_tier" => value == "auto" || value == "default",
+            _ => false,
+        }
+}
+
+impl Common {
+    fn request(
+        self,
+        prompt: Vec<i32>,
+        default_limit: usize,
+        engine: &Engine,
+    ) -> Result<Request, ApiError> {
+        let ctx = engine.ctx();
+        if prompt.len() >= ctx {
+            return Err(ApiError::too_long(prompt.len(), ctx));
+        }
+        if prompt.is_empty() {
+            return Err(ApiError::field("prompt", "the prompt is empty"));
+        }
+        if self.model.as_deref().is_some_and(|m| m != engine.name()) {
+            let message = format!("this server has the model `{}` only", engine.name());
+            return Err(ApiError::not_found(message));
+        }
+        let defaults = Sampling::default();
+        let within = |name: &str, value: Option<f32>, default: f32, largest: f32| match value {
+            None => Ok(default),
+            Some(v) if (0.0..=largest).contains(&v) => Ok(v),
+            Some(v) => Err(ApiError::field(
+                name,
+                format!("`{name}` is {v}, expected 0 to {largest}"),
+            )),
+        };
+        let sampling = Sampling {
+            temperature: within("temperature", self.temperature, 1.0, 2.0)?,
+            top_p: within("top_p", self.top_p, 1.0, 1.0)?,
+            min_p: within("min_p", self.min_p, 0.0, 1.0)?,
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            seed: match self.seed {
+                // The low bits suffice to tell seeds apart.
+                Some(seed) => seed as u32,
+                None => rand::random(),
+            },
+        };
+        let stops = match self.stop {
+            None => Vec::new(),
+            Some(OneOrMany::One(stop)) => vec![stop],
+            Some(OneOrMany::Many(stops)) => stops,
+        };
+        if stops.len() > MAX_STOPS {
+            let message = format!("{} stop texts, expected at most {MAX_STOPS}", stops.len());
+            return Err(ApiError::field("stop", message));
+        }
+        let wanted = self.max_completion_tokens.or(self.max_tokens);
+        Ok(Request {
+            job: Job {
+                limit: wanted.map_or(default_limit, |n| n as usize),
+                prompt,
+                sampling,
+                stops,
+            },
+            stream: self.stream.unwrap_or(false),
+            include_usage: self
+                .stream_options
+                .is_some_and(|o| o.get("include_usage") == Some(&true)),
+        })
+    }
+}

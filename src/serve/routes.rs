@@ -1,0 +1,291 @@
+//! Addresses, and answers in the form of OpenAI's.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::http::header;
+use axum::middleware::{Next, from_fn};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::api::{self, Request};
+use super::engine::Engine;
+use super::error::ApiError;
+use crate::llama::generate::Stop;
+use crate::llama::parallel::Event;
+
+/// The largest request that is read.
+const BODY_LIMIT: usize = 16 << 20;
+
+/// Pieces of a stream that wait for a slow client.
+const PIECES: usize = 64;
+
+/// Why a server ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the server ended: {0}")]
+pub struct ServeError(#[from] std::io::Error);
+
+/// Answers requests until `end` comes; open streams are finished.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    engine: Engine,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let routes = Router::new()
+        .route("/health", get(health))
+        .route("/v1/models", get(models))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
+        .fallback(async |request: HttpRequest| {
+            ApiError::not_found(format!("there is no `{}`", request.uri().path()))
+        })
+        .method_not_allowed_fallback(async || ApiError::method())
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(own_names_only))
+        .with_state(engine);
+    Ok(axum::serve(listener, routes)
+        .with_graceful_shutdown(end)
+        .await?)
+}
+
+/// A web page elsewhere must not reach this server by a name that it has pointed here.
+async fn own_names_only(request: HttpRequest, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|h| h.to_str().ok()).unwrap_or("localhost");
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    if ["localhost", "127.0.0.1", "[::1]"].contains(&name) {
+        next.run(request).await
+    } else {
+        ApiError::forbidden(host).into_response()
+    }
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+async fn models(State(engine): State<Engine>) -> Json<Value> {
+    Json(json!({"object": "list", "data": [{
+        "id": engine.name(),
+        "object": "model",
+        "created": now(),
+        "owned_by": "dwindle",
+    }]}))
+}
+
+/// Which of the two interfaces answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Completion,
+    Chat,
+}
+
+async fn completions(State(engine): State<Engine>, body: BodyResult) -> Response {
+    answer(engine, body, Kind::Completion).await
+}
+
+async fn chat_completions(State(engine): State<Engine>, body: BodyResult) -> Response {
+    answer(engine, body, Kind::Chat).await
+}
+
+type BodyResult = Result<Bytes, axum::extract::rejection::BytesRejection>;
+
+async fn answer(engine: Engine, body: BodyResult, kind: Kind) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return ApiError::too_large(error.body_text()).into_response(),
+    };
+    let read = {
+        let engine = engine.clone();
+        // A long prompt takes a while to be cut into tokens.
+        tokio::task::spawn_blocking(move || match kind {
+            Kind::Completion => api::completion(&body, &engine),
+            Kind::Chat => api::chat(&body, &engine),
+        })
+    };
+    let request = match read.await {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return error.into_response(),
+        Err(_) => return ApiError::internal("reading the request failed").into_response(),
+    };
+    let head = Head {
+        kind,
+        id: id(kind),
+        created: now(),
+        model: engine.name().to_string(),
+        prompt_tokens: request.job.prompt.len(),
+    };
+    let Request {
+        job,
+        stream,
+        include_usage,
+    } = request;
+    let Some(events) = engine.submit(job) else {
+        return ApiError::busy().into_response();
+    };
+    if stream {
+        streamed(head, events, include_usage)
+    } else {
+        whole(head, events).await
+    }
+}
+
+/// What all pieces of an answer share.
+struct Head {
+    kind: Kind,
+    id: String,
+    created: u64,
+    model: String,
+    prompt_tokens: usize,
+}
+
+impl Head {
+    fn usage(&self, tokens: usize) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
+        })
+    }
+
+    fn body(&self, is_chunk: bool, choices: Value) -> Value {
+        let object = match (self.kind, is_chunk) {
+            (Kind::Completion, _) => "text_completion",
+            (Kind::Chat, false) => "chat.completion",
+            (Kind::Chat, true) => "chat.completion.chunk",
+        };
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        })
+    }
+
+    /// A piece of a stream: text, or the end.
+    fn piece(&self, text: Option<&str>, reason: Option<&str>) -> Value {
+        let choice = match (self.kind, text) {
+            (Kind::Completion, text) => json!({"text": text.unwrap_or("")}),
+            (Kind::Chat, Some(text)) => json!({"delta": {"content": text}}),
+            (Kind::Chat, None) => json!({"delta": {}}),
+        };
+        self.body(true, json!([with_reason(choice, reason)]))
+    }
+}
+
+fn with_reason(mut choice: Value, reason: Option<&str>) -> Value {
+    choice["index"] = 0.into();
+    choice["logprobs"] = Value::Null;
+    choice["finish_reason"] = reason.into();
+    choice
+}
+
+fn reason(stop: Stop) -> &'static str {
+    match stop {
+        Stop::End | Stop::Caller => "stop",
+        Stop::Length | Stop::ContextFull => "length",
+    }
+}
+
+async fn whole(head: Head, mut events: UnboundedReceiver<Event>) -> Response {
+    let mut text = String::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Text(more) => text.push_str(&more),
+            Event::Failed(error) => return ApiError::internal(error.to_string()).into_response(),
+            Event::Done { stop, tokens } => {
+                let choice = match head.kind {
+                    Kind::Completion => json!({"text": text}),
+                    Kind::Chat => json!({"message": {"role": "assistant", "content": text}}),
+                };
+                let choice = with_reason(choice, Some(reason(stop)));
+                let mut body = head.body(false, json!([choice]));
+                body["usage"] = head.usage(tokens);
+                return Json(body).into_response();
+            }
+        }
+    }
+    ApiError::internal("the server is ending").into_response()
+}
+
+fn streamed(head: Head, mut events: UnboundedReceiver<Event>, include_usage: bool) -> Response {
+    let (pieces, stream) = tokio::sync::mpsc::channel(PIECES);
+    tokio::spawn(async move {
+        let send = async |data: String| -> bool {
+            let piece = Ok::<_, Infallible>(SseEvent::default().data(data));
+            pieces.send(piece).await.is_ok()
+        };
+        if head.kind == Kind::Chat {
+            let first = json!({"delta": {"role": "assistant", "content": ""}});
+            let body = head.body(true, json!([with_reason(first, None)]));
+            if !send(body.to_string()).await {
+                return;
+            }
+        }
+        loop {
+            // A client that goes away while nothing is said ends the job, too.
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = pieces.closed() => return,
+            };
+            let sent = match event {
+                Some(Event::Text(text)) => send(head.piece(Some(&text), None).to_string()).await,
+                Some(Event::Failed(error)) => {
+                    send(ApiError::internal(error.to_string()).body().to_string()).await;
+                    return;
+                }
+                Some(Event::Done { stop, tokens }) => {
+                    send(head.piece(None, Some(reason(stop))).to_string()).await;
+                    if include_usage {
+                        let mut body = head.body(true, json!([]));
+                        body["usage"] = head.usage(tokens);
+                        send(body.to_string()).await;
+                    }
+                    send("[DONE]".into()).await;
+                    return;
+                }
+                None => return,
+            };
+            if !sent {
+                return;
+            }
+        }
+    });
+    Sse::new(ReceiverStream::new(stream))
+        .keep_alive(KeepAlive::default())
+        .into_response()
+        .map(Body::new)
+}
+
+/// Unlike that of any other answer of this process, and unlikely in another.
+fn id(kind: Kind) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let prefix = match kind {
+        Kind::Completion => "cmpl",
+        Kind::Chat => "chatcmpl",
+    };
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{:08x}{count:08x}", rand::random::<u32>())
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
