@@ -6,16 +6,16 @@ mod tiny;
 mod program;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use dwindle_formats::gguf::TensorType;
 use program::{checkpoint, compress, dwindle, fixture, listing, refusal, says, stdout};
 use serde_json::Value;
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 use tiny::{mixture, tiny};
 
-/// The fixture's statistics and its diagnosis.
+/// The fixture's statistics and its diagnosis, made once for all tests.
 struct Known {
-    dir: TempDir,
     stats: PathBuf,
     diagnosis: PathBuf,
 }
@@ -37,10 +37,15 @@ fn diagnose(model: &Path, stats: &Path) -> assert_cmd::Command {
     command
 }
 
-fn known() -> Known {
-    let dir = tempdir().unwrap();
-    let stats = dir.path().join("stats.safetensors");
-    let diagnosis = dir.path().join("diagnosis.json");
+fn known() -> &'static Known {
+    static KNOWN: OnceLock<Known> = OnceLock::new();
+    KNOWN.get_or_init(measure)
+}
+
+fn measure() -> Known {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let stats = dir.join("diagnosing.safetensors");
+    let diagnosis = dir.join("diagnosing.json");
     calibrate(&checkpoint(), &stats);
     let mut command = diagnose(&checkpoint(), &stats);
     command.arg("--text").arg(fixture("kjv-calibration.txt"));
@@ -48,11 +53,7 @@ fn known() -> Known {
         &stdout(command.arg("-o").arg(&diagnosis)),
         &["Don't touch the first", "norm ratio", "blk.3.attn_k"],
     );
-    Known {
-        dir,
-        stats,
-        diagnosis,
-    }
+    Known { stats, diagnosis }
 }
 
 fn preset(known: &Known, name: &str, file: &Path) -> assert_cmd::Command {
@@ -148,7 +149,8 @@ fn a_fragile_layer_is_found() {
 #[test]
 fn every_preset_runs() {
     let known = known();
-    let dir = known.dir.path();
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
     for name in [
         "source",
         "k-proj",
@@ -163,7 +165,7 @@ fn every_preset_runs() {
         "attention-high",
     ] {
         let file = dir.join(format!("{name}.dwn"));
-        stdout(&mut preset(&known, name, &file));
+        stdout(&mut preset(known, name, &file));
         stdout(dwindle(["verify"]).arg(&file));
         stdout(dwindle(["run", "-n", "2", "-t", "1", "-p", "And"]).arg(&file));
     }
@@ -174,7 +176,7 @@ fn every_preset_runs() {
         ("balanced", 0.5),
         ("aggressive", 0.3),
     ] {
-        let mut command = preset(&known, name, &dir.join("plan.dwn"));
+        let mut command = preset(known, name, &dir.join("plan.dwn"));
         let plan = stdout(command.args(["--dry-run", "--json"]));
         let report: Value = serde_json::from_str(&plan).unwrap();
         let (mut kept, mut all) = (0, 0);
@@ -212,16 +214,17 @@ fn every_preset_runs() {
 #[test]
 fn layers_are_fitted_to_those_before() {
     let known = known();
-    let dir = known.dir.path();
+    let dir = tempdir().unwrap();
+    let dir = dir.path();
     let fit = |name: &str, file: &Path, threads: &str| {
-        let mut command = preset(&known, name, file);
+        let mut command = preset(known, name, file);
         command.args(["--sequential", "--chunks", "16", "--threads", threads]);
         command.arg("--text").arg(fixture("kjv-calibration.txt"));
         stdout(&mut command);
     };
     for name in ["aggressive", "hybrid-0.5", "q4_0"] {
         let (alone, fitted) = (dir.join("alone.dwn"), dir.join("fitted.dwn"));
-        stdout(&mut preset(&known, name, &alone));
+        stdout(&mut preset(known, name, &alone));
         fit(name, &fitted, "2");
         stdout(dwindle(["verify"]).arg(&fitted));
         let (alone, fitted) = (divergence(&alone), divergence(&fitted));
@@ -232,15 +235,18 @@ fn layers_are_fitted_to_those_before() {
     stdout(dwindle(["verify"]).arg(dir.join("network.dwn")));
     // What can't be done leaves nothing.
     let before = listing(dir);
-    let mut command = preset(&known, "balanced", &dir.join("none.dwn"));
+    let mut command = preset(known, "balanced", &dir.join("none.dwn"));
     let output = command.arg("--sequential").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     says(&String::from_utf8_lossy(&output.stderr), &["--text"]);
     let short = dir.join("short.txt");
     std::fs::write(&short, "And it came to pass").unwrap();
-    let mut command = preset(&known, "balanced", &dir.join("none.dwn"));
+    let mut command = preset(known, "balanced", &dir.join("none.dwn"));
     command.arg("--sequential").arg("--text").arg(&short);
-    says(&refusal(&mut command, 3), &["at least one context"]);
+    says(
+        &refusal(&mut command, 3),
+        &["5 tokens", "at least one chunk of 512"],
+    );
     std::fs::remove_file(short).unwrap();
     assert_eq!(listing(dir), before);
 }
@@ -286,7 +292,8 @@ fn experts_are_diagnosed_and_share_the_budget() {
 #[test]
 fn budgets_meet_what_they_can_not_share() {
     let known = known();
-    let recipe = known.dir.path().join("recipe.toml");
+    let dir = tempdir().unwrap();
+    let recipe = dir.path().join("recipe.toml");
     let auto = "method = \"svd\"\nrank = \"auto\"\nkeep = 0.5";
     // A rule of which a later one takes everything, and one that also speaks of the embedding.
     let rules = format!(
