@@ -6,11 +6,11 @@ mod tiny;
 use std::ops::ControlFlow;
 
 use dwindle::llama::activations::Probe;
-use dwindle::llama::context::{BatchToken, ContextOptions};
+use dwindle::llama::context::ContextOptions;
 use dwindle::llama::lockstep::lockstep;
 use dwindle::llama::model::{Model, ModelOptions};
 use dwindle_formats::gguf::TensorType;
-use tiny::tiny;
+use tiny::{batch, tiny};
 
 fn load() -> Model {
     let feed = tiny(TensorType::F16);
@@ -25,16 +25,6 @@ fn options() -> ContextOptions {
         threads: Some(2),
         ..ContextOptions::default()
     }
-}
-
-fn batch(tokens: &[i32]) -> Vec<BatchToken> {
-    let token = |(position, token): (usize, &i32)| BatchToken {
-        token: *token,
-        position: position as i32,
-        sequence: 0,
-        logits: true,
-    };
-    tokens.iter().enumerate().map(token).collect()
 }
 
 #[test]

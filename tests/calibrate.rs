@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use dwindle::architecture;
 use dwindle::eval::EvalError;
 use dwindle::llama::activations::Probe;
-use dwindle::llama::context::{BatchToken, ContextOptions};
+use dwindle::llama::context::ContextOptions;
 use dwindle::llama::model::{Model, ModelOptions};
 use dwindle::pipeline::identity;
 use dwindle::statistics::{
@@ -18,7 +18,7 @@ use dwindle::statistics::{
 };
 use dwindle_formats::gguf::TensorType;
 use tempfile::TempDir;
-use tiny::{EMBD, EXPERTS, FFN, LAYERS, Tiny, USED_EXPERTS, another, mixture, tiny};
+use tiny::{EMBD, EXPERTS, FFN, LAYERS, Tiny, USED_EXPERTS, another, batch, mixture, tiny};
 
 fn text() -> String {
     (0..700u32)
@@ -113,16 +113,6 @@ impl Case {
         };
         Probe::new(&self.model, &options).unwrap()
     }
-}
-
-fn batch(tokens: &[i32]) -> Vec<BatchToken> {
-    let token = |(position, token): (usize, &i32)| BatchToken {
-        token: *token,
-        position: position as i32,
-        sequence: 0,
-        logits: true,
-    };
-    tokens.iter().enumerate().map(token).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use dwindle::llama::context::BatchToken;
 use dwindle::llama::feed::{Produce, TensorFeed};
 use dwindle::llama::ggml;
 use dwindle_formats::gguf::{
@@ -19,6 +20,17 @@ pub const EXPERTS: u64 = 4;
 pub const USED_EXPERTS: u64 = 2;
 /// Unknown, begin, end, every byte, and a few pieces.
 pub const VOCAB: u64 = 3 + 256 + 5;
+
+/// Tokens as the beginning of a text, each wanting logits.
+pub fn batch(tokens: &[i32]) -> Vec<BatchToken> {
+    let token = |(position, token): (usize, &i32)| BatchToken {
+        token: *token,
+        position: position as i32,
+        sequence: 0,
+        logits: true,
+    };
+    tokens.iter().enumerate().map(token).collect()
+}
 
 pub struct Tiny {
     pub metadata: Metadata,
