@@ -91,11 +91,6 @@ impl Fitted {
     pub(super) fn digest(&self) -> [u8; 32] {
         self.digest
     }
-
-    /// How many tensors were fitted.
-    pub fn count(&self) -> usize {
-        self.steps.iter().flatten().count()
-    }
 }
 
 /// Fits the layers of a plan one after the other. `original` is the checkpoint, `running` the same
