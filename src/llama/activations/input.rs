@@ -33,7 +33,7 @@ impl LinearInput {
 /// Rows of one input.
 #[derive(Debug)]
 pub struct Activation<'a> {
-    /// Which of [`Probe::inputs`] it is.
+    /// Which of [`Probe::inputs`](super::Probe::inputs) it is.
     pub input: usize,
     /// Rows one after another, each of the input's width.
     pub values: &'a [f32],
