@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use dwindle_formats::gguf::read_header;
 use program::{checkpoint, compress, dwindle, listing, refusal, says, stdout};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 /// The fixture's file for a preset, in a folder of its own.
@@ -193,11 +193,11 @@ fn a_recipe_decides_tensor_by_tensor() {
         let tensor = (report["tensors"].as_array().unwrap().iter())
             .find(|t| t["name"] == name)
             .unwrap();
-        (tensor["ty"].clone(), tensor["rank"].clone())
+        (tensor["ty"].clone(), tensor["ranks"].clone())
     };
-    assert_eq!(found("blk.3.ffn_down.weight"), ("F16".into(), Value::Null));
-    assert_eq!(found("blk.2.ffn_down.weight"), ("Q8_0".into(), Value::Null));
-    assert_eq!(found("blk.0.attn_q.weight"), ("Q8_0".into(), 32.into()));
+    assert_eq!(found("blk.3.ffn_down.weight"), ("F16".into(), json!([])));
+    assert_eq!(found("blk.2.ffn_down.weight"), ("Q8_0".into(), json!([])));
+    assert_eq!(found("blk.0.attn_q.weight"), ("Q8_0".into(), json!([32])));
 }
 
 #[test]
