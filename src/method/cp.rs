@@ -293,10 +293,10 @@ fn initial(tensor: &Tensor, rank: usize, seed: Option<u64>) -> Result<[Mat<f64>;
         let d = tensor.dims[k];
         *factor = Mat::from_fn(d, rank, |_, _| rng.random::<f64>() - 0.5);
         if seed.is_none() {
-            let vectors = tensor.mode(k)?.vectors;
             let leading = rank.min(d);
+            let vectors = tensor.mode(k)?.leading(leading);
             let mut to = factor.as_mut().subcols_mut(0, leading);
-            to.copy_from(vectors.as_ref().subcols(0, leading));
+            to.copy_from(&vectors);
         }
     }
     Ok(factors)

@@ -3,44 +3,9 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor as llt;
-use faer::linalg::evd::{self, ComputeEigenvectors};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par};
-
-use super::error::MethodError;
-
-/// Eigenvalues, descending, and the eigenvectors in the columns.
-pub(super) struct Eigen {
-    pub values: Vec<f64>,
-    pub vectors: Mat<f64>,
-}
-
-/// Decomposes a symmetric matrix, of which only the lower half is read.
-pub(super) fn symmetric_eigen(matrix: MatRef<'_, f64>) -> Result<Eigen, MethodError> {
-    let n = matrix.nrows();
-    let mut values = faer::diag::Diag::<f64>::zeros(n);
-    let mut vectors = Mat::<f64>::zeros(n, n);
-    let scratch = evd::self_adjoint_evd_scratch::<f64>(
-        n,
-        ComputeEigenvectors::Yes,
-        Par::Seq,
-        Default::default(),
-    );
-    evd::self_adjoint_evd(
-        matrix,
-        values.as_mut(),
-        Some(vectors.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        Default::default(),
-    )
-    .map_err(|_| MethodError::NoConvergence)?;
-    Ok(Eigen {
-        values: (0..n).rev().map(|i| values.column_vector()[i]).collect(),
-        vectors: vectors.as_ref().reverse_cols().to_owned(),
-    })
-}
 
 /// The lower Cholesky factor of a symmetric matrix, of which only the lower half is read; `None`
 /// where it is not positive definite.
@@ -85,7 +50,7 @@ pub(super) fn lower_product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Ma
     out
 }
 
-/// left · right, where right is lower triangular with zeros above.
+/// left · right, of which only the lower half is read: it stands for a triangular matrix.
 pub(super) fn product_by_lower(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(left.nrows(), right.ncols());
     triangular::matmul(
@@ -104,13 +69,7 @@ pub(super) fn product_by_lower(left: MatRef<'_, f64>, right: MatRef<'_, f64>) ->
 
 /// Rows one after another, as the columns of the transpose: the same memory order, widened.
 pub(super) fn widen_transposed(w: &[f32], rows: usize, cols: usize) -> Mat<f64> {
-    let mut out = Mat::zeros(cols, rows);
-    for (j, row) in w.chunks_exact(cols.max(1)).take(rows).enumerate() {
-        for (to, from) in out.col_as_slice_mut(j).iter_mut().zip(row) {
-            *to = f64::from(*from);
-        }
-    }
-    out
+    Mat::from_fn(cols, rows, |i, j| f64::from(w[j * cols + i]))
 }
 
 /// A matrix's columns one after another, each with a factor: the rows of its transpose.

@@ -3,6 +3,7 @@
 
 pub mod allocate;
 pub mod cp;
+mod eigen;
 pub mod error;
 pub mod gram;
 pub mod joint;

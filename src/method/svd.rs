@@ -6,10 +6,11 @@
 //! the smaller side. Squaring loses singular values below about 1e-8 of the largest, which no
 //! factor type could hold.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::evd::{self, ComputeEigenvectors};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
+
+use super::eigen::Eigen;
+use super::linear::lower_product;
 
 /// The decomposition could not be computed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum SvdError {
 pub struct Decomposition {
     /// Singular values, descending.
     pub singular_values: Vec<f64>,
-    vectors: Mat<f64>,
+    eigen: Eigen,
 }
 
 /// The two factors of a matrix, rows one after another.
@@ -49,45 +50,16 @@ pub fn decompose(w: &[f32], rows: usize, cols: usize) -> Result<Decomposition, S
         return Err(SvdError::NotFinite);
     }
     let w = widen(w, rows, cols);
-    let side = rows.min(cols);
-    let mut gram = Mat::<f64>::zeros(side, side);
-    let (left, right) = if rows <= cols {
-        (w.as_ref(), w.transpose())
+    let gram = if rows <= cols {
+        lower_product(w.as_ref(), w.transpose())
     } else {
-        (w.transpose(), w.as_ref())
+        lower_product(w.transpose(), w.as_ref())
     };
-    matmul(gram.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
-    let (values, vectors) = symmetric_eigen(gram)?;
-    let singular_values = (0..side).rev().map(|i| values[i].max(0.0).sqrt()).collect();
+    let eigen = Eigen::of(gram).map_err(|_| SvdError::NoConvergence)?;
     Ok(Decomposition {
-        singular_values,
-        vectors: vectors.as_ref().reverse_cols().to_owned(),
+        singular_values: eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect(),
+        eigen,
     })
-}
-
-/// Eigenvalues, ascending, and eigenvectors. On one thread: the pipeline decomposes matrices side
-/// by side, and the result then does not depend on the number of threads.
-fn symmetric_eigen(matrix: Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), SvdError> {
-    let n = matrix.nrows();
-    let mut values = faer::diag::Diag::<f64>::zeros(n);
-    let mut vectors = Mat::<f64>::zeros(n, n);
-    let scratch = evd::self_adjoint_evd_scratch::<f64>(
-        n,
-        ComputeEigenvectors::Yes,
-        Par::Seq,
-        Default::default(),
-    );
-    evd::self_adjoint_evd(
-        matrix.as_ref(),
-        values.as_mut(),
-        Some(vectors.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        Default::default(),
-    )
-    .map_err(|_| SvdError::NoConvergence)?;
-    let values = (0..n).map(|i| values.column_vector()[i]).collect();
-    Ok((values, vectors))
 }
 
 impl Decomposition {
@@ -110,7 +82,7 @@ impl Decomposition {
     /// of either stay in range.
     pub fn factors(&self, w: &[f32], rows: usize, cols: usize, rank: usize) -> Factors {
         let w = widen(w, rows, cols);
-        let vectors = self.vectors.as_ref().subcols(0, rank);
+        let vectors = self.eigen.leading(rank);
         let root = |i: usize| self.singular_values[i].sqrt();
         if rows <= cols {
             // W = U S Vᵀ: S Vᵀ = Uᵀ W.
@@ -125,7 +97,7 @@ impl Decomposition {
             );
             Factors {
                 a: narrow(sv.as_ref(), |i, _| divide(1.0, root(i))),
-                b: narrow(vectors, |_, j| root(j)),
+                b: narrow(vectors.as_ref(), |_, j| root(j)),
             }
         } else {
             let mut us = Mat::<f64>::zeros(rows, rank);
@@ -133,7 +105,7 @@ impl Decomposition {
                 us.as_mut(),
                 Accum::Replace,
                 w.as_ref(),
-                vectors,
+                vectors.as_ref(),
                 1.0,
                 Par::Seq,
             );

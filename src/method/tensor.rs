@@ -8,9 +8,9 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use super::eigen::Eigen;
 use super::error::{MethodError, check_weights};
 pub use super::linear::transpose;
-use super::linear::{Eigen, symmetric_eigen};
 use super::whitened::Whitening;
 
 /// What decides the ranks of a factorization; `R` is what fixed ranks look like.
@@ -155,7 +155,7 @@ impl Tensor {
             1 => (0..self.dims[0]).for_each(|i| add(self.slice(i).transpose())),
             _ => add(self.last_way()),
         }
-        symmetric_eigen(gram.as_ref())
+        Eigen::of(gram)
     }
 }
 

@@ -11,8 +11,9 @@
 
 use faer::MatRef;
 
+use super::eigen::{Eigen, eigenvalues};
 use super::error::{MethodError, check_rank, check_weights};
-use super::linear::{Eigen, lower_product, product, symmetric_eigen};
+use super::linear::{lower_product, product};
 use super::tensor::{Ranks, columns, grow_ranks, narrow_rows, rank_of_tail, tails};
 use super::whitened::Whitening;
 
@@ -138,24 +139,22 @@ fn split(rest: &[f64], left: usize, rank: usize) -> Result<(Vec<f32>, Vec<f64>),
     let right = rest.len() / left;
     let transposed = MatRef::from_column_major_slice(rest, right, left);
     if left <= right {
-        let Eigen { vectors, .. } =
-            symmetric_eigen(lower_product(transposed.transpose(), transposed).as_ref())?;
-        let u = vectors.as_ref().subcols(0, rank);
-        Ok((narrow_rows(u), columns(product(transposed, u).as_ref())))
+        let u = Eigen::of(lower_product(transposed.transpose(), transposed))?.leading(rank);
+        let rest = product(transposed, u.as_ref());
+        Ok((narrow_rows(u.as_ref()), columns(rest.as_ref())))
     } else {
-        let Eigen { values, vectors } =
-            symmetric_eigen(lower_product(transposed, transposed.transpose()).as_ref())?;
-        let largest = values[0].max(0.0).sqrt();
+        let eigen = Eigen::of(lower_product(transposed, transposed.transpose()))?;
+        let largest = eigen.values[0].max(0.0).sqrt();
         // What is rounding shares the largest one's scale: the product is the same.
-        let scales: Vec<f64> = values
+        let scales: Vec<f64> = eigen
+            .values
             .iter()
             .map(|v| v.max(0.0).sqrt())
             .map(|s| if s > NOISE * largest { s } else { largest })
             .map(|s| if s > 0.0 { s } else { 1.0 })
             .collect();
-        let v = vectors.as_ref().subcols(0, rank);
-        let mut u = product(transposed.transpose(), v);
-        let mut sv = v.to_owned();
+        let mut sv = eigen.leading(rank);
+        let mut u = product(transposed.transpose(), sv.as_ref());
         for (j, scale) in scales.iter().take(rank).enumerate() {
             u.col_as_slice_mut(j).iter_mut().for_each(|x| *x /= scale);
             sv.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= scale);
@@ -237,7 +236,7 @@ fn spectrum(t: &[f64], left: usize) -> Result<Vec<f64>, MethodError> {
     } else {
         lower_product(transposed, transposed.transpose())
     };
-    Ok(symmetric_eigen(gram.as_ref())?.values)
+    eigenvalues(gram.as_ref())
 }
 
 /// A length as a product of `ways` sizes that are as equal as its prime factors allow.

@@ -9,8 +9,8 @@
 
 use faer::Mat;
 
+use super::eigen::Eigen;
 use super::error::{MethodError, check_rank};
-use super::linear::Eigen;
 use super::tensor::{Ranks, Tensor, grow_ranks, narrow_rows, rank_of_tail, tails};
 use super::whitened::Whitening;
 
@@ -83,7 +83,7 @@ pub fn decompose(
     let mut bases: [Option<Mat<f64>>; 3] = [None, None, None];
     for (&k, eigen) in modes.iter().zip(&eigens) {
         if ranks[k] < dims[k] {
-            bases[k] = Some(eigen.vectors.as_ref().subcols(0, ranks[k]).to_owned());
+            bases[k] = Some(eigen.leading(ranks[k]));
         }
     }
     let mut core = project(&tensor, &bases, None);
@@ -98,7 +98,7 @@ pub fn decompose(
         for k in 0..3 {
             if next[k].is_some() {
                 let eigen = project(&tensor, &next, Some(k)).mode(k)?;
-                next[k] = Some(eigen.vectors.as_ref().subcols(0, ranks[k]).to_owned());
+                next[k] = Some(eigen.leading(ranks[k]));
             }
         }
         let next_core = project(&tensor, &next, None);

@@ -4,7 +4,7 @@
 //!
 //! With U the leading eigenvectors of W·G·Wᵀ, the best Ŵ of a rank is U·Uᵀ·W: where the outputs are
 //! the smaller side, no root of G is needed, and a singular Gram is harmless. Where the inputs are,
-//! V holds the leading eigenvectors of Lᵀ·WᵀW·L, and Ŵ = (W·L·V)·(Vᵀ·L⁻¹). A Gram that has no
+//! V holds the leading eigenvectors of (W·L)ᵀ·(W·L), and Ŵ = (W·L·V)·(Vᵀ·L⁻¹). A Gram that has no
 //! Cholesky factor, of fewer tokens than inputs, takes its eigenvectors for a root; what no token
 //! reached then counts as much as rounding does, so that a full rank still restores W. A Gram of
 //! zeros says nothing and counts as the identity.
@@ -17,11 +17,12 @@ use std::sync::OnceLock;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::{Mat, MatRef, Par};
 
+use super::eigen::Eigen;
 use super::error::{MethodError, check_rank, check_weights};
 use super::gram::Gram;
 use super::linear::{
-    Eigen, cholesky, lower_product, narrow_columns, product, product_by_lower, product_f32,
-    symmetric_eigen, transpose, widen_transposed,
+    cholesky, lower_product, narrow_columns, product, product_by_lower, product_f32, transpose,
+    widen_transposed,
 };
 use super::svd::Factors;
 
@@ -43,7 +44,8 @@ pub struct Whitening<'a> {
     gram: Gram<'a>,
     /// The root mean square of the inputs.
     scale: f64,
-    matrix: Mat<f64>,
+    /// H with G = H + Hᵀ, in the lower half.
+    half: Mat<f64>,
     root: OnceLock<Result<Root, MethodError>>,
 }
 
@@ -61,7 +63,7 @@ pub struct Whitened {
     spectrum: Vec<f64>,
     rows: usize,
     scale: f64,
-    vectors: Mat<f64>,
+    eigen: Eigen,
 }
 
 impl<'a> Whitening<'a> {
@@ -78,7 +80,7 @@ impl<'a> Whitening<'a> {
                 value: damping,
             });
         }
-        let mut matrix = widen_transposed(gram.values, gram.n, gram.n);
+        let mut half = widen_transposed(gram.values, gram.n, gram.n);
         let mean = gram.mean_square();
         let (added, mean) = if mean > 0.0 {
             (damping * mean, mean)
@@ -86,12 +88,12 @@ impl<'a> Whitening<'a> {
             (1.0, 1.0)
         };
         for j in 0..gram.n {
-            matrix[(j, j)] += added;
+            half[(j, j)] = (half[(j, j)] + added) / 2.0;
         }
         Ok(Self {
             gram,
             scale: mean.sqrt(),
-            matrix,
+            half,
             root: OnceLock::new(),
         })
     }
@@ -103,7 +105,11 @@ impl<'a> Whitening<'a> {
 
     fn root(&self) -> Result<&Root, MethodError> {
         self.root
-            .get_or_init(|| Root::of(&self.matrix))
+            .get_or_init(|| {
+                let mut gram = self.half.clone();
+                (0..gram.nrows()).for_each(|j| gram[(j, j)] *= 2.0);
+                Root::of(gram)
+            })
             .as_ref()
             .map_err(Clone::clone)
     }
@@ -127,19 +133,20 @@ impl<'a> Whitening<'a> {
         check_weights(w, &[rows, n])?;
         let wt = widen_transposed(w, rows, n);
         let small = if rows <= n {
-            let gwt = product(self.matrix.as_ref(), wt.as_ref());
-            lower_product(wt.transpose(), gwt.as_ref())
+            let wh = product_by_lower(wt.transpose(), self.half.as_ref());
+            let mut whwt = product(wh.as_ref(), wt.as_ref());
+            add_transpose(&mut whwt);
+            whwt
         } else {
-            let mut wtw = lower_product(wt.as_ref(), wt.transpose());
-            mirror(&mut wtw);
-            self.root()?.congruence(wtw.as_ref())
+            let wr = self.root()?.times_on_the_right(wt.transpose());
+            lower_product(wr.transpose(), wr.as_ref())
         };
-        let Eigen { values, vectors } = symmetric_eigen(small.as_ref())?;
+        let eigen = Eigen::of(small)?;
         Ok(Whitened {
-            spectrum: values.into_iter().map(|v| v.max(0.0)).collect(),
+            spectrum: eigen.values.iter().map(|v| v.max(0.0)).collect(),
             rows,
             scale: self.scale,
-            vectors,
+            eigen,
         })
     }
 
@@ -155,7 +162,8 @@ impl<'a> Whitening<'a> {
         let (m, n) = (d.rows, self.gram.n);
         check_weights(w, &[m, n])?;
         check_rank(rank, m.min(n))?;
-        let vectors = d.vectors.as_ref().subcols(0, rank);
+        let vectors = d.eigen.leading(rank);
+        let vectors = vectors.as_ref();
         let balance: Vec<f64> = (0..rank).map(|i| d.balance(i)).collect();
         if m <= n {
             let ut = narrow_columns(vectors, |i| 1.0 / balance[i]);
@@ -217,29 +225,26 @@ impl Whitened {
 }
 
 impl Root {
-    fn of(gram: &Mat<f64>) -> Result<Self, MethodError> {
+    fn of(gram: Mat<f64>) -> Result<Self, MethodError> {
         if let Some(l) = cholesky(gram.clone()) {
             return Ok(Self::Cholesky(l));
         }
         let n = gram.nrows();
-        let Eigen { values, vectors } = symmetric_eigen(gram.as_ref())?;
+        let eigen = Eigen::of(gram)?;
+        let values = &eigen.values;
         let floor = GRAM_NOISE * n as f64 * values.first().copied().unwrap_or(0.0);
         let roots = values.iter().map(|v| v.max(floor).sqrt()).collect();
-        Ok(Self::Eigen(vectors, roots))
+        Ok(Self::Eigen(eigen.vectors(), roots))
     }
 
-    /// Rᵀ·M·R, the lower half.
-    fn congruence(&self, m: MatRef<'_, f64>) -> Mat<f64> {
+    /// W·R.
+    fn times_on_the_right(&self, w: MatRef<'_, f64>) -> Mat<f64> {
         match self {
-            Self::Cholesky(l) => {
-                lower_product(l.transpose(), product_by_lower(m, l.as_ref()).as_ref())
-            }
+            Self::Cholesky(l) => product_by_lower(w, l.as_ref()),
             Self::Eigen(q, roots) => {
-                let mut out = lower_product(q.transpose(), product(m, q.as_ref()).as_ref());
-                for j in 0..out.ncols() {
-                    for i in j..out.nrows() {
-                        out[(i, j)] *= roots[i] * roots[j];
-                    }
+                let mut out = product(w, q.as_ref());
+                for (j, root) in roots.iter().enumerate() {
+                    out.col_as_slice_mut(j).iter_mut().for_each(|v| *v *= root);
                 }
                 out
             }
@@ -281,11 +286,11 @@ fn scale_rows(v: MatRef<'_, f64>, scale: impl Fn(usize) -> f64) -> Mat<f64> {
     Mat::from_fn(v.nrows(), v.ncols(), |i, j| v[(i, j)] * scale(i))
 }
 
-/// Copies the lower half to the upper one.
-fn mirror(m: &mut Mat<f64>) {
+/// M + Mᵀ, the lower half.
+fn add_transpose(m: &mut Mat<f64>) {
     for j in 0..m.ncols() {
-        for i in 0..j {
-            m[(i, j)] = m[(j, i)];
+        for i in j..m.nrows() {
+            m[(i, j)] += m[(j, i)];
         }
     }
 }
