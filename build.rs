@@ -1,4 +1,5 @@
-//! Compiles the C++ shim against the llama.cpp sources that `llama-cpp-sys-2` has just built.
+//! Compiles the C++ shim, and makes bindings of ggml's internal headers, from the llama.cpp sources
+//! that `llama-cpp-sys-2` has just built: so their layouts are those of the library.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +9,15 @@ const SYS_VERSION: &str = "0.1.161";
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/llama/shim.cpp");
-    match llama_sources() {
-        Ok(sources) => compile(&sources),
+    println!("cargo:rerun-if-changed=src/llama/internals.h");
+    let done = llama_sources().and_then(|sources| {
+        compile(&sources);
+        bind(&sources)
+    });
+    match done {
+        Ok(()) => {}
         Err(problem) => {
-            eprintln!("error: can't compile src/llama/shim.cpp: {problem}");
+            eprintln!("error: can't build against llama.cpp: {problem}");
             std::process::exit(1);
         }
     }
@@ -39,6 +45,27 @@ fn llama_sources() -> Result<PathBuf, String> {
         ));
     }
     Ok(sources)
+}
+
+/// Types of ggml's backend interface; those that llama-cpp-sys-2 has are taken from it.
+fn bind(sources: &Path) -> Result<(), String> {
+    let out = std::env::var("OUT_DIR").map_err(|e| e.to_string())?;
+    let bindings = bindgen::Builder::default()
+        .header("src/llama/internals.h")
+        .clang_arg(format!("-I{}", sources.join("ggml/include").display()))
+        .clang_arg(format!("-I{}", sources.join("ggml/src").display()))
+        .allowlist_recursively(false)
+        .allowlist_type("ggml_backend(_buffer|_buffer_type|_device|_reg)?(_i)?|ggml_backend_graph_optimize_params")
+        .allowlist_type("ggml_cgraph|ggml_hash_set|ggml_bitset_t|ggml_cgraph_eval_order")
+        .allowlist_var("GGML_BACKEND_API_VERSION|GGML_TENSOR_FLAG_COMPUTE")
+        .raw_line("use llama_cpp_sys_2::*;")
+        .prepend_enum_name(false)
+        .derive_debug(false)
+        .generate()
+        .map_err(|e| e.to_string())?;
+    bindings
+        .write_to_file(Path::new(&out).join("internals.rs"))
+        .map_err(|e| e.to_string())
 }
 
 fn compile(sources: &Path) {

@@ -8,7 +8,9 @@ use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline::{self, FitOptions, Fitted, Inputs, Options, PipelineError, Summary, fit};
+use dwindle::pipeline::{
+    self, Factors, FitOptions, Fitted, Inputs, Options, PipelineError, Summary, fit,
+};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle_formats::container::{StoredTensor, check_destination};
@@ -174,7 +176,7 @@ fn fit_layers(
         devices: Some(Vec::new()),
         ..ModelOptions::default()
     };
-    let original = pipeline::load(checkpoint, &on_cpu, &mut |_, _| ())?;
+    let original = pipeline::load(checkpoint, &on_cpu, Factors::default(), &mut |_, _| ())?;
     let copy = Recipe::base("f16");
     let running = pipeline::load_as(checkpoint, &copy, &on_cpu, &mut |_, _| ())?;
     let options = FitOptions {

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use dwindle::llama::context::ContextOptions;
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{load, load_as};
+use dwindle::pipeline::{Factors, load, load_as};
 use dwindle::plan::Recipe;
 
 use super::{Failure, progress};
@@ -24,6 +24,9 @@ pub struct Runtime {
     /// Devices to use, by llama.cpp's names (`CUDA0,CUDA1`); `none` for the CPU
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     device: Option<Vec<String>>,
+    /// Multiply factors out while loading, instead of executing them
+    #[arg(long)]
+    multiplied_out: bool,
     /// Threads [default: one per physical core]
     #[arg(short, long)]
     threads: Option<u32>,
@@ -71,7 +74,11 @@ impl Runtime {
     /// them.
     pub fn load(&self, path: &Path) -> Result<Model, Failure> {
         let bar = progress::count(0, "loading");
-        let model = load(path, &self.model_options(), &mut |done, total| {
+        let factors = match self.multiplied_out {
+            true => Factors::MultipliedOut,
+            false => Factors::Executed,
+        };
+        let model = load(path, &self.model_options(), factors, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;

@@ -72,6 +72,18 @@ impl<'a> TensorFeed<'a> {
         })
     }
 
+    /// The tensors' names, in file order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// Bytes of the tensors with such names, without padding.
+    pub(super) fn bytes_of(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let tensors = self.names.iter().zip(&self.ranges);
+        let wanted = tensors.filter(|(name, _)| wanted(name));
+        wanted.map(|(_, range)| range.end - range.start).sum()
+    }
+
     /// The length of the file, if it were written.
     pub fn file_len(&self) -> u64 {
         self.len
@@ -89,6 +101,8 @@ pub enum FeedError {
         #[source]
         source: BoxError,
     },
+    #[error("can't provide an operand")]
+    Operand(#[source] BoxError),
     #[error("tensor `{tensor}` was provided with {found} bytes, expected {expected}")]
     Length {
         tensor: String,

@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod backend;
 pub mod context;
+pub mod device;
 pub mod feed;
 pub mod generate;
 pub mod ggml;

@@ -2,14 +2,17 @@
 //! to disk on the way.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dwindle_formats::container::{Container, ContainerError, is_container};
-use dwindle_formats::gguf::{GgufError, read_header};
+use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
+use dwindle_formats::gguf::{GgufError, TensorType, read_header};
 
+use super::chain::chains;
 use super::stock::{StockError, StockModel};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
+use crate::llama::context::{Context, ContextOptions};
 use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::ggml::{self, GgmlError};
 use crate::llama::mapping::Mapping;
@@ -17,6 +20,19 @@ use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::plan::{self, PlanError, Recipe};
 use crate::statistics::Measured;
 use crate::statistics::{Identity, is_norm};
+
+/// Tokens of the graph that shows how a model uses its weights.
+const PROBE_TOKENS: u32 = 64;
+
+/// What becomes of a container's factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Factors {
+    /// They stay factors, in memory and in every product.
+    #[default]
+    Executed,
+    /// Their product takes their place, in F16.
+    MultipliedOut,
+}
 
 /// Why a file can't be run.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +62,8 @@ pub enum LoadError {
     Norm(#[from] GgmlError),
 }
 
-/// Loads a model: a GGUF file as llama.cpp does, a file of dwindle with its digests checked and
-/// its factors multiplied out, a Hugging Face checkpoint in its own types.
+/// Loads a model: a GGUF file as llama.cpp does, a container with its digests checked and its
+/// factors executed or, if so wished, multiplied out, a Hugging Face checkpoint in its own types.
 ///
 /// `progress` is called with the tensors that are ready and their number.
 ///
@@ -56,6 +72,7 @@ pub enum LoadError {
 pub fn load(
     path: &Path,
     options: &ModelOptions,
+    factors: Factors,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Model, LoadError> {
     let path =
@@ -76,8 +93,96 @@ pub fn load(
         path: name(),
         source,
     })?;
+    if factors == Factors::Executed {
+        return execute(
+            path,
+            &Arc::new(container),
+            &Arc::new(bytes),
+            options,
+            progress,
+        );
+    }
     let stock = StockModel::from_container(&container, &bytes);
     feed(path, &stock, options, progress)
+}
+
+/// A container whose factors are executed. What the model's graph uses in a way that factors can't
+/// serve is found by laying the graph out, and is loaded again as a matrix.
+fn execute(
+    path: &Path,
+    container: &Arc<Container>,
+    bytes: &Arc<Mapping>,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let stock = StockModel::from_container(container, bytes);
+    let factored = |t: &StoredTensor| t.form != Form::Dense;
+    if !container.plan.tensors.iter().any(factored) {
+        return feed(path, &stock, options, progress);
+    }
+    let mut dense = Vec::new();
+    loop {
+        let model = load_contracted(path, container, bytes, &dense, options, progress)?;
+        let probe = ContextOptions {
+            ctx: PROBE_TOKENS,
+            batch: PROBE_TOKENS,
+            ubatch: PROBE_TOKENS,
+            ..ContextOptions::default()
+        };
+        // Whether a context can be had at all is for those to say who want one.
+        drop(Context::new(&model, &probe));
+        let misused = model.misused();
+        if misused.iter().all(|name| dense.contains(name)) {
+            return Ok(model);
+        }
+        dense.extend(misused);
+    }
+}
+
+fn load_contracted(
+    path: &Path,
+    container: &Arc<Container>,
+    bytes: &Arc<Mapping>,
+    dense: &[String],
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let stock = StockModel::from_container(container, bytes);
+    let (weights, fetch) = chains(container, bytes, dense);
+    let metadata = stock.metadata.clone();
+    let mut layouts = stock.tensors.clone();
+    let mut contracted = vec![false; layouts.len()];
+    for (layout, contracted) in layouts.iter_mut().zip(&mut contracted) {
+        *contracted = weights.contractions.contains_key(&layout.name);
+        if *contracted {
+            // Never held in memory: the smallest that any row length allows.
+            layout.ty = match layout.shape[0].is_multiple_of(TensorType::Q4_0.block_len()) {
+                true => TensorType::Q4_0,
+                false => TensorType::F16,
+            };
+        }
+    }
+    let lens: Vec<u64> = layouts
+        .iter()
+        .map(|t| t.ty.bytes(&t.shape).unwrap_or(0))
+        .collect();
+    let total = layouts.len() as u64;
+    let mut done = 0;
+    let produce = move |index: usize, out: &mut Vec<u8>| {
+        if contracted[index] {
+            out.resize(lens[index] as usize, 0);
+        } else {
+            *out = stock.tensor(index)?;
+        }
+        done += 1;
+        progress(done.min(total), total);
+        Ok(())
+    };
+    let feed = TensorFeed::new(&metadata, layouts, Box::new(produce))?;
+    let name = path.display().to_string();
+    Ok(Model::load_contracted(
+        &name, feed, weights, fetch, options,
+    )?)
 }
 
 /// Loads a checkpoint (Hugging Face or GGUF) as a recipe without factors stores it. Its weights can

@@ -150,6 +150,11 @@ impl Container {
         self.by_name.get(name).copied()
     }
 
+    /// A part, by its number in the file.
+    pub fn part(&self, part: usize) -> &Part {
+        &self.parts[part]
+    }
+
     /// The parts of a tensor of the plan.
     pub fn parts_of(&self, tensor: usize) -> Range<usize> {
         self.first_parts[tensor]..self.first_parts[tensor + 1]

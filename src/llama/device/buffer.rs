@@ -1,0 +1,501 @@
+//! Buffer types: what llama.cpp allocates on the device. Weights get a buffer that is not host
+//! memory for llama.cpp, so that it hands their bytes over instead of reading them into place, and
+//! in which a contracted weight takes the room of its operands alone. Everything else (keys and
+//! values, results) goes to the inner device's own buffers.
+
+use std::collections::HashMap;
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::PoisonError;
+
+use llama_cpp_sys_2 as sys;
+use sys::ggml_tensor;
+
+use super::internals::{
+    ggml_backend_buffer, ggml_backend_buffer_i, ggml_backend_buffer_type,
+    ggml_backend_buffer_type_i,
+};
+use super::weights::{Contraction, Operand};
+use super::{Device, name_of, tensor};
+
+/// A contracted weight in a buffer: what `extra` of its tensor points to.
+pub(super) struct Live {
+    pub contraction: Contraction,
+    operands: HashMap<usize, *mut ggml_tensor>,
+    /// Those that are filled when this weight is.
+    owned: Vec<usize>,
+}
+
+impl Live {
+    /// The tensor of an operand of this weight.
+    pub fn operand(&self, index: usize) -> *mut ggml_tensor {
+        self.operands[&index]
+    }
+
+    /// Whether a node uses the weight, its source of this number, as it can be used.
+    ///
+    /// # Safety
+    /// The node and its sources are valid tensors.
+    pub unsafe fn serves(&self, node: *const ggml_tensor, source: usize) -> bool {
+        // SAFETY: valid by contract.
+        let (op, view) = unsafe { ((*node).op, !(*(*node).src[source]).view_src.is_null()) };
+        let used = match op {
+            sys::GGML_OP_MUL_MAT | sys::GGML_OP_MUL_MAT_ID => !self.contraction.branches.is_empty(),
+            sys::GGML_OP_GET_ROWS => self.contraction.rows.is_some(),
+            _ => false,
+        };
+        used && source == 0 && !view
+    }
+}
+
+/// What belongs to a buffer of weights.
+pub(super) struct WeightBuffer {
+    inner: ggml_backend_buffer_i,
+    /// Boxed, as tensors point to them.
+    #[allow(clippy::vec_box)]
+    lives: Vec<Box<Live>>,
+    operands: Vec<*mut ggml_tensor>,
+    /// Of operands that the inner device wants elsewhere, in a layout of its kernels.
+    buffers: Vec<sys::ggml_backend_buffer_t>,
+}
+
+// SAFETY: a buffer belongs to a model, whose loading and freeing happen on one thread at a time.
+unsafe impl Send for WeightBuffer {}
+
+impl Drop for WeightBuffer {
+    fn drop(&mut self) {
+        for buffer in self.buffers.drain(..) {
+            // SAFETY: allocated for this buffer, and freed once.
+            unsafe { sys::ggml_backend_buffer_free(buffer) };
+        }
+        for operand in self.operands.drain(..) {
+            // SAFETY: each came from a box, and the model that used it is gone.
+            drop(unsafe { Box::from_raw(operand) });
+        }
+    }
+}
+
+/// The functions of both buffer types.
+pub(super) const TYPE: ggml_backend_buffer_type_i = ggml_backend_buffer_type_i {
+    get_name: Some(get_name),
+    alloc_buffer: Some(alloc_buffer),
+    alloc_buffer_n: Some(alloc_buffer_n),
+    get_alignment: Some(get_alignment),
+    get_max_size: Some(get_max_size),
+    get_alloc_size: Some(get_alloc_size),
+    get_alloc_size_n: Some(get_alloc_size_n),
+    is_host: Some(is_host),
+};
+
+/// The device that a buffer type belongs to.
+unsafe fn device<'a>(buft: sys::ggml_backend_buffer_type_t) -> &'a Device {
+    // SAFETY: the functions of this file are those of buffer types that only `Device` makes, and
+    // their context is the device, which outlives everything that is allocated on it.
+    unsafe {
+        &*(*buft.cast::<ggml_backend_buffer_type>())
+            .context
+            .cast::<Device>()
+    }
+}
+
+unsafe extern "C" fn get_name(buft: sys::ggml_backend_buffer_type_t) -> *const c_char {
+    // SAFETY: as `device` says.
+    let device = unsafe { device(buft) };
+    if device.is_weights(buft) {
+        device.weights_name.as_ptr()
+    } else {
+        device.name.as_ptr()
+    }
+}
+
+unsafe extern "C" fn alloc_buffer(
+    buft: sys::ggml_backend_buffer_type_t,
+    size: usize,
+) -> sys::ggml_backend_buffer_t {
+    // SAFETY: as `device` says; the inner type is one of ggml's.
+    unsafe { sys::ggml_backend_buft_alloc_buffer(device(buft).inner_type, size) }
+}
+
+unsafe extern "C" fn get_alignment(buft: sys::ggml_backend_buffer_type_t) -> usize {
+    // SAFETY: as in `alloc_buffer`.
+    unsafe { sys::ggml_backend_buft_get_alignment(device(buft).inner_type) }
+}
+
+unsafe extern "C" fn get_max_size(buft: sys::ggml_backend_buffer_type_t) -> usize {
+    // SAFETY: as in `alloc_buffer`.
+    unsafe { sys::ggml_backend_buft_get_max_size(device(buft).inner_type) }
+}
+
+unsafe extern "C" fn get_alloc_size(
+    buft: sys::ggml_backend_buffer_type_t,
+    tensor: *const ggml_tensor,
+) -> usize {
+    // SAFETY: as in `alloc_buffer`; the tensor is ggml's.
+    unsafe { sys::ggml_backend_buft_get_alloc_size(device(buft).inner_type, tensor) }
+}
+
+unsafe extern "C" fn is_host(buft: sys::ggml_backend_buffer_type_t) -> bool {
+    // SAFETY: as in `alloc_buffer`.
+    unsafe {
+        let device = device(buft);
+        !device.is_weights(buft) && sys::ggml_backend_buft_is_host(device.inner_type)
+    }
+}
+
+unsafe extern "C" fn get_alloc_size_n(
+    buft: sys::ggml_backend_buffer_type_t,
+    tensors: *mut *mut ggml_tensor,
+    count: c_int,
+) -> usize {
+    // SAFETY: ggml passes an array of that many tensors.
+    unsafe {
+        let device = device(buft);
+        let list = std::slice::from_raw_parts(tensors, count as usize);
+        match device.holds(list) {
+            true => Layout::of(device, list).size,
+            false => sys::ggml_backend_buft_get_alloc_size_n(device.inner_type, tensors, count),
+        }
+    }
+}
+
+unsafe extern "C" fn alloc_buffer_n(
+    buft: sys::ggml_backend_buffer_type_t,
+    tensors: *mut *mut ggml_tensor,
+    count: c_int,
+) -> sys::ggml_backend_buffer_t {
+    // SAFETY: ggml passes an array of that many tensors, not yet allocated.
+    unsafe {
+        let device = device(buft);
+        let list = std::slice::from_raw_parts(tensors, count as usize);
+        if !device.holds(list) {
+            return sys::ggml_backend_buft_alloc_buffer_n(device.inner_type, tensors, count);
+        }
+        let layout = Layout::of(device, list);
+        let buffer = sys::ggml_backend_buft_alloc_buffer(device.inner_type, layout.size.max(1));
+        if buffer.is_null() {
+            return null_mut();
+        }
+        let raw = &mut *buffer.cast::<ggml_backend_buffer>();
+        let weights = WeightBuffer {
+            inner: raw.iface,
+            lives: Vec::new(),
+            operands: Vec::new(),
+            buffers: Vec::new(),
+        };
+        raw.iface.free_buffer = Some(free_buffer);
+        raw.iface.init_tensor = Some(init_tensor);
+        raw.iface.set_tensor = Some(set_tensor);
+        raw.iface.set_tensor_2d = None;
+        raw.iface.cpy_tensor = None;
+        raw.buft = device.weights_type();
+        device.buffers().insert(buffer as usize, weights);
+        if place(device, buffer, list, &layout) {
+            return buffer;
+        }
+        sys::ggml_backend_buffer_free(buffer);
+        null_mut()
+    }
+}
+
+/// Where things lie in a buffer of weights.
+struct Layout {
+    size: usize,
+    /// Of each tensor that is in memory itself.
+    dense: HashMap<usize, usize>,
+    /// Of each operand; `None` where the inner device wants it in another kind of buffer.
+    operands: HashMap<usize, Option<usize>>,
+}
+
+impl Layout {
+    unsafe fn of(device: &Device, list: &[*mut ggml_tensor]) -> Layout {
+        let mut layout = Layout {
+            size: 0,
+            dense: HashMap::new(),
+            operands: HashMap::new(),
+        };
+        for (i, t) in list.iter().enumerate() {
+            // SAFETY: the caller's tensors are valid.
+            let (is_view, contraction) = unsafe {
+                let contraction = device.weights.contractions.get(&*name_of(*t));
+                (!(**t).view_src.is_null(), contraction)
+            };
+            if is_view {
+                continue;
+            }
+            let Some(contraction) = contraction else {
+                layout.dense.insert(i, layout.size);
+                layout.take(device, *t);
+                continue;
+            };
+            for index in contraction.operands() {
+                if layout.operands.contains_key(&index) {
+                    continue;
+                }
+                let mut operand = blank(&device.weights.operands[index]);
+                let elsewhere = device.special_type(&operand).is_some();
+                let offset = (!elsewhere).then_some(layout.size);
+                layout.operands.insert(index, offset);
+                if !elsewhere {
+                    layout.take(device, &mut operand);
+                }
+            }
+        }
+        layout
+    }
+
+    fn take(&mut self, device: &Device, tensor: *mut ggml_tensor) {
+        // SAFETY: the callers' tensors are valid, and the type is one of ggml's.
+        let (bytes, alignment) = unsafe {
+            (
+                sys::ggml_backend_buft_get_alloc_size(device.inner_type, tensor),
+                sys::ggml_backend_buft_get_alignment(device.inner_type),
+            )
+        };
+        self.size += bytes.next_multiple_of(alignment);
+    }
+}
+
+/// A tensor that describes an operand, without data.
+fn blank(operand: &Operand) -> ggml_tensor {
+    let mut ne = [1; 4];
+    for (to, from) in ne.iter_mut().zip(&operand.shape) {
+        *to = *from as i64;
+    }
+    let mut t = tensor(operand.ty.id(), ne);
+    let room = t.name.len() - 1;
+    for (to, from) in t.name[..room].iter_mut().zip(operand.name.bytes()) {
+        *to = from as c_char;
+    }
+    t
+}
+
+/// Gives every tensor its place; `false` where memory ran out.
+unsafe fn place(
+    device: &Device,
+    buffer: sys::ggml_backend_buffer_t,
+    list: &[*mut ggml_tensor],
+    layout: &Layout,
+) -> bool {
+    let mut buffers = device.buffers();
+    let Some(weights) = buffers.get_mut(&(buffer as usize)) else {
+        return false;
+    };
+    // SAFETY: the buffer was just allocated with the layout's size; the tensors are valid.
+    unsafe {
+        let base = sys::ggml_backend_buffer_get_base(buffer).cast::<u8>();
+        let mut placed: HashMap<usize, *mut ggml_tensor> = HashMap::new();
+        for (i, t) in list.iter().enumerate() {
+            if !(**t).view_src.is_null() {
+                sys::ggml_backend_view_init(*t);
+                continue;
+            }
+            (**t).buffer = buffer.cast();
+            let Some(contraction) = device.weights.contractions.get(&*name_of(*t)) else {
+                (**t).data = base.add(layout.dense[&i]).cast();
+                if let Some(init) = weights.inner.init_tensor {
+                    init(buffer, *t);
+                }
+                continue;
+            };
+            (**t).data = base.cast();
+            let mut live = Live {
+                contraction: contraction.clone(),
+                operands: HashMap::new(),
+                owned: Vec::new(),
+            };
+            for index in contraction.operands() {
+                if !placed.contains_key(&index) {
+                    let operand = Box::into_raw(Box::new(blank(&device.weights.operands[index])));
+                    weights.operands.push(operand);
+                    let done = match layout.operands[&index] {
+                        Some(offset) => {
+                            (*operand).buffer = buffer.cast();
+                            (*operand).data = base.add(offset).cast();
+                            if let Some(init) = weights.inner.init_tensor {
+                                init(buffer, operand);
+                            }
+                            true
+                        }
+                        None => allocate_elsewhere(device, operand, &mut weights.buffers),
+                    };
+                    if !done {
+                        return false;
+                    }
+                    placed.insert(index, operand);
+                    live.owned.push(index);
+                }
+                live.operands.insert(index, placed[&index]);
+            }
+            let mut live = Box::new(live);
+            (**t).extra = std::ptr::from_mut(&mut *live).cast();
+            weights.lives.push(live);
+        }
+    }
+    true
+}
+
+unsafe fn allocate_elsewhere(
+    device: &Device,
+    operand: *mut ggml_tensor,
+    buffers: &mut Vec<sys::ggml_backend_buffer_t>,
+) -> bool {
+    // SAFETY: the operand is valid, and the type is one of ggml's.
+    unsafe {
+        let Some(ty) = device.special_type(&*operand) else {
+            return false;
+        };
+        let size = sys::ggml_backend_buft_get_alloc_size(ty, operand);
+        let buffer = sys::ggml_backend_buft_alloc_buffer(ty, size);
+        if buffer.is_null() {
+            return false;
+        }
+        buffers.push(buffer);
+        sys::ggml_backend_buffer_set_usage(buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        let base = sys::ggml_backend_buffer_get_base(buffer);
+        sys::ggml_backend_tensor_alloc(buffer, operand, base) == sys::GGML_STATUS_SUCCESS
+    }
+}
+
+/// The device of a buffer of weights.
+unsafe fn device_of<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Device {
+    // SAFETY: `alloc_buffer_n` has given the buffer the device's type for weights.
+    unsafe { device((*buffer.cast::<ggml_backend_buffer>()).buft) }
+}
+
+unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
+    // SAFETY: ggml frees a buffer once, and calls the inner function as it would have.
+    unsafe {
+        let Some(weights) = device_of(buffer).buffers().remove(&(buffer as usize)) else {
+            return;
+        };
+        if let Some(free) = weights.inner.free_buffer {
+            free(buffer);
+        }
+    }
+}
+
+unsafe extern "C" fn init_tensor(
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *mut ggml_tensor,
+) -> sys::ggml_status {
+    // SAFETY: the buffer is one of weights and the tensor is ggml's.
+    unsafe {
+        if !(*tensor).view_src.is_null() {
+            return sys::GGML_STATUS_SUCCESS;
+        }
+        match inner_functions(buffer).init_tensor {
+            Some(init) => init(buffer, tensor),
+            None => sys::GGML_STATUS_SUCCESS,
+        }
+    }
+}
+
+unsafe extern "C" fn set_tensor(
+    buffer: sys::ggml_backend_buffer_t,
+    tensor: *mut ggml_tensor,
+    data: *const c_void,
+    offset: usize,
+    size: usize,
+) {
+    // SAFETY: the buffer is one of weights, and the tensor lies in it.
+    unsafe {
+        let device = device_of(buffer);
+        let Some(live) = live(device, tensor) else {
+            if let Some(set) = inner_functions(buffer).set_tensor {
+                set(buffer, tensor, data, offset, size);
+            }
+            return;
+        };
+        // The declared bytes mean nothing: the first of them are the sign to fill the operands.
+        if offset == 0 {
+            for index in &live.owned {
+                device.fill(*index, live.operand(*index));
+            }
+        }
+    }
+}
+
+fn inner_functions(buffer: sys::ggml_backend_buffer_t) -> ggml_backend_buffer_i {
+    // SAFETY: the functions of this file that call it are those of buffers of weights.
+    let device = unsafe { device_of(buffer) };
+    device.buffers()[&(buffer as usize)].inner
+}
+
+/// What stands for a weight, if the tensor is a contracted one of this device, or a view of one.
+///
+/// # Safety
+/// The tensor is null or valid.
+pub(super) unsafe fn live<'a>(device: &Device, tensor: *const ggml_tensor) -> Option<&'a Live> {
+    // SAFETY: valid by contract; in a buffer of weights `extra` is null or a `Live` of the buffer.
+    unsafe {
+        let tensor = tensor.as_ref()?;
+        let root = tensor.view_src.as_ref().unwrap_or(tensor);
+        let buffer = root.buffer.cast::<ggml_backend_buffer>().as_ref()?;
+        if root.extra.is_null() || !device.is_weights(buffer.buft) {
+            return None;
+        }
+        device
+            .weights
+            .contractions
+            .contains_key(&*name_of(root))
+            .then(|| root.extra.cast::<Live>().as_ref())?
+    }
+}
+
+impl Device {
+    fn buffers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, WeightBuffer>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a list to be allocated holds weights of the model.
+    unsafe fn holds(&self, list: &[*mut ggml_tensor]) -> bool {
+        list.iter().any(|t| {
+            // SAFETY: the caller's tensors are valid.
+            unsafe { self.names.contains(&*name_of(*t)) }
+        })
+    }
+
+    /// A buffer type of the inner device in which it computes products with an operand faster.
+    fn special_type(&self, operand: &ggml_tensor) -> Option<sys::ggml_backend_buffer_type_t> {
+        let mut operand = *operand;
+        let [k, m, stack, _] = operand.ne;
+        let mut input = tensor(sys::GGML_TYPE_F32, [k, 512, 1, 1]);
+        let mut ids = tensor(sys::GGML_TYPE_I32, [1, 512, 1, 1]);
+        let mut product = tensor(sys::GGML_TYPE_F32, [m, 512, 1, 1]);
+        product.op = sys::GGML_OP_MUL_MAT;
+        if stack > 1 {
+            product.op = sys::GGML_OP_MUL_MAT_ID;
+            input.ne = [k, 1, 512, 1];
+            product.ne = [m, 1, 512, 1];
+            product.src[2] = &mut ids;
+        }
+        self.special_types.iter().copied().find(|ty| {
+            let mut dummy = ggml_backend_buffer {
+                iface: EMPTY,
+                buft: *ty,
+                context: null_mut(),
+                size: 0,
+                usage: sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
+            };
+            operand.buffer = std::ptr::from_mut(&mut dummy).cast();
+            product.src[0] = &mut operand;
+            product.src[1] = &mut input;
+            // SAFETY: the node and its sources are valid during the call, and only described.
+            unsafe { sys::ggml_backend_dev_supports_op(self.inner, &product) }
+        })
+    }
+}
+
+const EMPTY: ggml_backend_buffer_i = ggml_backend_buffer_i {
+    free_buffer: None,
+    get_base: None,
+    init_tensor: None,
+    memset_tensor: None,
+    set_tensor: None,
+    get_tensor: None,
+    set_tensor_2d: None,
+    get_tensor_2d: None,
+    cpy_tensor: None,
+    clear: None,
+    reset: None,
+};

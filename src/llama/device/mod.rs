@@ -1,0 +1,317 @@
+//! A ggml device of dwindle's own: it wraps one of llama.cpp's (the CPU, a GPU), takes the place of
+//! a model's weights with operands that stand for them, and lets the inner device compute with
+//! those. llama.cpp itself is unchanged and sees a device like any other.
+
+mod backend;
+mod buffer;
+mod graph;
+#[allow(unused_qualifications)]
+mod internals;
+pub mod weights;
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::{CStr, CString, c_char};
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use llama_cpp_sys_2 as sys;
+use sys::ggml_tensor;
+
+use self::buffer::WeightBuffer;
+use self::internals::{
+    ggml_backend_buffer_type, ggml_backend_device, ggml_backend_reg, ggml_backend_reg_i,
+};
+use self::weights::{Fetch, Weights};
+use super::backend::describe;
+use super::feed::BoxError;
+
+/// What the devices of one model share.
+pub(super) struct Shared {
+    weights: Weights,
+    /// All weights of the model: llama.cpp allocates them and other things through one door.
+    names: HashSet<String>,
+    /// While the model loads.
+    fetch: Mutex<Option<Fetch>>,
+    error: Mutex<Option<BoxError>>,
+    /// Contracted weights that the graph uses as no contraction can be.
+    misused: Mutex<BTreeSet<String>>,
+}
+
+/// A wrapped device. ggml holds pointers into it, so it never moves.
+pub(super) struct Device {
+    shared: Arc<Shared>,
+    raw: ggml_backend_device,
+    reg: ggml_backend_reg,
+    general: ggml_backend_buffer_type,
+    for_weights: ggml_backend_buffer_type,
+    name: CString,
+    weights_name: CString,
+    inner: sys::ggml_backend_dev_t,
+    inner_type: sys::ggml_backend_buffer_type_t,
+    special_types: Vec<sys::ggml_backend_buffer_type_t>,
+    /// Where weights go that stay in main memory.
+    host: sys::ggml_backend_buffer_type_t,
+    buffers: Mutex<HashMap<usize, WeightBuffer>>,
+}
+
+impl std::ops::Deref for Device {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// The devices of one model, which must outlive it.
+pub(super) struct Devices {
+    shared: Arc<Shared>,
+    /// From boxes: ggml knows their addresses.
+    devices: Vec<*mut Device>,
+}
+
+// SAFETY: what changes in a device lies behind locks; the rest is set before it is shared.
+unsafe impl Send for Devices {}
+// SAFETY: as above.
+unsafe impl Sync for Devices {}
+
+impl std::fmt::Debug for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Devices")
+            .field("devices", &self.devices.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Devices {
+    /// Wraps devices of ggml's registry, of which the last is the CPU. `names` are all weights of
+    /// the model, `fetch` makes the operands while it loads.
+    pub fn new(
+        inner: &[sys::ggml_backend_dev_t],
+        weights: Weights,
+        names: HashSet<String>,
+        fetch: Fetch,
+    ) -> Devices {
+        let shared = Arc::new(Shared {
+            weights,
+            names,
+            fetch: Mutex::new(Some(fetch)),
+            error: Mutex::new(None),
+            misused: Mutex::default(),
+        });
+        let devices: Vec<*mut Device> = inner
+            .iter()
+            .map(|inner| Device::new(*inner, &shared))
+            .collect();
+        if let Some(last) = devices.last() {
+            for device in &devices {
+                // SAFETY: just made, and not yet known to anyone else.
+                unsafe { (**device).host = (**last).general_type() };
+            }
+        }
+        Devices { shared, devices }
+    }
+
+    /// What llama.cpp is given.
+    pub fn raw(&self) -> impl Iterator<Item = sys::ggml_backend_dev_t> + '_ {
+        // SAFETY: the devices live as long as this.
+        self.devices
+            .iter()
+            .map(|d| unsafe { (&raw mut (**d).raw).cast() })
+    }
+
+    /// How llama.cpp shall split layers: by free memory among the GPUs, none for the CPU behind
+    /// them. It reads as many numbers as it knows devices at most.
+    pub fn split(&self) -> Vec<f32> {
+        // SAFETY: returns a plain value.
+        let limit = unsafe { sys::llama_max_devices() };
+        let mut split = vec![0.0; limit.max(self.devices.len())];
+        let gpus = self.devices.len().saturating_sub(1).max(1);
+        for (share, device) in split.iter_mut().zip(&self.devices).take(gpus) {
+            // SAFETY: the devices live as long as this, and their inner ones in the registry.
+            let inner = unsafe { (**device).inner };
+            *share = describe(inner).memory_free.max(1) as f32;
+        }
+        split
+    }
+
+    /// Ends loading: what fetching an operand went wrong with, if it did.
+    pub fn loaded(&self) -> Option<BoxError> {
+        lock(&self.shared.fetch).take();
+        lock(&self.shared.error).take()
+    }
+
+    /// Contracted weights that a graph has used as no contraction can be.
+    pub fn misused(&self) -> Vec<String> {
+        lock(&self.shared.misused).iter().cloned().collect()
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        for device in self.devices.drain(..) {
+            // SAFETY: each came from a box, and the model that knew its address is gone.
+            drop(unsafe { Box::from_raw(device) });
+        }
+    }
+}
+
+impl Device {
+    fn new(inner: sys::ggml_backend_dev_t, shared: &Arc<Shared>) -> *mut Device {
+        let name = format!("dwindle-{}", describe(inner).name);
+        let text = |name: String| CString::new(name).unwrap_or_default();
+        // SAFETY: the inner device is one of the registry.
+        let inner_type = unsafe { sys::ggml_backend_dev_buffer_type(inner) };
+        let buffer_type = || ggml_backend_buffer_type {
+            iface: buffer::TYPE,
+            device: null_mut(),
+            context: null_mut(),
+        };
+        let device = Box::into_raw(Box::new(Device {
+            shared: shared.clone(),
+            raw: ggml_backend_device {
+                iface: backend::DEVICE,
+                reg: null_mut(),
+                context: null_mut(),
+            },
+            reg: ggml_backend_reg {
+                api_version: internals::GGML_BACKEND_API_VERSION as i32,
+                iface: REGISTRY,
+                context: null_mut(),
+            },
+            general: buffer_type(),
+            for_weights: buffer_type(),
+            weights_name: text(format!("{name}-weights")),
+            name: text(name),
+            inner,
+            inner_type,
+            special_types: special_types(inner),
+            host: null_mut(),
+            buffers: Mutex::default(),
+        }));
+        // SAFETY: just made; from here on it stays at its address.
+        unsafe {
+            let raw: sys::ggml_backend_dev_t = (&raw mut (*device).raw).cast();
+            (*device).raw.context = device.cast();
+            (*device).raw.reg = (&raw mut (*device).reg).cast();
+            (*device).reg.context = device.cast();
+            for ty in [&raw mut (*device).general, &raw mut (*device).for_weights] {
+                (*ty).device = raw;
+                (*ty).context = device.cast();
+            }
+        }
+        device
+    }
+
+    fn general_type(&self) -> sys::ggml_backend_buffer_type_t {
+        (&raw const self.general).cast_mut().cast()
+    }
+
+    fn weights_type(&self) -> sys::ggml_backend_buffer_type_t {
+        (&raw const self.for_weights).cast_mut().cast()
+    }
+
+    fn is_weights(&self, buft: sys::ggml_backend_buffer_type_t) -> bool {
+        buft == self.weights_type()
+    }
+
+    /// Fills an operand with what the loader fetches. An error ends all further fetching.
+    fn fill(&self, index: usize, operand: *mut ggml_tensor) {
+        let mut error = lock(&self.error);
+        if error.is_some() {
+            return;
+        }
+        let fetch = lock(&self.fetch);
+        let Some(fetch) = &*fetch else {
+            return;
+        };
+        // SAFETY: the operand is valid, as the buffer that holds it.
+        let expected = unsafe { sys::ggml_nbytes(operand) };
+        let fetched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(index)))
+            .unwrap_or_else(|_| Err("making an operand failed unexpectedly".into()));
+        match fetched {
+            Ok(bytes) if bytes.len() == expected => {
+                // SAFETY: the operand is allocated and has as many bytes.
+                unsafe {
+                    sys::ggml_backend_tensor_set(operand, bytes.as_ptr().cast(), 0, expected);
+                }
+            }
+            Ok(bytes) => {
+                let name = &self.weights.operands[index].name;
+                let problem = format!("`{name}` has {} bytes, not {expected}", bytes.len());
+                *error = Some(problem.into());
+            }
+            Err(problem) => *error = Some(problem),
+        }
+    }
+}
+
+/// Buffer types of a device in which it holds weights in layouts of its kernels.
+fn special_types(inner: sys::ggml_backend_dev_t) -> Vec<sys::ggml_backend_buffer_type_t> {
+    let name = c"ggml_backend_dev_get_extra_bufts";
+    let mut types = Vec::new();
+    // SAFETY: a function of this name has this type by ggml's contract, and its list ends with
+    // null.
+    unsafe {
+        let reg = sys::ggml_backend_dev_backend_reg(inner);
+        let found = sys::ggml_backend_reg_get_proc_address(reg, name.as_ptr());
+        let list: sys::ggml_backend_dev_get_extra_bufts_t = std::mem::transmute(found);
+        let mut next = list.map_or(null_mut(), |list| list(inner));
+        while !next.is_null() && !(*next).is_null() {
+            types.push(*next);
+            next = next.add(1);
+        }
+    }
+    types
+}
+
+/// A registry of one device.
+const REGISTRY: ggml_backend_reg_i = ggml_backend_reg_i {
+    get_name: Some(reg_name),
+    get_device_count: Some(one),
+    get_device: Some(only),
+    get_proc_address: Some(backend::function),
+};
+
+unsafe extern "C" fn reg_name(_: sys::ggml_backend_reg_t) -> *const c_char {
+    c"dwindle".as_ptr()
+}
+
+unsafe extern "C" fn one(_: sys::ggml_backend_reg_t) -> usize {
+    1
+}
+
+unsafe extern "C" fn only(reg: sys::ggml_backend_reg_t, _: usize) -> sys::ggml_backend_dev_t {
+    // SAFETY: the registry is that of a device, which is its context.
+    unsafe {
+        let device = (*reg.cast::<ggml_backend_reg>()).context.cast::<Device>();
+        (&raw mut (*device).raw).cast()
+    }
+}
+
+/// A tensor of this type and shape, its elements in a row, without data.
+fn tensor(ty: sys::ggml_type, ne: [i64; 4]) -> ggml_tensor {
+    // SAFETY: numbers and pointers, for all of which zero is a value.
+    let mut t: ggml_tensor = unsafe { std::mem::zeroed() };
+    t.type_ = ty;
+    t.ne = ne;
+    // SAFETY: the type is one of ggml's.
+    unsafe {
+        t.nb[0] = sys::ggml_type_size(ty);
+        t.nb[1] = sys::ggml_row_size(ty, ne[0]);
+    }
+    t.nb[2] = t.nb[1] * ne[1] as usize;
+    t.nb[3] = t.nb[2] * ne[2] as usize;
+    t
+}
+
+/// # Safety
+/// The tensor is valid.
+unsafe fn name_of<'a>(tensor: *const ggml_tensor) -> Cow<'a, str> {
+    // SAFETY: valid by contract, and ggml ends names with a zero.
+    unsafe { CStr::from_ptr((*tensor).name.as_ptr()) }.to_string_lossy()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
