@@ -1,12 +1,14 @@
 //! Options of every command that runs a model, and opening whatever file they name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
-use dwindle::llama::context::ContextOptions;
+use clap::{Args, ValueEnum};
+use dwindle::llama::context::{ContextOptions, FlashAttention};
 use dwindle::llama::model::{Model, ModelOptions};
 use dwindle::pipeline::{Factors, load, load_as};
 use dwindle::plan::Recipe;
+
+use dwindle_formats::gguf::TensorType;
 
 use super::{Failure, progress};
 
@@ -24,12 +26,69 @@ pub struct Runtime {
     /// Devices to use, by llama.cpp's names (`CUDA0,CUDA1`); `none` for the CPU
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     device: Option<Vec<String>>,
+    /// Apply a LoRA adapter (GGUF); may be given several times
+    #[arg(long, value_name = "FILE")]
+    lora: Vec<PathBuf>,
     /// Multiply factors out while loading, instead of executing them
     #[arg(long)]
     multiplied_out: bool,
     /// Threads [default: one per physical core]
     #[arg(short, long)]
     threads: Option<u32>,
+}
+
+/// How a context holds keys and values.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Attention {
+    /// When to use flash attention
+    #[arg(
+        long,
+        visible_alias = "fa",
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    flash_attn: When,
+    /// The type of keys and values; quantized ones want flash attention
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    cache_type: CacheType,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum When {
+    Auto,
+    On,
+    Off,
+}
+
+/// Types of keys and values that every device has.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CacheType {
+    F32,
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Attention {
+    /// The options of a runtime's contexts with these.
+    pub fn apply(&self, options: ContextOptions) -> ContextOptions {
+        ContextOptions {
+            flash_attention: match self.flash_attn {
+                When::Auto => FlashAttention::Auto,
+                When::On => FlashAttention::On,
+                When::Off => FlashAttention::Off,
+            },
+            cache_type: match self.cache_type {
+                CacheType::F32 => TensorType::F32,
+                CacheType::F16 => TensorType::F16,
+                CacheType::Q8_0 => TensorType::Q8_0,
+                CacheType::Q4_0 => TensorType::Q4_0,
+            },
+            ..options
+        }
+    }
 }
 
 impl Runtime {
@@ -41,6 +100,7 @@ impl Runtime {
                 [only] if only == "none" => Vec::new(),
                 names => names.to_vec(),
             }),
+            lora: self.lora.clone(),
             ..ModelOptions::default()
         }
     }

@@ -9,7 +9,7 @@ use dwindle::llama::context::{Context, ContextOptions};
 use dwindle::llama::generate::{Sampling, Stop, generate};
 
 use super::Failure;
-use super::model::Runtime;
+use super::model::{Attention, Runtime};
 
 /// Generate text with a `.gguf`, a `.dwn` or a checkpoint
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ pub struct Args {
     #[arg(short, long = "ctx", default_value_t = 4096)]
     ctx: u32,
     #[command(flatten)]
+    attention: Attention,
+    #[command(flatten)]
     runtime: Runtime,
 }
 
@@ -57,7 +59,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         &model,
         &ContextOptions {
             ctx: u64::from(args.ctx).min(needed.max(64)) as u32,
-            ..args.runtime.context_options()
+            ..args.attention.apply(args.runtime.context_options())
         },
     )?;
     let sampling = Sampling {

@@ -9,7 +9,7 @@ use dwindle::serve::{Engine, EngineOptions, serve};
 use tokio::net::TcpListener;
 
 use super::Failure;
-use super::model::Runtime;
+use super::model::{Attention, Runtime};
 
 /// Serve a `.gguf`, a `.dwn` or a checkpoint over HTTP, as OpenAI's clients expect it
 ///
@@ -32,6 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
+    attention: Attention,
+    #[command(flatten)]
     runtime: Runtime,
 }
 
@@ -45,7 +47,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             context: ContextOptions {
                 ctx: args.ctx,
                 sequences: args.parallel,
-                ..args.runtime.context_options()
+                ..args.attention.apply(args.runtime.context_options())
             },
             name: name.unwrap_or_else(|| file.to_string_lossy().into_owned()),
         },

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::PoisonError;
 
+use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::backend::with_log;
@@ -38,6 +39,8 @@ pub struct ContextOptions {
     pub threads: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
+    /// The type of keys and values; quantized values want flash attention.
+    pub cache_type: TensorType,
 }
 
 impl Default for ContextOptions {
@@ -50,6 +53,7 @@ impl Default for ContextOptions {
             outputs: 0,
             threads: None,
             flash_attention: FlashAttention::Auto,
+            cache_type: TensorType::F16,
         }
     }
 }
@@ -131,6 +135,8 @@ impl<'m> Context<'m> {
         params.n_outputs_max = options.outputs;
         params.n_threads = threads;
         params.n_threads_batch = threads;
+        params.type_k = options.cache_type.id();
+        params.type_v = options.cache_type.id();
         params.kv_unified = false;
         params.no_perf = true;
         params.cb_eval = callback;
@@ -148,14 +154,16 @@ impl<'m> Context<'m> {
         })?;
         // SAFETY: the context was just made.
         let batch = unsafe { sys::llama_n_batch(raw.as_ptr()) };
-        Ok(Context {
+        let context = Context {
             raw,
             model,
             batch,
             sequences: params.n_seq_max,
             ctx: options.ctx,
             outputs: 0,
-        })
+        };
+        model.adapt(context.raw);
+        Ok(context)
     }
 
     /// The model.

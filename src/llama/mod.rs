@@ -1,8 +1,10 @@
 //! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
 
 pub mod activations;
+mod adapter;
 pub mod backend;
 pub mod context;
+mod contracted;
 pub mod device;
 pub mod feed;
 pub mod generate;

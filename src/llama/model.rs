@@ -1,6 +1,5 @@
 //! A loaded model: its vocabulary, its chat template, its size.
 
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -12,9 +11,9 @@ use llama_cpp_2::model::{LlamaChatMessage, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
+use super::adapter::Adapter;
 use super::backend::{describe, raw_devices, with_log};
 use super::device::Devices;
-use super::device::weights::{Fetch, Weights};
 use super::feed::{FeedError, TensorFeed, with_stream};
 
 /// A token's number.
@@ -30,6 +29,8 @@ pub struct ModelOptions {
     pub devices: Option<Vec<String>>,
     /// Whether a file is mapped into memory instead of read. A [`TensorFeed`] is always read.
     pub use_mmap: bool,
+    /// LoRA adapters (GGUF files) that are applied, at full scale.
+    pub lora: Vec<PathBuf>,
 }
 
 impl Default for ModelOptions {
@@ -38,6 +39,7 @@ impl Default for ModelOptions {
             gpu_layers: None,
             devices: None,
             use_mmap: true,
+            lora: Vec::new(),
         }
     }
 }
@@ -76,6 +78,8 @@ pub enum LlamaError {
     },
     #[error("weight `{weight}` can't be replaced: {reason}")]
     Replace { weight: String, reason: String },
+    #[error("can't apply adapter `{}`: {reason}; is it made for this model?", path.display())]
+    Adapter { path: PathBuf, reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {0} bytes is too long to be tokenized at once, the limit is 2 GiB")]
@@ -95,10 +99,11 @@ pub struct Model {
     owns_weights: bool,
     /// Held while a context of this model evaluates, and while a weight changes.
     pub(super) busy: Mutex<()>,
+    pub(super) adapters: Vec<Adapter>,
     /// Bytes of the weights, where llama.cpp does not know.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     /// What computes with operands in place of weights. Behind `inner`, which is dropped first.
-    devices: Option<Devices>,
+    pub(super) devices: Option<Devices>,
 }
 
 impl Model {
@@ -121,10 +126,12 @@ impl Model {
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
         let (raw, reason) =
             with_log(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        Model::from_raw(raw, start, !options.use_mmap).ok_or_else(|| LlamaError::Load {
-            name: path.display().to_string(),
-            reason,
-        })
+        Model::from_raw(raw, start, !options.use_mmap)
+            .ok_or_else(|| LlamaError::Load {
+                name: path.display().to_string(),
+                reason,
+            })?
+            .with_adapters(options)
     }
 
     /// Loads a model whose tensors are made while it loads; `name` stands for it in errors.
@@ -153,67 +160,19 @@ impl Model {
         if let Some(error) = error {
             return Err(failed(error));
         }
-        model.ok_or_else(|| LlamaError::Load {
-            name: name.to_string(),
-            reason,
-        })
+        model
+            .ok_or_else(|| LlamaError::Load {
+                name: name.to_string(),
+                reason,
+            })?
+            .with_adapters(options)
     }
 
-    /// As [`Self::load_feed`], of a model some of whose weights are computed with operands of their
-    /// own, which `fetch` makes. Of those weights the feed's bytes are read and ignored.
-    ///
-    /// # Errors
-    /// As [`Self::load_feed`]; what `fetch` returns.
-    pub fn load_contracted(
-        name: &str,
-        feed: TensorFeed<'_>,
-        weights: Weights,
-        fetch: Fetch,
-        options: &ModelOptions,
-    ) -> Result<Model, LlamaError> {
-        let failed = |source| LlamaError::Feed {
-            name: name.to_string(),
-            source,
-        };
-        let names: HashSet<String> = feed.names().map(str::to_string).collect();
-        let kept = |name: &str| !weights.contractions.contains_key(name);
-        let size = weights.bytes() + feed.bytes_of(kept);
-        let devices = Devices::new(&inner_devices(options)?, weights, names, fetch);
-        let mut list: Vec<_> = devices.raw().collect();
-        let split = devices.split();
-        list.push(std::ptr::null_mut());
-        let mut list = Some(list);
-        let mut params = params(options, &mut list, sys::LLAMA_LOAD_MODE_NONE);
-        params.tensor_split = split.as_ptr();
-        let start = Instant::now();
-        let load = |file: *mut std::ffi::c_void| {
-            // SAFETY: as in `load_feed`; the devices outlive the model, which drops them last.
-            with_log(|| unsafe { sys::llama_model_load_from_file_ptr(file.cast(), params) })
-        };
-        let ((raw, reason), error) = with_stream(feed, load).map_err(failed)?;
-        let model = Model::from_raw(raw, start, true);
-        let error = error.or(devices.loaded().map(FeedError::Operand));
-        if let Some(error) = error {
-            // The model goes before its devices do.
-            drop(model);
-            return Err(failed(error));
-        }
-        let mut model = model.ok_or_else(|| LlamaError::Load {
-            name: name.to_string(),
-            reason,
-        })?;
-        model.size = Some(size);
-        model.devices = Some(devices);
-        Ok(model)
-    }
-
-    /// Contracted weights that the graphs so far have used in a way that no contraction has. A
-    /// graph that does so is not computed.
-    pub fn misused(&self) -> Vec<String> {
-        self.devices.as_ref().map_or(Vec::new(), Devices::misused)
-    }
-
-    fn from_raw(raw: *mut sys::llama_model, start: Instant, owns_weights: bool) -> Option<Model> {
+    pub(super) fn from_raw(
+        raw: *mut sys::llama_model,
+        start: Instant,
+        owns_weights: bool,
+    ) -> Option<Model> {
         let raw = NonNull::new(raw)?;
         // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null pointer to the model in the
         // pinned version, and this pointer is owned by nobody else.
@@ -223,6 +182,7 @@ impl Model {
             load_time: start.elapsed(),
             owns_weights,
             busy: Mutex::new(()),
+            adapters: Vec::new(),
             size: None,
             devices: None,
         })
@@ -379,21 +339,10 @@ fn valid(token: LlamaToken) -> Option<Token> {
     (token.0 >= 0).then_some(token.0)
 }
 
-/// The devices to be wrapped: those that were chosen, or all that layers can be offloaded to, and
-/// the CPU behind them.
-fn inner_devices(options: &ModelOptions) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
-    let is_cpu = |dev: &sys::ggml_backend_dev_t| describe(*dev).name == "CPU";
-    let mut inner: Vec<_> = match device_list(options)? {
-        Some(chosen) => chosen.into_iter().filter(|dev| !dev.is_null()).collect(),
-        None => raw_devices().filter(|dev| describe(*dev).offload).collect(),
-    };
-    inner.retain(|dev| !is_cpu(dev));
-    inner.extend(raw_devices().find(is_cpu));
-    Ok(inner)
-}
-
 /// The null-terminated list of devices that llama.cpp wants, or `None` for its own choice.
-fn device_list(options: &ModelOptions) -> Result<Option<Vec<sys::ggml_backend_dev_t>>, LlamaError> {
+pub(super) fn device_list(
+    options: &ModelOptions,
+) -> Result<Option<Vec<sys::ggml_backend_dev_t>>, LlamaError> {
     let Some(names) = &options.devices else {
         return Ok(None);
     };
@@ -412,7 +361,7 @@ fn device_list(options: &ModelOptions) -> Result<Option<Vec<sys::ggml_backend_de
     Ok(Some(list))
 }
 
-fn params(
+pub(super) fn params(
     options: &ModelOptions,
     devices: &mut Option<Vec<sys::ggml_backend_dev_t>>,
     load_mode: sys::llama_load_mode,

@@ -74,6 +74,75 @@ pub fn mixture(ty: TensorType) -> Tiny {
     make(ty, 3, metadata, list)
 }
 
+/// The model, or one of its kin, with matrices that are products of factors of this rank, so that
+/// a decomposition of the rank loses nothing.
+pub fn low_rank(kind: Kind, rank: usize) -> Tiny {
+    let (mut metadata, mut list) = (metadata(), tensors());
+    match kind {
+        Kind::Tied => {}
+        Kind::Untied => list.push(("output.weight".to_string(), vec![EMBD, VOCAB])),
+        Kind::Mixture => return factors(mixture(TensorType::F32), rank),
+        Kind::Qwen3 => {
+            metadata = renamed(&metadata, "qwen3");
+            let head = EMBD / 4;
+            metadata.set("qwen3.attention.key_length", head as u32);
+            metadata.set("qwen3.attention.value_length", head as u32);
+            for layer in 0..LAYERS {
+                for name in ["attn_q_norm", "attn_k_norm"] {
+                    list.push((format!("blk.{layer}.{name}.weight"), vec![head]));
+                }
+            }
+        }
+    }
+    factors(make(TensorType::F32, 4, metadata, list), rank)
+}
+
+/// Kin of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tied,
+    Untied,
+    Qwen3,
+    Mixture,
+}
+
+/// The metadata of a Llama as those of another architecture with the same keys.
+fn renamed(metadata: &Metadata, architecture: &str) -> Metadata {
+    let mut out = Metadata::new();
+    for (key, value) in metadata.iter() {
+        match key.strip_prefix("llama.") {
+            Some(rest) => out.set(format!("{architecture}.{rest}"), value.clone()),
+            None => out.set(key, value.clone()),
+        }
+    }
+    out.set("general.architecture", architecture);
+    out
+}
+
+/// Makes every matrix a product of its own columns and rows.
+fn factors(mut tiny: Tiny, rank: usize) -> Tiny {
+    for (layout, data) in tiny.layout.iter().zip(&mut tiny.data) {
+        if layout.shape.len() < 2 || layout.name.contains("gate_inp") {
+            continue;
+        }
+        let (n, m) = (layout.shape[0] as usize, layout.shape[1] as usize);
+        let floats = data.chunks_exact(4).map(bytemuck::pod_read_unaligned);
+        let mut values: Vec<f32> = floats.collect();
+        for matrix in values.chunks_exact_mut(n * m) {
+            let (a, b) = (matrix[..rank * n].to_vec(), matrix[..rank * m].to_vec());
+            let scale = 4.0 / (rank as f32).sqrt();
+            for (i, row) in matrix.chunks_exact_mut(n).enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    let products = (0..rank).map(|k| a[k * n + j] * b[i * rank + k]);
+                    *v = scale * products.sum::<f32>();
+                }
+            }
+        }
+        *data = bytemuck::cast_slice(&values).to_vec();
+    }
+    tiny
+}
+
 fn make(ty: TensorType, seed: u64, metadata: Metadata, tensors: Vec<(String, Vec<u64>)>) -> Tiny {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut layout, mut data) = (Vec::new(), Vec::new());
@@ -108,6 +177,24 @@ fn make(ty: TensorType, seed: u64, metadata: Metadata, tensors: Vec<(String, Vec
 }
 
 impl Tiny {
+    /// A LoRA adapter for the attention's queries and the feed-forward's outputs.
+    pub fn adapter() -> Tiny {
+        let mut metadata = Metadata::new();
+        metadata.set("general.type", "adapter");
+        metadata.set("general.architecture", "llama");
+        metadata.set("adapter.type", "lora");
+        metadata.set("adapter.lora.alpha", 8f32);
+        let mut list = Vec::new();
+        for layer in 0..LAYERS {
+            for (name, n, m) in [("attn_q", EMBD, EMBD), ("ffn_down", FFN, EMBD)] {
+                let name = format!("blk.{layer}.{name}.weight");
+                list.push((format!("{name}.lora_a"), vec![n, 8]));
+                list.push((format!("{name}.lora_b"), vec![8, m]));
+            }
+        }
+        make(TensorType::F32, 5, metadata, list)
+    }
+
     pub fn write(&self, path: &Path) {
         let (infos, len) = lay_out(self.layout.clone(), DEFAULT_ALIGNMENT).unwrap();
         let mut bytes = encode_header(&self.metadata, &infos, DEFAULT_ALIGNMENT);

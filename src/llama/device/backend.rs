@@ -320,8 +320,9 @@ unsafe fn rewrite(stream: &mut Stream, graph: *const ggml_cgraph) -> bool {
     unsafe {
         let nodes = std::slice::from_raw_parts((*graph).nodes, (*graph).n_nodes as usize);
         for node in nodes {
-            // Of a batch that wants no logits: nobody computes it.
-            if sys::ggml_is_empty(*node) {
+            // Of a batch that wants no logits, or of a branch that was not taken: nobody computes it.
+            let computed = (**node).flags & sys::GGML_TENSOR_FLAG_COMPUTE as i32 != 0;
+            if !computed || sys::ggml_is_empty(*node) {
                 stream.rewriter.nodes.push(*node);
                 continue;
             }

@@ -1,0 +1,62 @@
+//! LoRA adapters: what is added to a model's products while it runs.
+
+use std::ffi::CString;
+use std::path::Path;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::with_log;
+use super::model::{LlamaError, Model, ModelOptions};
+
+/// An adapter, which llama.cpp frees with its model.
+#[derive(Debug)]
+pub(super) struct Adapter(NonNull<sys::llama_adapter_lora>);
+
+// SAFETY: an adapter does not change after it is loaded.
+unsafe impl Send for Adapter {}
+// SAFETY: as above.
+unsafe impl Sync for Adapter {}
+
+impl Model {
+    /// Loads the adapters that the options name.
+    pub(super) fn with_adapters(mut self, options: &ModelOptions) -> Result<Model, LlamaError> {
+        for path in &options.lora {
+            let adapter = self.adapter(path)?;
+            self.adapters.push(adapter);
+        }
+        Ok(self)
+    }
+
+    fn adapter(&self, path: &Path) -> Result<Adapter, LlamaError> {
+        let name = path.to_str().and_then(|p| CString::new(p).ok());
+        let name = name.ok_or_else(|| LlamaError::Path(path.to_path_buf()))?;
+        // SAFETY: the model lives and the path is a C string.
+        let (raw, reason) =
+            with_log(|| unsafe { sys::llama_adapter_lora_init(self.raw(), name.as_ptr()) });
+        let raw = NonNull::new(raw).ok_or_else(|| LlamaError::Adapter {
+            path: path.to_path_buf(),
+            reason,
+        })?;
+        Ok(Adapter(raw))
+    }
+
+    /// Applies the adapters to a context of this model, at full scale.
+    pub(super) fn adapt(&self, context: NonNull<sys::llama_context>) {
+        if self.adapters.is_empty() {
+            return;
+        }
+        let mut adapters: Vec<_> = self.adapters.iter().map(|a| a.0.as_ptr()).collect();
+        let mut scales = vec![1f32; adapters.len()];
+        // SAFETY: the context is one of this model, which owns the adapters; both lists have as
+        // many elements. llama.cpp always answers with 0.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                context.as_ptr(),
+                adapters.as_mut_ptr(),
+                adapters.len(),
+                scales.as_mut_ptr(),
+            );
+        }
+    }
+}

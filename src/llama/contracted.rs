@@ -1,0 +1,81 @@
+//! Loading a model whose weights are, in part, computed with operands in their place.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use llama_cpp_sys_2 as sys;
+
+use super::backend::{describe, raw_devices, with_log};
+use super::device::Devices;
+use super::device::weights::{Fetch, Weights};
+use super::feed::{FeedError, TensorFeed, with_stream};
+use super::model::{LlamaError, Model, ModelOptions, device_list, params};
+
+impl Model {
+    /// As [`Self::load_feed`], of a model some of whose weights are computed with operands of their
+    /// own, which `fetch` makes. Of those weights the feed's bytes are read and ignored.
+    ///
+    /// # Errors
+    /// As [`Self::load_feed`]; what `fetch` returns.
+    pub fn load_contracted(
+        name: &str,
+        feed: TensorFeed<'_>,
+        weights: Weights,
+        fetch: Fetch,
+        options: &ModelOptions,
+    ) -> Result<Model, LlamaError> {
+        let failed = |source| LlamaError::Feed {
+            name: name.to_string(),
+            source,
+        };
+        let names: HashSet<String> = feed.names().map(str::to_string).collect();
+        let kept = |name: &str| !weights.contractions.contains_key(name);
+        let size = weights.bytes() + feed.bytes_of(kept);
+        let devices = Devices::new(&inner_devices(options)?, weights, names, fetch);
+        let mut list: Vec<_> = devices.raw().collect();
+        let split = devices.split();
+        list.push(std::ptr::null_mut());
+        let mut list = Some(list);
+        let mut params = params(options, &mut list, sys::LLAMA_LOAD_MODE_NONE);
+        params.tensor_split = split.as_ptr();
+        let start = Instant::now();
+        let load = |file: *mut std::ffi::c_void| {
+            // SAFETY: as in `load_feed`; the devices outlive the model, which drops them last.
+            with_log(|| unsafe { sys::llama_model_load_from_file_ptr(file.cast(), params) })
+        };
+        let ((raw, reason), error) = with_stream(feed, load).map_err(failed)?;
+        let model = Model::from_raw(raw, start, true);
+        let error = error.or(devices.loaded().map(FeedError::Operand));
+        if let Some(error) = error {
+            // The model goes before its devices do.
+            drop(model);
+            return Err(failed(error));
+        }
+        let mut model = model.ok_or_else(|| LlamaError::Load {
+            name: name.to_string(),
+            reason,
+        })?;
+        model.size = Some(size);
+        model.devices = Some(devices);
+        model.with_adapters(options)
+    }
+
+    /// Contracted weights that the graphs so far have used in a way that no contraction has. A
+    /// graph that does so is not computed.
+    pub fn misused(&self) -> Vec<String> {
+        self.devices.as_ref().map_or(Vec::new(), Devices::misused)
+    }
+}
+
+/// The devices to be wrapped: those that were chosen, or all that layers can be offloaded to, and
+/// the CPU behind them.
+fn inner_devices(options: &ModelOptions) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
+    let is_cpu = |dev: &sys::ggml_backend_dev_t| describe(*dev).name == "CPU";
+    let mut inner: Vec<_> = match device_list(options)? {
+        Some(chosen) => chosen.into_iter().filter(|dev| !dev.is_null()).collect(),
+        None => raw_devices().filter(|dev| describe(*dev).offload).collect(),
+    };
+    inner.retain(|dev| !is_cpu(dev));
+    inner.extend(raw_devices().find(is_cpu));
+    Ok(inner)
+}
