@@ -8,6 +8,8 @@
 //! A peer that is not named is left out, and the table says so.
 
 mod mathematics;
+#[path = "../synthetic/mod.rs"]
+mod checkpoints;
 mod synthetic;
 
 use std::path::{Path, PathBuf};

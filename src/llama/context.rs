@@ -7,6 +7,7 @@ use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::backend::with_log;
+use super::device::Devices;
 use super::model::{LlamaError, Model, Token};
 
 /// When to use flash attention.
@@ -307,7 +308,7 @@ impl<'m> Context<'m> {
             return MemoryUse::default();
         }
         MemoryUse {
-            model: bytes[0],
+            model: bytes[0] + self.model.devices.as_ref().map_or(0, Devices::elsewhere),
             context: bytes[1],
             compute: bytes[2],
         }

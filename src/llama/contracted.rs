@@ -57,6 +57,7 @@ impl Model {
         })?;
         model.size = Some(size);
         model.devices = Some(devices);
+        give_back();
         model.with_adapters(options)
     }
 
@@ -78,4 +79,13 @@ fn inner_devices(options: &ModelOptions) -> Result<Vec<sys::ggml_backend_dev_t>,
     inner.retain(|dev| !is_cpu(dev));
     inner.extend(raw_devices().find(is_cpu));
     Ok(inner)
+}
+
+/// Returns to the system what loading has used and freed: the C library would keep it.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: the call only touches the allocator's own free memory.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

@@ -156,10 +156,9 @@ fn load_contracted(
         *contracted = weights.contractions.contains_key(&layout.name);
         if *contracted {
             // Never held in memory: the smallest that any row length allows.
-            layout.ty = match layout.shape[0].is_multiple_of(TensorType::Q4_0.block_len()) {
-                true => TensorType::Q4_0,
-                false => TensorType::F16,
-            };
+            let fits = |ty: &TensorType| layout.shape[0].is_multiple_of(ty.block_len());
+            let smallest = [TensorType::IQ1_S, TensorType::Q4_0].into_iter().find(fits);
+            layout.ty = smallest.unwrap_or(TensorType::F16);
         }
     }
     let lens: Vec<u64> = layouts

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
@@ -350,6 +351,7 @@ unsafe fn allocate_elsewhere(
             return false;
         }
         buffers.push(buffer);
+        device.elsewhere.fetch_add(size, Ordering::Relaxed);
         sys::ggml_backend_buffer_set_usage(buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         let base = sys::ggml_backend_buffer_get_base(buffer);
         sys::ggml_backend_tensor_alloc(buffer, operand, base) == sys::GGML_STATUS_SUCCESS

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use llama_cpp_sys_2 as sys;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     error: Mutex<Option<BoxError>>,
     /// Contracted weights that the graph uses as no contraction can be.
     misused: Mutex<BTreeSet<String>>,
+    /// Bytes of operands in buffers of their own, which llama.cpp does not know of.
+    elsewhere: AtomicUsize,
 }
 
 /// A wrapped device. ggml holds pointers into it, so it never moves.
@@ -98,6 +101,7 @@ impl Devices {
             fetch: Mutex::new(Some(fetch)),
             error: Mutex::new(None),
             misused: Mutex::default(),
+            elsewhere: AtomicUsize::new(0),
         });
         let devices: Vec<*mut Device> = inner
             .iter()
@@ -139,6 +143,11 @@ impl Devices {
     pub fn loaded(&self) -> Option<BoxError> {
         lock(&self.shared.fetch).take();
         lock(&self.shared.error).take()
+    }
+
+    /// Bytes that the weights take beside what llama.cpp has allocated.
+    pub fn elsewhere(&self) -> u64 {
+        self.shared.elsewhere.load(Ordering::Relaxed) as u64
     }
 
     /// Contracted weights that a graph has used as no contraction can be.
