@@ -8,10 +8,12 @@ mod program;
 use std::path::{Path, PathBuf};
 
 use dwindle::llama::context::{Context, ContextOptions, FlashAttention};
-use dwindle::llama::model::{Model, ModelOptions};
+use dwindle::llama::device::weights::{Contraction, Link, Operand, Weights};
+use dwindle::llama::feed::BoxError;
+use dwindle::llama::model::{LlamaError, Model, ModelOptions};
 use dwindle::pipeline::{Factors, load};
-use dwindle_formats::gguf::TensorType;
-use program::{checkpoint, dwindle, fixture, stdout};
+use dwindle_formats::gguf::{TensorLayout, TensorType};
+use program::{checkpoint, dwindle, fixture, refusal, stdout};
 use tempfile::{TempDir, tempdir};
 use tiny::{Kind, Tiny, VOCAB, batch, low_rank};
 
@@ -213,5 +215,104 @@ fn every_form_gives_what_its_product_gives() {
         let off = off.fold(0.0, f32::max);
         assert!(off < 0.05, "{rule}: {off}");
         assert_eq!(found.len(), 64 * vocab);
+    }
+}
+
+#[test]
+fn factors_that_the_architecture_has_no_place_for_are_refused() {
+    let dir = tempdir().unwrap();
+    let changes: [(&str, fn(&mut Tiny)); 3] = [
+        ("a tensor too many", |tiny| {
+            let (layout, data) = (tiny.layout[2].clone(), tiny.data[2].clone());
+            tiny.layout.push(TensorLayout {
+                name: "blk.0.ffn_norm_1.weight".into(),
+                ..layout
+            });
+            tiny.data.push(data);
+        }),
+        ("another shape", |tiny| {
+            let at = tiny.layout.iter().position(|t| t.name.contains("attn_q."));
+            tiny.layout[at.unwrap()].shape[1] /= 2;
+            let data = &mut tiny.data[at.unwrap()];
+            data.truncate(data.len() / 2);
+        }),
+        ("a tensor too few", |tiny| {
+            let at = tiny.layout.iter().position(|t| t.name.contains("ffn_down."));
+            tiny.layout.remove(at.unwrap());
+            tiny.data.remove(at.unwrap());
+        }),
+    ];
+    let rule = format!("[[rule]]\n{ROLES}method = \"svd\"\nrank = 32");
+    for (what, change) in changes {
+        let (model, file) = (dir.path().join("model.gguf"), dir.path().join("x.dwn"));
+        let mut tiny = low_rank(Kind::Untied, RANK);
+        change(&mut tiny);
+        tiny.write(&model);
+        compress(&model, &rule, None, &file);
+        let mut run = dwindle(["run", "-n", "2", "-p", "a"]);
+        let sentence = refusal(run.arg(&file), 3);
+        assert!(sentence.contains("llama.cpp can't load"), "{what}: {sentence}");
+    }
+}
+
+/// Positions are looked up, and this device was told of products alone.
+#[test]
+fn a_weight_that_is_used_as_no_chain_can_be_is_named_and_not_computed() {
+    let tiny = low_rank(Kind::Gpt2, RANK);
+    let position = |name: &str| tiny.layout.iter().position(|t| t.name == name).unwrap();
+    let places = [position("position_embd.weight"), position("blk.0.ffn_up.weight")];
+    let mut weights = Weights::default();
+    for (operand, place) in places.into_iter().enumerate() {
+        let layout = &tiny.layout[place];
+        weights.operands.push(Operand {
+            name: layout.name.clone(),
+            ty: layout.ty,
+            shape: layout.shape.clone(),
+        });
+        let contraction = Contraction {
+            branches: vec![vec![Link::Matrix(operand)]],
+            rows: None,
+        };
+        weights.contractions.insert(layout.name.clone(), contraction);
+    }
+    let bytes = places.map(|place| tiny.data[place].clone());
+    let fetch = Box::new(move |operand: usize| Ok(bytes[operand].clone()));
+    let options = ModelOptions::default();
+    let model = Model::load_contracted("tiny", tiny.feed(), weights, fetch, &options).unwrap();
+    let mut context = Context::new(&model, &context()).unwrap();
+    assert_eq!(model.misused(), ["position_embd.weight"]);
+    let error = context.decode(&batch(&[1, 70])).unwrap_err();
+    assert!(matches!(error, LlamaError::Decode { .. }), "{error}");
+}
+
+#[test]
+fn an_operand_that_cant_be_made_ends_loading_with_its_error() {
+    let tiny = low_rank(Kind::Tied, RANK);
+    let name = "blk.0.ffn_up.weight";
+    let layout = tiny.layout.iter().find(|t| t.name == name).unwrap();
+    let fetches: [(&str, fn(usize) -> Result<Vec<u8>, BoxError>); 3] = [
+        ("disk gone", |_| Err("disk gone".into())),
+        ("has 3 bytes", |_| Ok(vec![0; 3])),
+        ("failed unexpectedly", |_| panic!("boom")),
+    ];
+    for (expected, fetch) in fetches {
+        let operand = Operand {
+            name: format!("{name}.a"),
+            ty: layout.ty,
+            shape: layout.shape.clone(),
+        };
+        let contraction = Contraction {
+            branches: vec![vec![Link::Matrix(0)]],
+            rows: None,
+        };
+        let weights = Weights {
+            operands: vec![operand],
+            contractions: [(name.to_string(), contraction)].into(),
+        };
+        let options = ModelOptions::default();
+        let loaded =
+            Model::load_contracted("tiny", tiny.feed(), weights, Box::new(fetch), &options);
+        let error = anyhow::Error::from(loaded.unwrap_err());
+        assert!(format!("{error:#}").contains(expected), "{error:#}");
     }
 }

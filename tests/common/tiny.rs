@@ -82,6 +82,31 @@ pub fn low_rank(kind: Kind, rank: usize) -> Tiny {
         Kind::Tied => {}
         Kind::Untied => list.push(("output.weight".to_string(), vec![EMBD, VOCAB])),
         Kind::Mixture => return factors(mixture(TensorType::F32), rank),
+        Kind::Gpt2 => {
+            metadata = renamed(&metadata, "gpt2");
+            metadata.set("gpt2.attention.layer_norm_epsilon", 1e-5f32);
+            metadata.set("gpt2.attention.head_count_kv", 4u32);
+            list = vec![
+                ("token_embd.weight".to_string(), vec![EMBD, VOCAB]),
+                ("position_embd.weight".to_string(), vec![EMBD, u64::from(CTX)]),
+                ("output_norm.weight".to_string(), vec![EMBD]),
+                ("output_norm.bias".to_string(), vec![EMBD]),
+            ];
+            for layer in 0..LAYERS {
+                for (name, shape) in [
+                    ("attn_norm", vec![EMBD]),
+                    ("attn_qkv", vec![EMBD, 3 * EMBD]),
+                    ("attn_output", vec![EMBD, EMBD]),
+                    ("ffn_norm", vec![EMBD]),
+                    ("ffn_up", vec![EMBD, FFN]),
+                    ("ffn_down", vec![FFN, EMBD]),
+                ] {
+                    let bias = vec![*shape.last().unwrap()];
+                    list.push((format!("blk.{layer}.{name}.weight"), shape));
+                    list.push((format!("blk.{layer}.{name}.bias"), bias));
+                }
+            }
+        }
         Kind::Qwen3 => {
             metadata = renamed(&metadata, "qwen3");
             let head = EMBD / 4;
@@ -104,6 +129,8 @@ pub enum Kind {
     Untied,
     Qwen3,
     Mixture,
+    /// With positions that are looked up, and queries, keys and values in one matrix.
+    Gpt2,
 }
 
 /// The metadata of a Llama as those of another architecture with the same keys.

@@ -51,6 +51,56 @@ pub const DENSE: Parts = Parts {
     experts: None,
 };
 
+/// One of every family.
+pub fn families() -> Vec<(&'static str, Folder)> {
+    let biased = Parts {
+        biases: true,
+        output: true,
+        ..DENSE
+    };
+    let normed = Parts {
+        head_norms: true,
+        ..DENSE
+    };
+    let mixtral = Parts {
+        experts: Some((
+            "block_sparse_moe.gate.weight",
+            "block_sparse_moe.experts",
+            ["w1", "w2", "w3"],
+        )),
+        ..DENSE
+    };
+    let qwen = Parts {
+        head_norms: true,
+        experts: Some((
+            "mlp.gate.weight",
+            "mlp.experts",
+            ["gate_proj", "down_proj", "up_proj"],
+        )),
+        ..DENSE
+    };
+    let families = [
+        ("LlamaForCausalLM", &DENSE),
+        ("MistralForCausalLM", &DENSE),
+        ("Qwen2ForCausalLM", &biased),
+        ("Qwen3ForCausalLM", &normed),
+        ("GraniteForCausalLM", &DENSE),
+        ("MixtralForCausalLM", &mixtral),
+        ("Qwen3MoeForCausalLM", &qwen),
+    ];
+    let folder = |(name, parts): (&'static str, &Parts)| {
+        let mut folder = Folder::new(name, parts);
+        if parts.experts.is_some() {
+            folder.config["num_local_experts"] = json!(EXPERTS);
+            folder.config["num_experts"] = json!(EXPERTS);
+            folder.config["num_experts_per_tok"] = json!(2);
+            folder.config["moe_intermediate_size"] = json!(FEED_FORWARD);
+        }
+        (name, folder)
+    };
+    families.map(folder).into()
+}
+
 impl Folder {
     /// A folder for an architecture, with byte-level BPE split as GPT-2 does.
     pub fn new(architecture: &str, parts: &Parts) -> Folder {
