@@ -7,11 +7,13 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use dwindle::llama::context::{Context, ContextOptions, FlashAttention};
+use dwindle::llama::context::{BatchToken, Context, ContextOptions, FlashAttention};
 use dwindle::llama::device::weights::{Contraction, Link, Operand, Weights};
 use dwindle::llama::feed::BoxError;
+use dwindle::llama::ggml;
 use dwindle::llama::model::{LlamaError, Model, ModelOptions};
 use dwindle::pipeline::{Factors, load};
+use dwindle_formats::container::Container;
 use dwindle_formats::gguf::{TensorLayout, TensorType};
 use program::{checkpoint, dwindle, fixture, refusal, stdout};
 use tempfile::{TempDir, tempdir};
@@ -221,7 +223,8 @@ fn every_form_gives_what_its_product_gives() {
 #[test]
 fn factors_that_the_architecture_has_no_place_for_are_refused() {
     let dir = tempdir().unwrap();
-    let changes: [(&str, fn(&mut Tiny)); 3] = [
+    type Change = fn(&mut Tiny);
+    let changes: [(&str, Change); 3] = [
         ("a tensor too many", |tiny| {
             let (layout, data) = (tiny.layout[2].clone(), tiny.data[2].clone());
             tiny.layout.push(TensorLayout {
@@ -237,7 +240,10 @@ fn factors_that_the_architecture_has_no_place_for_are_refused() {
             data.truncate(data.len() / 2);
         }),
         ("a tensor too few", |tiny| {
-            let at = tiny.layout.iter().position(|t| t.name.contains("ffn_down."));
+            let at = tiny
+                .layout
+                .iter()
+                .position(|t| t.name.contains("ffn_down."));
             tiny.layout.remove(at.unwrap());
             tiny.data.remove(at.unwrap());
         }),
@@ -251,7 +257,10 @@ fn factors_that_the_architecture_has_no_place_for_are_refused() {
         compress(&model, &rule, None, &file);
         let mut run = dwindle(["run", "-n", "2", "-p", "a"]);
         let sentence = refusal(run.arg(&file), 3);
-        assert!(sentence.contains("llama.cpp can't load"), "{what}: {sentence}");
+        assert!(
+            sentence.contains("llama.cpp can't load"),
+            "{what}: {sentence}"
+        );
     }
 }
 
@@ -260,7 +269,10 @@ fn factors_that_the_architecture_has_no_place_for_are_refused() {
 fn a_weight_that_is_used_as_no_chain_can_be_is_named_and_not_computed() {
     let tiny = low_rank(Kind::Gpt2, RANK);
     let position = |name: &str| tiny.layout.iter().position(|t| t.name == name).unwrap();
-    let places = [position("position_embd.weight"), position("blk.0.ffn_up.weight")];
+    let places = [
+        position("position_embd.weight"),
+        position("blk.0.ffn_up.weight"),
+    ];
     let mut weights = Weights::default();
     for (operand, place) in places.into_iter().enumerate() {
         let layout = &tiny.layout[place];
@@ -273,7 +285,9 @@ fn a_weight_that_is_used_as_no_chain_can_be_is_named_and_not_computed() {
             branches: vec![vec![Link::Matrix(operand)]],
             rows: None,
         };
-        weights.contractions.insert(layout.name.clone(), contraction);
+        weights
+            .contractions
+            .insert(layout.name.clone(), contraction);
     }
     let bytes = places.map(|place| tiny.data[place].clone());
     let fetch = Box::new(move |operand: usize| Ok(bytes[operand].clone()));
@@ -290,7 +304,8 @@ fn an_operand_that_cant_be_made_ends_loading_with_its_error() {
     let tiny = low_rank(Kind::Tied, RANK);
     let name = "blk.0.ffn_up.weight";
     let layout = tiny.layout.iter().find(|t| t.name == name).unwrap();
-    let fetches: [(&str, fn(usize) -> Result<Vec<u8>, BoxError>); 3] = [
+    type Make = fn(usize) -> Result<Vec<u8>, BoxError>;
+    let fetches: [(&str, Make); 3] = [
         ("disk gone", |_| Err("disk gone".into())),
         ("has 3 bytes", |_| Ok(vec![0; 3])),
         ("failed unexpectedly", |_| panic!("boom")),
@@ -314,5 +329,112 @@ fn an_operand_that_cant_be_made_ends_loading_with_its_error() {
             Model::load_contracted("tiny", tiny.feed(), weights, Box::new(fetch), &options);
         let error = anyhow::Error::from(loaded.unwrap_err());
         assert!(format!("{error:#}").contains(expected), "{error:#}");
+    }
+}
+
+#[test]
+fn factors_are_replaced_and_put_back() {
+    let (_dir, _, factored) = pair(Kind::Untied);
+    let model = open(&factored, &ModelOptions::default(), Factors::Executed);
+    let before = logits(&model, &context());
+    let weight = "blk.1.ffn_up.weight";
+    let bytes = std::fs::read(&factored).unwrap();
+    let container = Container::read(&bytes).unwrap();
+    let part = container
+        .parts_of(container.index_of(weight).unwrap())
+        .start;
+    let decoded = container.decode(&bytes, part).unwrap();
+    let mut values = vec![0f32; decoded.len() / 2];
+    ggml::dequantize(TensorType::F16, &decoded, &mut values).unwrap();
+
+    let zeros = vec![0f32; values.len()];
+    model.replace(&format!("{weight}.a"), &zeros).unwrap();
+    assert_ne!(logits(&model, &context()), before);
+    model.replace(&format!("{weight}.a"), &values).unwrap();
+    assert_eq!(logits(&model, &context()), before);
+
+    let refused = |name: &str, len: usize| model.replace(name, &vec![0f32; len]).unwrap_err();
+    assert!(
+        refused(weight, 8)
+            .to_string()
+            .contains("computed with factors")
+    );
+    assert!(
+        refused(&format!("{weight}.a"), 8)
+            .to_string()
+            .contains("elements, not 8")
+    );
+    assert!(
+        refused("blk.9.ffn_up.weight", 8)
+            .to_string()
+            .contains("no such weight")
+    );
+}
+
+#[test]
+fn a_state_is_kept_and_texts_run_side_by_side() {
+    let (_dir, dense, factored) = pair(Kind::Tied);
+    let tokens = batch(&[1, 70, 71, 72, 73, 74, 75, 76]);
+    let two = ContextOptions {
+        sequences: 2,
+        ..context()
+    };
+    let run = |file: &Path| {
+        let model = open(file, &ModelOptions::default(), Factors::Executed);
+        let mut first = Context::new(&model, &context()).unwrap();
+        first.decode(&tokens[..5]).unwrap();
+        let state = first.state();
+        first.decode(&tokens[5..]).unwrap();
+        let expected = first.logits().to_vec();
+        let mut second = Context::new(&model, &context()).unwrap();
+        second.restore(&state).unwrap();
+        second.decode(&tokens[5..]).unwrap();
+        assert_eq!(second.logits(), expected);
+        assert!(second.restore(&state[..state.len() / 2]).is_err());
+
+        let mut both = Context::new(&model, &two).unwrap();
+        let mut side_by_side = tokens.clone();
+        for token in &tokens {
+            side_by_side.push(BatchToken {
+                sequence: 1,
+                token: token.token + 100,
+                ..*token
+            });
+        }
+        both.decode(&side_by_side).unwrap();
+        both.logits().to_vec()
+    };
+    same(&run(&factored), &run(&dense), VOCAB as usize, 0.02);
+}
+
+#[test]
+fn quantized_factors_of_everything_give_what_their_product_gives() {
+    let dir = tempdir().unwrap();
+    let (model, file) = (dir.path().join("model.gguf"), dir.path().join("x.dwn"));
+    for kind in [Kind::Tied, Kind::Untied, Kind::Mixture] {
+        low_rank(kind, RANK).write(&model);
+        for ty in ["q8_0", "q4_0"] {
+            // Norms apart, all are quantized: as factors, or as they are.
+            let rule = format!("[[rule]]\n{ROLES}method = \"svd\"\nrank = {RANK}\ntype = \"{ty}\"");
+            let rest = "[[rule]]\nroles = [\"attn_q\", \"ffn_up_exps\"]\ntype = \"q4_0\"";
+            compress(&model, &format!("{rule}\n{rest}"), None, &file);
+            let options = ModelOptions::default();
+            let product = open(&file, &options, Factors::MultipliedOut);
+            let executed = open(&file, &options, Factors::Executed);
+            let (found, expected) = (logits(&executed, &context()), logits(&product, &context()));
+            let square = |v: f32| f64::from(v) * f64::from(v);
+            let off: f64 = found
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| square(a - b))
+                .sum();
+            let all: f64 = expected.iter().map(|v| square(*v)).sum();
+            // ggml rounds the activations of quantized products to 8 bits.
+            assert!(
+                (off / all).sqrt() < 0.05,
+                "{kind:?} {ty}: {}",
+                (off / all).sqrt()
+            );
+        }
     }
 }

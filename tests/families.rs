@@ -53,7 +53,10 @@ fn every_family_runs_with_factors_everywhere() {
         stdout(dwindle(["run", "-n", "4", "-t", "1", "-p", "the"]).arg(&file));
         let stats = dir.path().join("stats.safetensors");
         let mut command = dwindle(["calibrate", "--chunks", "2", "--ctx", "32", "-t", "1"]);
-        command.arg(&file).arg("--text").arg(fixture("kjv-heldout.txt"));
+        command
+            .arg(&file)
+            .arg("--text")
+            .arg(fixture("kjv-heldout.txt"));
         stdout(command.arg("-o").arg(&stats));
         std::fs::remove_file(&stats).unwrap();
         let mut command = dwindle(["bench", "-p", "16", "-n", "4", "-r", "1", "-t", "1"]);

@@ -125,7 +125,10 @@ fn types(args: &Args, folder: &Path, checkpoint: &Path, ty: &str) -> Result<()> 
             .arg(file)
             .output()?;
         let text = String::from_utf8(child.stdout)?;
-        let kib: Vec<f64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let kib: Vec<f64> = text
+            .split_whitespace()
+            .filter_map(|n| n.parse().ok())
+            .collect();
         let [now, most, weights] = kib[..] else {
             return Err(format!("{} was not loaded", file.display()).into());
         };
@@ -231,11 +234,7 @@ fn through_device(file: &Path) -> Result<Model> {
     let options = ModelOptions::default();
     let name = file.display().to_string();
     Ok(Model::load_contracted(
-        &name,
-        feed,
-        weights,
-        fetch,
-        &options,
+        &name, feed, weights, fetch, &options,
     )?)
 }
 

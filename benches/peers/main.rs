@@ -7,9 +7,9 @@
 //!
 //! A peer that is not named is left out, and the table says so.
 
-mod mathematics;
 #[path = "../synthetic/mod.rs"]
 mod checkpoints;
+mod mathematics;
 mod synthetic;
 
 use std::path::{Path, PathBuf};

@@ -167,6 +167,10 @@ impl<'m> Context<'m> {
         Ok(context)
     }
 
+    pub(super) fn raw(&self) -> *mut sys::llama_context {
+        self.raw.as_ptr()
+    }
+
     /// The model.
     pub fn model(&self) -> &'m Model {
         self.model

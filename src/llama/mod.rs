@@ -14,4 +14,5 @@ pub mod mapping;
 pub mod mixture;
 pub mod model;
 pub mod parallel;
+mod state;
 mod swap;

@@ -80,6 +80,8 @@ pub enum LlamaError {
     Replace { weight: String, reason: String },
     #[error("can't apply adapter `{}`: {reason}; is it made for this model?", path.display())]
     Adapter { path: PathBuf, reason: String },
+    #[error("llama.cpp can't go on from this state: {reason}")]
+    State { reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {0} bytes is too long to be tokenized at once, the limit is 2 GiB")]

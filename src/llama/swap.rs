@@ -25,7 +25,8 @@ impl Model {
     }
 
     /// Gives a weight other values, rounded to the type that it was loaded in. The next evaluation
-    /// uses them.
+    /// uses them. A weight that is computed with factors is replaced by its factors, under the names
+    /// that they have in the container.
     ///
     /// # Errors
     /// The model is mapped from a file or evaluates at this moment, it has no such weight, or one
@@ -56,21 +57,50 @@ pub(super) unsafe fn replace(
     if !model.owns_weights() {
         return Err(failed(weight, "the model is mapped from a file"));
     }
-    let unknown = || failed(weight, "the model has no such weight");
-    let mut tensor = find(model, weight).ok_or_else(unknown)?;
-    // SAFETY: the model's tensors live as long as it, and nobody uses them now.
-    let tensor = unsafe { tensor.as_mut() };
-    let elements: i64 = tensor.ne.iter().product();
+    let tensors = places(model, weight)?;
+    for tensor in tensors {
+        // SAFETY: the model's tensors live as long as it, and nobody uses them now.
+        unsafe { set(tensor, weight, values)? };
+    }
+    Ok(())
+}
+
+/// The tensors that hold a weight, or an operand of one.
+fn places(model: &Model, name: &str) -> Result<Vec<*mut sys::ggml_tensor>, LlamaError> {
+    if let Some(devices) = &model.devices {
+        let operands = devices.operands(name);
+        if !operands.is_empty() {
+            return Ok(operands);
+        }
+        if devices.contracts(name) {
+            let reason = format!("it is computed with factors; replace those (`{name}.a`)");
+            return Err(failed(name, &reason));
+        }
+    }
+    let unknown = || failed(name, "the model has no such weight");
+    Ok(vec![find(model, name).ok_or_else(unknown)?.as_ptr()])
+}
+
+/// # Safety
+/// The tensor is allocated, and nobody uses it now.
+unsafe fn set(
+    tensor: *mut sys::ggml_tensor,
+    weight: &str,
+    values: &[f32],
+) -> Result<(), LlamaError> {
+    // SAFETY: valid by contract.
+    let (ty, ne) = unsafe { ((*tensor).type_, (*tensor).ne) };
+    let elements: i64 = ne.iter().product();
     if elements != values.len() as i64 {
         let reason = format!("it has {elements} elements, not {}", values.len());
         return Err(failed(weight, &reason));
     }
-    let ty = TensorType::from_id(tensor.type_)
+    let ty = TensorType::from_id(ty)
         .ok_or_else(|| failed(weight, "llama.cpp holds it in an unknown type"))?;
     // SAFETY: the tensor is valid.
     let len = unsafe { sys::ggml_nbytes(tensor) };
     let mut bytes = vec![0; len];
-    ggml::quantize(ty, values, tensor.ne[0] as usize, None, &mut bytes)
+    ggml::quantize(ty, values, ne[0] as usize, None, &mut bytes)
         .map_err(|e| failed(weight, &e.to_string()))?;
     // SAFETY: the weight is allocated and has as many bytes; its backend takes them in the order
     // of a file and lays them out as it needs.

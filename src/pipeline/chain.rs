@@ -145,7 +145,7 @@ impl Chains<'_> {
         let (n, rank) = (tensor.shape[0], tensor.parts[0].shape[1]);
         let back = self.operand(
             Origin::Transposed(a),
-            &tensor.parts[0].name,
+            &format!("{}.t", tensor.parts[0].name),
             MADE,
             vec![rank, n],
         );
@@ -206,7 +206,7 @@ impl Chains<'_> {
             Over::Heads => vec![r2, r1 * slices],
             Over::Experts => vec![r2, r1, slices],
         };
-        let name = &holder.parts[core].name;
+        let name = &slice_name(&holder.parts[core].name, over, slice);
         let middle = match place("s") {
             Some(s) => {
                 let origin = Origin::Mixed {
@@ -253,7 +253,7 @@ impl Chains<'_> {
         };
         let scales = self.operand(
             Origin::Rows(part, from, count),
-            &holder.parts[s].name,
+            &slice_name(&holder.parts[s].name, over, slice),
             TensorType::F32,
             shape,
         );
@@ -323,7 +323,8 @@ impl Chains<'_> {
             count,
             of: first + 1,
         };
-        Some(self.operand(origin, &holder.parts[1].name, MADE, shape))
+        let name = slice_name(&holder.parts[1].name, over?, slice);
+        Some(self.operand(origin, &name, MADE, shape))
     }
 
     /// A part as an operand.
@@ -350,6 +351,14 @@ impl Chains<'_> {
                 });
                 origins.len() - 1
             })
+    }
+}
+
+/// Of a stack over layers each slice has its own.
+fn slice_name(part: &str, over: Over, slice: usize) -> String {
+    match over {
+        Over::Layers => format!("{part}.{slice}"),
+        Over::Heads | Over::Experts => part.to_string(),
     }
 }
 

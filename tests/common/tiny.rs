@@ -88,7 +88,10 @@ pub fn low_rank(kind: Kind, rank: usize) -> Tiny {
             metadata.set("gpt2.attention.head_count_kv", 4u32);
             list = vec![
                 ("token_embd.weight".to_string(), vec![EMBD, VOCAB]),
-                ("position_embd.weight".to_string(), vec![EMBD, u64::from(CTX)]),
+                (
+                    "position_embd.weight".to_string(),
+                    vec![EMBD, u64::from(CTX)],
+                ),
                 ("output_norm.weight".to_string(), vec![EMBD]),
                 ("output_norm.bias".to_string(), vec![EMBD]),
             ];

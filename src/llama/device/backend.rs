@@ -124,10 +124,10 @@ unsafe extern "C" fn offload_op(dev: sys::ggml_backend_dev_t, op: *const ggml_te
 
 /// The contracted weight among a node's sources; `Some(Err)` for one that is used as it can't be,
 /// which is also written down.
-unsafe fn contracted<'a>(
-    device: &'a Device,
+unsafe fn contracted(
+    device: &Device,
     node: *const ggml_tensor,
-) -> Option<Result<&'a buffer::Live, ()>> {
+) -> Option<Result<&buffer::Live, ()>> {
     // SAFETY: the caller's node is valid.
     unsafe {
         let only_shape = matches!(

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
@@ -16,15 +15,16 @@ use super::internals::{
     ggml_backend_buffer, ggml_backend_buffer_i, ggml_backend_buffer_type,
     ggml_backend_buffer_type_i,
 };
-use super::weights::{Contraction, Operand};
-use super::{Device, name_of, tensor};
+use super::layout::{Layout, place};
+use super::weights::Contraction;
+use super::{Device, name_of};
 
 /// A contracted weight in a buffer: what `extra` of its tensor points to.
 pub(super) struct Live {
     pub contraction: Contraction,
-    operands: HashMap<usize, *mut ggml_tensor>,
+    pub operands: HashMap<usize, *mut ggml_tensor>,
     /// Those that are filled when this weight is.
-    owned: Vec<usize>,
+    pub owned: Vec<usize>,
 }
 
 impl Live {
@@ -51,13 +51,13 @@ impl Live {
 
 /// What belongs to a buffer of weights.
 pub(super) struct WeightBuffer {
-    inner: ggml_backend_buffer_i,
+    pub inner: ggml_backend_buffer_i,
     /// Boxed, as tensors point to them.
     #[allow(clippy::vec_box)]
-    lives: Vec<Box<Live>>,
-    operands: Vec<*mut ggml_tensor>,
+    pub lives: Vec<Box<Live>>,
+    pub operands: Vec<(usize, *mut ggml_tensor)>,
     /// Of operands that the inner device wants elsewhere, in a layout of its kernels.
-    buffers: Vec<sys::ggml_backend_buffer_t>,
+    pub buffers: Vec<sys::ggml_backend_buffer_t>,
 }
 
 // SAFETY: a buffer belongs to a model, whose loading and freeing happen on one thread at a time.
@@ -69,7 +69,7 @@ impl Drop for WeightBuffer {
             // SAFETY: allocated for this buffer, and freed once.
             unsafe { sys::ggml_backend_buffer_free(buffer) };
         }
-        for operand in self.operands.drain(..) {
+        for (_, operand) in self.operands.drain(..) {
             // SAFETY: each came from a box, and the model that used it is gone.
             drop(unsafe { Box::from_raw(operand) });
         }
@@ -198,166 +198,6 @@ unsafe extern "C" fn alloc_buffer_n(
     }
 }
 
-/// Where things lie in a buffer of weights.
-struct Layout {
-    size: usize,
-    /// Of each tensor that is in memory itself.
-    dense: HashMap<usize, usize>,
-    /// Of each operand; `None` where the inner device wants it in another kind of buffer.
-    operands: HashMap<usize, Option<usize>>,
-}
-
-impl Layout {
-    unsafe fn of(device: &Device, list: &[*mut ggml_tensor]) -> Layout {
-        let mut layout = Layout {
-            size: 0,
-            dense: HashMap::new(),
-            operands: HashMap::new(),
-        };
-        for (i, t) in list.iter().enumerate() {
-            // SAFETY: the caller's tensors are valid.
-            let (is_view, contraction) = unsafe {
-                let contraction = device.weights.contractions.get(&*name_of(*t));
-                (!(**t).view_src.is_null(), contraction)
-            };
-            if is_view {
-                continue;
-            }
-            let Some(contraction) = contraction else {
-                layout.dense.insert(i, layout.size);
-                layout.take(device, *t);
-                continue;
-            };
-            for index in contraction.operands() {
-                if layout.operands.contains_key(&index) {
-                    continue;
-                }
-                let mut operand = blank(&device.weights.operands[index]);
-                let elsewhere = device.special_type(&operand).is_some();
-                let offset = (!elsewhere).then_some(layout.size);
-                layout.operands.insert(index, offset);
-                if !elsewhere {
-                    layout.take(device, &mut operand);
-                }
-            }
-        }
-        layout
-    }
-
-    fn take(&mut self, device: &Device, tensor: *mut ggml_tensor) {
-        // SAFETY: the callers' tensors are valid, and the type is one of ggml's.
-        let (bytes, alignment) = unsafe {
-            (
-                sys::ggml_backend_buft_get_alloc_size(device.inner_type, tensor),
-                sys::ggml_backend_buft_get_alignment(device.inner_type),
-            )
-        };
-        self.size += bytes.next_multiple_of(alignment);
-    }
-}
-
-/// A tensor that describes an operand, without data.
-fn blank(operand: &Operand) -> ggml_tensor {
-    let mut ne = [1; 4];
-    for (to, from) in ne.iter_mut().zip(&operand.shape) {
-        *to = *from as i64;
-    }
-    let mut t = tensor(operand.ty.id(), ne);
-    let room = t.name.len() - 1;
-    for (to, from) in t.name[..room].iter_mut().zip(operand.name.bytes()) {
-        *to = from as c_char;
-    }
-    t
-}
-
-/// Gives every tensor its place; `false` where memory ran out.
-unsafe fn place(
-    device: &Device,
-    buffer: sys::ggml_backend_buffer_t,
-    list: &[*mut ggml_tensor],
-    layout: &Layout,
-) -> bool {
-    let mut buffers = device.buffers();
-    let Some(weights) = buffers.get_mut(&(buffer as usize)) else {
-        return false;
-    };
-    // SAFETY: the buffer was just allocated with the layout's size; the tensors are valid.
-    unsafe {
-        let base = sys::ggml_backend_buffer_get_base(buffer).cast::<u8>();
-        let mut placed: HashMap<usize, *mut ggml_tensor> = HashMap::new();
-        for (i, t) in list.iter().enumerate() {
-            if !(**t).view_src.is_null() {
-                sys::ggml_backend_view_init(*t);
-                continue;
-            }
-            (**t).buffer = buffer.cast();
-            let Some(contraction) = device.weights.contractions.get(&*name_of(*t)) else {
-                (**t).data = base.add(layout.dense[&i]).cast();
-                if let Some(init) = weights.inner.init_tensor {
-                    init(buffer, *t);
-                }
-                continue;
-            };
-            (**t).data = base.cast();
-            let mut live = Live {
-                contraction: contraction.clone(),
-                operands: HashMap::new(),
-                owned: Vec::new(),
-            };
-            for index in contraction.operands() {
-                if !placed.contains_key(&index) {
-                    let operand = Box::into_raw(Box::new(blank(&device.weights.operands[index])));
-                    weights.operands.push(operand);
-                    let done = match layout.operands[&index] {
-                        Some(offset) => {
-                            (*operand).buffer = buffer.cast();
-                            (*operand).data = base.add(offset).cast();
-                            if let Some(init) = weights.inner.init_tensor {
-                                init(buffer, operand);
-                            }
-                            true
-                        }
-                        None => allocate_elsewhere(device, operand, &mut weights.buffers),
-                    };
-                    if !done {
-                        return false;
-                    }
-                    placed.insert(index, operand);
-                    live.owned.push(index);
-                }
-                live.operands.insert(index, placed[&index]);
-            }
-            let mut live = Box::new(live);
-            (**t).extra = std::ptr::from_mut(&mut *live).cast();
-            weights.lives.push(live);
-        }
-    }
-    true
-}
-
-unsafe fn allocate_elsewhere(
-    device: &Device,
-    operand: *mut ggml_tensor,
-    buffers: &mut Vec<sys::ggml_backend_buffer_t>,
-) -> bool {
-    // SAFETY: the operand is valid, and the type is one of ggml's.
-    unsafe {
-        let Some(ty) = device.special_type(&*operand) else {
-            return false;
-        };
-        let size = sys::ggml_backend_buft_get_alloc_size(ty, operand);
-        let buffer = sys::ggml_backend_buft_alloc_buffer(ty, size);
-        if buffer.is_null() {
-            return false;
-        }
-        buffers.push(buffer);
-        device.elsewhere.fetch_add(size, Ordering::Relaxed);
-        sys::ggml_backend_buffer_set_usage(buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-        let base = sys::ggml_backend_buffer_get_base(buffer);
-        sys::ggml_backend_tensor_alloc(buffer, operand, base) == sys::GGML_STATUS_SUCCESS
-    }
-}
-
 /// The device of a buffer of weights.
 unsafe fn device_of<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Device {
     // SAFETY: `alloc_buffer_n` has given the buffer the device's type for weights.
@@ -445,8 +285,17 @@ pub(super) unsafe fn live<'a>(device: &Device, tensor: *const ggml_tensor) -> Op
 }
 
 impl Device {
-    fn buffers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, WeightBuffer>> {
+    pub(super) fn buffers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, WeightBuffer>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tensors of an operand of this name, one for each buffer that has it.
+    pub(super) fn operands(&self, name: &str) -> Vec<*mut ggml_tensor> {
+        let buffers = self.buffers();
+        let all = buffers.values().flat_map(|buffer| &buffer.operands);
+        all.filter(|(index, _)| self.weights.operands[*index].name == name)
+            .map(|(_, tensor)| *tensor)
+            .collect()
     }
 
     /// Whether a list to be allocated holds weights of the model.
@@ -456,48 +305,4 @@ impl Device {
             unsafe { self.names.contains(&*name_of(*t)) }
         })
     }
-
-    /// A buffer type of the inner device in which it computes products with an operand faster.
-    fn special_type(&self, operand: &ggml_tensor) -> Option<sys::ggml_backend_buffer_type_t> {
-        let mut operand = *operand;
-        let [k, m, stack, _] = operand.ne;
-        let mut input = tensor(sys::GGML_TYPE_F32, [k, 512, 1, 1]);
-        let mut ids = tensor(sys::GGML_TYPE_I32, [1, 512, 1, 1]);
-        let mut product = tensor(sys::GGML_TYPE_F32, [m, 512, 1, 1]);
-        product.op = sys::GGML_OP_MUL_MAT;
-        if stack > 1 {
-            product.op = sys::GGML_OP_MUL_MAT_ID;
-            input.ne = [k, 1, 512, 1];
-            product.ne = [m, 1, 512, 1];
-            product.src[2] = &mut ids;
-        }
-        self.special_types.iter().copied().find(|ty| {
-            let mut dummy = ggml_backend_buffer {
-                iface: EMPTY,
-                buft: *ty,
-                context: null_mut(),
-                size: 0,
-                usage: sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
-            };
-            operand.buffer = std::ptr::from_mut(&mut dummy).cast();
-            product.src[0] = &mut operand;
-            product.src[1] = &mut input;
-            // SAFETY: the node and its sources are valid during the call, and only described.
-            unsafe { sys::ggml_backend_dev_supports_op(self.inner, &product) }
-        })
-    }
 }
-
-const EMPTY: ggml_backend_buffer_i = ggml_backend_buffer_i {
-    free_buffer: None,
-    get_base: None,
-    init_tensor: None,
-    memset_tensor: None,
-    set_tensor: None,
-    get_tensor: None,
-    set_tensor_2d: None,
-    get_tensor_2d: None,
-    cpy_tensor: None,
-    clear: None,
-    reset: None,
-};

@@ -7,6 +7,7 @@ mod buffer;
 mod graph;
 #[allow(unused_qualifications)]
 mod internals;
+mod layout;
 pub mod weights;
 
 use std::borrow::Cow;
@@ -143,6 +144,18 @@ impl Devices {
     pub fn loaded(&self) -> Option<BoxError> {
         lock(&self.shared.fetch).take();
         lock(&self.shared.error).take()
+    }
+
+    /// The tensors of an operand of this name, one for each buffer that has it.
+    pub fn operands(&self, name: &str) -> Vec<*mut ggml_tensor> {
+        // SAFETY: the devices live as long as this.
+        let all = self.devices.iter().map(|d| unsafe { &**d });
+        all.flat_map(|device| device.operands(name)).collect()
+    }
+
+    /// Whether a weight is computed with operands.
+    pub fn contracts(&self, weight: &str) -> bool {
+        self.shared.weights.contractions.contains_key(weight)
     }
 
     /// Bytes that the weights take beside what llama.cpp has allocated.
