@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dwindle_formats::gguf::TensorType;
-use program::{DWINDLE, checkpoint, dwindle, says, stdout};
+use program::{DWINDLE, checkpoint, compress, dwindle, says, stdout};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tiny::tiny;
@@ -111,7 +111,10 @@ fn request(prompt: &str, tokens: u32) -> Value {
 
 #[test]
 fn completions_are_those_of_run_alone_and_side_by_side() {
-    let server = Server::start(&checkpoint(), &["--ctx", "128", "--parallel", "3"]);
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("k.dwn");
+    stdout(&mut compress("k-proj", &file));
+    let server = Server::start(&file, &["--ctx", "128", "--parallel", "3"]);
     assert_eq!(server.ask("GET", "/health", "").0, 200);
     let (_, models) = server.ask("GET", "/v1/models", "");
     says(&models, &["\"test\"", "\"list\""]);
@@ -125,7 +128,7 @@ fn completions_are_those_of_run_alone_and_side_by_side() {
         .iter()
         .map(|prompt| {
             let mut run = dwindle(["run", "-n", "24", "--temp", "0", "-t", "1", "-p", prompt]);
-            let text = stdout(run.arg(checkpoint()));
+            let text = stdout(run.arg(&file));
             text.strip_prefix(prompt).unwrap().trim_end().to_string()
         })
         .collect();

@@ -22,12 +22,12 @@ pub struct Operand {
 /// elements for each token (and for each expert that the token has chosen).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// The product with an operand of shape [k, m] or, one for each expert, [k, m, e]. A state of
+    /// The product with an operand of shape `[k, m]` or, one for each expert, `[k, m, e]`. A state of
     /// more than k elements is taken as runs of k, each of which gives m.
     Matrix(usize),
-    /// The elementwise product with an operand of shape [k] or, one for each expert, [k, e].
+    /// The elementwise product with an operand of shape `[k]` or, one for each expert, `[k, e]`.
     Scale(usize),
-    /// The elementwise products with each column of an operand of shape [k, s], one after another:
+    /// The elementwise products with each column of an operand of shape `[k, s]`, one after another:
     /// a state of k·s elements.
     Spread(usize),
     /// The state as a matrix of rows of this many elements, transposed.
@@ -40,8 +40,8 @@ pub struct Contraction {
     /// As a factor of a product: chains from the input to the output, whose results are added.
     /// Empty where the weight is not used like this.
     pub branches: Vec<Vec<Link>>,
-    /// As a table whose rows are looked up: the operand whose rows are looked up instead, [r, m],
-    /// and the one that their r elements are multiplied with, [r, n].
+    /// As a table whose rows are looked up: the operand whose rows are looked up instead, `[r, m]`,
+    /// and the one that their r elements are multiplied with, `[r, n]`.
     pub rows: Option<[usize; 2]>,
 }
 
