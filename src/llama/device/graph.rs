@@ -22,8 +22,19 @@ pub(super) struct Rewriter {
     pub needed: usize,
     scratch: Scratch,
     at: usize,
+    /// What the last input was multiplied with, and the results: weights that share a factor share
+    /// its product. They lie in scratch memory before `kept`.
+    shared: Products,
+    kept: usize,
     /// What the node that is replaced asks of a product: its precision.
     parameters: [i32; 16],
+}
+
+/// Products of one input with first operands.
+#[derive(Default)]
+struct Products {
+    input: Option<*mut ggml_tensor>,
+    results: Vec<(*mut ggml_tensor, *mut ggml_tensor)>,
 }
 
 /// Where a node writes its result: over that of a node that it replaces, or in scratch memory.
@@ -53,6 +64,7 @@ impl Rewriter {
     pub fn begin(&mut self, scratch: Scratch) {
         self.nodes.clear();
         (self.used, self.needed, self.scratch) = (0, 0, scratch);
+        self.shared = Products::default();
     }
 
     /// Adds the nodes that stand for `node`, whose first source is the weight of `live`.
@@ -61,12 +73,17 @@ impl Rewriter {
     /// The node and its sources are valid tensors, and so are the operands of `live`; the weight
     /// is used as [`Live::serves`] has found right.
     pub unsafe fn contract(&mut self, node: *mut ggml_tensor, live: &Live) {
-        self.at = 0;
         // SAFETY: the node is valid by contract.
-        let op = unsafe {
+        let (op, input) = unsafe {
             self.parameters = (*node).op_params;
-            (*node).op
+            ((*node).op, (*node).src[1])
         };
+        if self.shared.input != Some(input) {
+            self.shared.results.clear();
+            self.shared.input = Some(input);
+            self.kept = 0;
+        }
+        self.at = self.kept;
         // SAFETY: as this function's contract says.
         unsafe {
             match live.contraction.rows {
@@ -132,6 +149,9 @@ impl Rewriter {
             for (i, link) in links.iter().enumerate() {
                 let to = (only && i + 1 == links.len()).then_some(node);
                 state = match *link {
+                    Link::Matrix(operand) if i == 0 && links.len() > 1 => {
+                        self.first(node, live.operand(operand), &mut columns)
+                    }
                     Link::Matrix(operand) => {
                         self.matrix(node, live.operand(operand), state, &mut columns, to)
                     }
@@ -143,6 +163,30 @@ impl Rewriter {
                 };
             }
             state
+        }
+    }
+
+    /// The product of the node's input, which weights with the same first operand share.
+    unsafe fn first(
+        &mut self,
+        node: *mut ggml_tensor,
+        w: *mut ggml_tensor,
+        columns: &mut [i64; 3],
+    ) -> *mut ggml_tensor {
+        // SAFETY: the tensors are valid by the caller's contract.
+        unsafe {
+            if (*node).op == sys::GGML_OP_MUL_MAT {
+                let known = self.shared.results.iter().find(|(of, _)| *of == w);
+                if let Some((_, result)) = known {
+                    return *result;
+                }
+            }
+            let result = self.matrix(node, w, (*node).src[1], columns, None);
+            if (*node).op == sys::GGML_OP_MUL_MAT {
+                self.shared.results.push((w, result));
+                self.kept = self.at;
+            }
+            result
         }
     }
 
