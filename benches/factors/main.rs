@@ -4,7 +4,7 @@
 //! cargo bench --bench factors
 //! ```
 //!
-//! Speeds are medians of alternated runs in one process; memory is that of a process that has only
+//! The ideal is the ratio of operations for a prompt, and of bytes for generated text. Speeds are medians of alternated runs in one process; memory is that of a process that has only
 //! loaded the file.
 
 #[path = "../synthetic/mod.rs"]
@@ -26,7 +26,7 @@ use dwindle_formats::container::Container;
 
 #[derive(Parser)]
 struct Args {
-    /// Rows of the smaller factors
+    /// The rank of the factors
     #[arg(long, default_value_t = 512)]
     rank: u64,
     /// Runs of each
@@ -35,7 +35,7 @@ struct Args {
     /// Tokens of the prompt, and to generate
     #[arg(long, default_value_t = 256)]
     prompt: u32,
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 64)]
     predict: u32,
     /// Types to measure
     #[arg(long, value_delimiter = ',', default_value = "f16,q8_0,q4_0")]
@@ -87,8 +87,8 @@ fn main() -> Result<()> {
         SIZES.layers, SIZES.hidden, SIZES.ffn, args.rank
     );
     println!(
-        "{:<6} {:>8} {:>10} {:>10} {:>8} {:>8} {:>10} {:>10}",
-        "type", "prompt", "ideal", "generate", "ideal", "", "of ideal", ""
+        "{:<6} {:>8} {:>8} {:>9} {:>10} {:>8} {:>9}",
+        "type", "prompt", "ideal", "of ideal", "generate", "ideal", "of ideal"
     );
     for ty in &args.types {
         types(&args, folder.path(), &checkpoint, ty)?;
@@ -107,13 +107,20 @@ fn types(args: &Args, folder: &Path, checkpoint: &Path, ty: &str) -> Result<()> 
     let factored = compress(folder, checkpoint, &rule, &format!("{ty}.dwn"))?;
     let wrapped = compress(folder, checkpoint, &plain, &format!("{ty}-dense.dwn"))?;
     let models = [open(&dense)?, open(&factored)?, through_device(&wrapped)?];
-    let options = SpeedOptions {
-        prompt: args.prompt,
-        generate: args.predict,
-        runs: args.runs,
-        threads: None,
+    // As llama-bench does: a prompt alone, and a text from its beginning.
+    let measure = |prompt, generate| {
+        let options = SpeedOptions {
+            prompt,
+            generate,
+            runs: args.runs,
+            threads: None,
+        };
+        speed(&models.iter().collect::<Vec<_>>(), &options)
     };
-    let speeds = speed(&models.iter().collect::<Vec<_>>(), &options)?;
+    let mut speeds = measure(args.prompt, 1)?;
+    for (speed, text) in speeds.iter_mut().zip(measure(1, args.predict)?) {
+        speed.generated_per_second = text.generated_per_second;
+    }
     let [stock, executed, dense_through] = &speeds[..] else {
         return Err("three models were measured".into());
     };
@@ -157,8 +164,7 @@ fn print(args: &Args, ty: &str, stock: &Speed, executed: &Speed, through: &Speed
     let operations = dense as f64 / factored as f64;
     let bytes = stock.model_bytes as f64 / executed.model_bytes as f64;
     println!(
-        "{ty:<6} {prompt:>7.2}x {operations:>9.2}x {generate:>9.2}x {bytes:>7.2}x {:>8} {:>10.2} {:>10.2}",
-        "",
+        "{ty:<6} {prompt:>7.2}x {operations:>7.2}x {:>9.2} {generate:>9.2}x {bytes:>7.2}x {:>9.2}",
         prompt / operations,
         generate / bytes
     );
