@@ -1,5 +1,7 @@
 //! Factors that are executed give what their product gives.
 
+#[path = "../formats/tests/common/sign.rs"]
+mod sign;
 #[path = "common/tiny.rs"]
 mod tiny;
 
@@ -436,5 +438,38 @@ fn quantized_factors_of_everything_give_what_their_product_gives() {
                 (off / all).sqrt()
             );
         }
+    }
+}
+
+/// A file whose digests are right and whose factors are of a type that nothing multiplies with.
+#[test]
+fn factors_of_integers_are_refused() {
+    let dir = tempdir().unwrap();
+    let (model, file) = (dir.path().join("model.gguf"), dir.path().join("x.dwn"));
+    low_rank(Kind::Untied, RANK).write(&model);
+    let rule = format!("[[rule]]\n{ROLES}method = \"svd\"\nrank = {RANK}\ntype = \"f32\"");
+    compress(&model, &rule, None, &file);
+    let good = std::fs::read(&file).unwrap();
+    for name in ["blk.0.ffn_up.weight.a", "token_embd.weight.b"] {
+        let mut bytes = good.clone();
+        let find = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).position(|w| w == text);
+        let entry = format!("\"name\":\"{name}\",\"type\":\"F32\"");
+        let at = find(&bytes, entry.as_bytes()).unwrap() + entry.len() - 4;
+        bytes[at] = b'I';
+        // In GGUF's list, behind the name and two dimensions; not there where it is compressed.
+        let mut listed = (name.len() as u64).to_le_bytes().to_vec();
+        listed.extend(name.as_bytes());
+        let at = find(&bytes, &listed).unwrap() + listed.len() + 4 + 16;
+        if bytes[at..at + 4] == [0; 4] {
+            bytes[at] = 26;
+        }
+        sign::sign_header(&mut bytes);
+        let container = Container::read(&bytes).unwrap();
+        let part = container.plan.parts().find(|p| p.name == name).unwrap();
+        assert_eq!(part.ty.name(), "I32");
+        std::fs::write(&file, &bytes).unwrap();
+        let mut run = dwindle(["run", "-n", "2", "-p", "a"]);
+        let sentence = refusal(run.arg(&file), 3);
+        assert!(sentence.contains("I32"), "{name}: {sentence}");
     }
 }

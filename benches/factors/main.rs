@@ -1,4 +1,4 @@
-//! What executing factors saves: a random Llama of exact rank, dense and factored, side by side.
+//! What executing factors saves: a random Llama, dense and factored, side by side.
 //!
 //! ```text
 //! cargo bench --bench factors
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
     let checkpoint = folder.path().join("checkpoint");
     checkpoints::write(&checkpoint, &SIZES)?;
     println!(
-        "a Llama of {} layers, {} wide, feed-forward {}, matrices of rank {}",
+        "a Llama of {} layers, {} wide, feed-forward {}, factors of rank {}",
         SIZES.layers, SIZES.hidden, SIZES.ffn, args.rank
     );
     println!(

@@ -72,7 +72,7 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     // Random mantissas and signs around 2^-6: what a weight looks like. Each run of 2^20 elements is
-    // the same, so that a matrix has a rank of 2^20 by its row length and can be factored exactly.
+    // the same: where the row length is a power of two, the rank is low and factors are exact.
     let mut state = 1u64;
     let block: Vec<u8> = (0..1 << 20)
         .flat_map(|_| {

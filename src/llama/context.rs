@@ -79,7 +79,7 @@ pub struct MemoryUse {
     pub model: u64,
     /// The context: keys, values, recurrent states.
     pub context: u64,
-    /// Scratch buffers of the computation.
+    /// Scratch buffers of the computation, without what executed factors take between products.
     pub compute: u64,
 }
 
@@ -252,6 +252,12 @@ impl<'m> Context<'m> {
         if code != 0 {
             if code == 1 {
                 reason = "the context is full".to_string();
+            }
+            let misused = self.model.misused();
+            if !misused.is_empty() {
+                let names = misused.join(", ");
+                reason =
+                    format!("{names} is used as no factors can be; load the model multiplied out");
             }
             return Err(LlamaError::Decode {
                 tokens: tokens.len(),

@@ -25,8 +25,8 @@ impl Model {
     }
 
     /// Gives a weight other values, rounded to the type that it was loaded in. The next evaluation
-    /// uses them. A weight that is computed with factors is replaced by its factors, under the names
-    /// that they have in the container.
+    /// uses them. Of a weight that is computed with factors, those of its factors can be replaced that
+    /// are in memory as they are in the container, under the names that they have there.
     ///
     /// # Errors
     /// The model is mapped from a file or evaluates at this moment, it has no such weight, or one
@@ -68,6 +68,10 @@ pub(super) unsafe fn replace(
 /// The tensors that hold a weight, or an operand of one.
 fn places(model: &Model, name: &str) -> Result<Vec<*mut sys::ggml_tensor>, LlamaError> {
     if let Some(devices) = &model.devices {
+        // The input factor of embeddings is there as columns and, if at all, as rows.
+        if !devices.operands(&format!("{name}.t")).is_empty() {
+            return Err(failed(name, "it is the input factor of embeddings"));
+        }
         let operands = devices.operands(name);
         if !operands.is_empty() {
             return Ok(operands);

@@ -190,6 +190,10 @@ fn choose_ranks(
     ranks: Ranks<[usize; 3]>,
 ) -> Result<[usize; 3], MethodError> {
     let tails: Vec<Vec<f64>> = eigens.iter().map(|e| tails(&e.values)).collect();
+    let ways = match modes.len() {
+        3 => Ways::Three,
+        _ => Ways::Two,
+    };
     let whole = |of_modes: &[usize]| {
         let mut ranks = dims;
         modes.iter().zip(of_modes).for_each(|(&k, r)| ranks[k] = *r);
@@ -216,24 +220,17 @@ fn choose_ranks(
             let all: f64 = dims.iter().map(|d| *d as f64).product();
             let budget = (keep * all) as u64;
             let least = vec![1; modes.len()];
-            let needed = parameters(dims, whole(&least));
+            // A rank that the others can't use is lowered, and a whole way has no factor: so what
+            // counts is what the usable ranks cost.
+            let cost = |ranks: &[usize]| parameters(dims, usable_ranks(dims, ways, whole(ranks)));
+            let needed = cost(&least);
             if needed > budget {
                 return Err(MethodError::Budget { budget, needed });
             }
-            whole(&grow_ranks(&tails, least, |ranks| {
-                parameters(dims, whole(ranks)) <= budget
-            }))
+            whole(&grow_ranks(&tails, least, |ranks| cost(ranks) <= budget))
         }
     };
-    Ok(usable_ranks(
-        dims,
-        if modes.len() == 3 {
-            Ways::Three
-        } else {
-            Ways::Two
-        },
-        chosen,
-    ))
+    Ok(usable_ranks(dims, ways, chosen))
 }
 
 /// Ranks lowered to what the others can use: a way has no more dimensions than the others together

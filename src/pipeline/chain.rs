@@ -215,7 +215,7 @@ impl Chains<'_> {
                     count,
                     of: first + core,
                 };
-                self.operand(origin, name, MADE, shape)
+                self.operand(origin, &format!("{name}.mixed"), MADE, shape)
             }
             None if over == Over::Layers => {
                 let origin = Origin::Rows(first + core, slice * r1 as usize, r1 as usize);
@@ -225,6 +225,9 @@ impl Chains<'_> {
             None => {
                 debug_assert_eq!(r0, slices);
                 let ty = holder.parts[core].ty;
+                if !multiplies(ty) {
+                    return None;
+                }
                 self.operand(Origin::Part(first + core), name, ty, shape)
             }
         };
@@ -324,14 +327,14 @@ impl Chains<'_> {
             of: first + 1,
         };
         let name = slice_name(&holder.parts[1].name, over?, slice);
-        Some(self.operand(origin, &name, MADE, shape))
+        Some(self.operand(origin, &format!("{name}.mixed"), MADE, shape))
     }
 
     /// A part as an operand.
     fn part(&mut self, index: usize, tensor: &StoredTensor, part: usize) -> Option<usize> {
         let at = self.container.parts_of(index).start + part;
         let part = tensor.parts.get(part)?;
-        (part.shape.len() <= 3)
+        (part.shape.len() <= 3 && multiplies(part.ty))
             .then(|| self.operand(Origin::Part(at), &part.name, part.ty, part.shape.clone()))
     }
 
@@ -352,6 +355,13 @@ impl Chains<'_> {
                 origins.len() - 1
             })
     }
+}
+
+/// Whether ggml has products with matrices of a type. Its own products leave the others out; the
+/// way through their values says what is wrong with them.
+fn multiplies(ty: TensorType) -> bool {
+    let plain = [TensorType::F32, TensorType::F16, TensorType::BF16];
+    plain.contains(&ty) || ty.is_quantized() && ggml::readable(ty)
 }
 
 /// Of a stack over layers each slice has its own.
@@ -385,7 +395,8 @@ fn make(
     };
     let values = |at: usize| -> Result<Vec<f32>, BoxError> {
         let stored = container.part(at);
-        let mut out = vec![0f32; stored.shape.iter().product::<u64>() as usize];
+        let len = stored.shape.iter().product::<u64>() as usize;
+        let mut out = zeros(len, &stored.name)?;
         ggml::dequantize(stored.ty, &part(at)?, &mut out)?;
         Ok(out)
     };
@@ -409,12 +420,12 @@ fn make(
             weights,
             first,
             count,
-            of,
+            of: of_part,
         } => {
             let per_slice = container.part(weights).shape[0] as usize;
-            let (mix, of) = (values(weights)?, values(of)?);
+            let (mix, of) = (values(weights)?, values(of_part)?);
             let run = of.len() / per_slice;
-            let mut out = vec![0f32; count * run];
+            let mut out = zeros(count.saturating_mul(run), &container.part(of_part).name)?;
             for (i, out) in out.chunks_exact_mut(run).enumerate() {
                 for (k, run) in of.chunks_exact(run).enumerate() {
                     let weight = mix[(first + i) * per_slice + k];
@@ -429,6 +440,18 @@ fn make(
             Ok(store(MADE, &out, width)?)
         }
     }
+}
+
+/// Small factors may claim a large product: that must end in an error and not in an abort.
+fn zeros(elements: usize, tensor: &str) -> Result<Vec<f32>, StockError> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(elements)
+        .map_err(|_| StockError::TooLarge {
+            tensor: tensor.to_string(),
+            elements,
+        })?;
+    out.resize(elements, 0.0);
+    Ok(out)
 }
 
 /// Rows of `width` values in a type.

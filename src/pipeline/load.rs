@@ -155,7 +155,7 @@ fn load_contracted(
     for (layout, contracted) in layouts.iter_mut().zip(&mut contracted) {
         *contracted = weights.contractions.contains_key(&layout.name);
         if *contracted {
-            // Never held in memory: the smallest that any row length allows.
+            // Read and dropped: the smallest that the row length allows.
             let fits = |ty: &TensorType| layout.shape[0].is_multiple_of(ty.block_len());
             let smallest = [TensorType::IQ1_S, TensorType::Q4_0].into_iter().find(fits);
             layout.ty = smallest.unwrap_or(TensorType::F16);

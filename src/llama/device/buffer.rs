@@ -16,7 +16,7 @@ use super::internals::{
     ggml_backend_buffer_type_i,
 };
 use super::layout::{Layout, place};
-use super::weights::Contraction;
+use super::weights::{Contraction, Link};
 use super::{Device, name_of};
 
 /// A contracted weight in a buffer: what `extra` of its tensor points to.
@@ -33,6 +33,19 @@ impl Live {
         self.operands[&index]
     }
 
+    /// Whether a product that is not with chosen experts can have this input: scales of a stack
+    /// belong to as many matrices.
+    unsafe fn multiplies(&self, input: *const ggml_tensor) -> bool {
+        let links = self.contraction.branches.iter().flatten();
+        let mut scales = links.filter_map(|link| match link {
+            Link::Scale(operand) => Some(self.operand(*operand)),
+            _ => None,
+        });
+        // SAFETY: the operands and the caller's input are valid.
+        let fits = scales.all(|s| unsafe { (*s).ne[1] == 1 || (*s).ne[1] == (*input).ne[2] });
+        fits && !self.contraction.branches.is_empty()
+    }
+
     /// Whether a node uses the weight, its source of this number, as it can be used.
     ///
     /// # Safety
@@ -41,7 +54,9 @@ impl Live {
         // SAFETY: valid by contract.
         let (op, view) = unsafe { ((*node).op, !(*(*node).src[source]).view_src.is_null()) };
         let used = match op {
-            sys::GGML_OP_MUL_MAT | sys::GGML_OP_MUL_MAT_ID => !self.contraction.branches.is_empty(),
+            sys::GGML_OP_MUL_MAT_ID => !self.contraction.branches.is_empty(),
+            // SAFETY: a product has two sources.
+            sys::GGML_OP_MUL_MAT => unsafe { self.multiplies((*node).src[1]) },
             sys::GGML_OP_GET_ROWS => self.contraction.rows.is_some(),
             _ => false,
         };

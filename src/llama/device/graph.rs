@@ -34,7 +34,8 @@ pub(super) struct Rewriter {
 #[derive(Default)]
 struct Products {
     input: Option<*mut ggml_tensor>,
-    results: Vec<(*mut ggml_tensor, *mut ggml_tensor)>,
+    /// Operand, precision, result.
+    results: Vec<(*mut ggml_tensor, [i32; 16], *mut ggml_tensor)>,
 }
 
 /// Where a node writes its result: over that of a node that it replaces, or in scratch memory.
@@ -176,14 +177,15 @@ impl Rewriter {
         // SAFETY: the tensors are valid by the caller's contract.
         unsafe {
             if (*node).op == sys::GGML_OP_MUL_MAT {
-                let known = self.shared.results.iter().find(|(of, _)| *of == w);
-                if let Some((_, result)) = known {
+                let same = |of, parameters| of == w && parameters == self.parameters;
+                let mut known = self.shared.results.iter();
+                if let Some((.., result)) = known.find(|(of, p, _)| same(*of, *p)) {
                     return *result;
                 }
             }
             let result = self.matrix(node, w, (*node).src[1], columns, None);
             if (*node).op == sys::GGML_OP_MUL_MAT {
-                self.shared.results.push((w, result));
+                self.shared.results.push((w, self.parameters, result));
                 self.kept = self.at;
             }
             result

@@ -13,7 +13,7 @@ use sys::ggml_tensor;
 use super::buffer::{Live, WeightBuffer};
 use super::internals::{ggml_backend_buffer, ggml_backend_buffer_i};
 use super::weights::Operand;
-use super::{Device, name_of, tensor};
+use super::{Device, lock, name_of, tensor};
 
 /// What llama.cpp's names of stacks of experts hold.
 const EXPERTS: &str = "_exps";
@@ -139,6 +139,10 @@ pub(super) unsafe fn place(
                             return false;
                         };
                         live.owned.push(index);
+                        // A type that the inner device has no products with.
+                        if !device.multiplies(&*made) {
+                            lock(&device.misused).insert(name_of(*t).into_owned());
+                        }
                         *free.insert(made)
                     }
                 };
@@ -190,6 +194,19 @@ unsafe fn allocate(
 impl Device {
     /// A buffer type of the inner device in which it computes products with an operand faster.
     fn special_type(&self, operand: &ggml_tensor) -> Option<sys::ggml_backend_buffer_type_t> {
+        let mut types = self.special_types.iter().copied();
+        types.find(|ty| self.multiplies_in(operand, *ty))
+    }
+
+    /// Whether the inner device has products with an operand; plain scales are none's concern.
+    fn multiplies(&self, operand: &ggml_tensor) -> bool {
+        let [_, m, ..] = operand.ne;
+        m == 1
+            || operand.type_ == sys::GGML_TYPE_F32
+            || self.multiplies_in(operand, self.inner_type)
+    }
+
+    fn multiplies_in(&self, operand: &ggml_tensor, ty: sys::ggml_backend_buffer_type_t) -> bool {
         let mut operand = *operand;
         let [k, m, stack, _] = operand.ne;
         let mut input = tensor(sys::GGML_TYPE_F32, [k, 512, 1, 1]);
@@ -202,20 +219,18 @@ impl Device {
             product.ne = [m, 1, 512, 1];
             product.src[2] = &mut ids;
         }
-        self.special_types.iter().copied().find(|ty| {
-            let mut dummy = ggml_backend_buffer {
-                iface: EMPTY,
-                buft: *ty,
-                context: null_mut(),
-                size: 0,
-                usage: sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
-            };
-            operand.buffer = std::ptr::from_mut(&mut dummy).cast();
-            product.src[0] = &mut operand;
-            product.src[1] = &mut input;
-            // SAFETY: the node and its sources are valid during the call, and only described.
-            unsafe { sys::ggml_backend_dev_supports_op(self.inner, &product) }
-        })
+        let mut dummy = ggml_backend_buffer {
+            iface: EMPTY,
+            buft: ty,
+            context: null_mut(),
+            size: 0,
+            usage: sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
+        };
+        operand.buffer = std::ptr::from_mut(&mut dummy).cast();
+        product.src[0] = &mut operand;
+        product.src[1] = &mut input;
+        // SAFETY: the node and its sources are valid during the call, and only described.
+        unsafe { sys::ggml_backend_dev_supports_op(self.inner, &product) }
     }
 }
 
