@@ -463,7 +463,7 @@ fn factors_of_integers_are_refused() {
         if bytes[at..at + 4] == [0; 4] {
             bytes[at] = 26;
         }
-        sign::sign_header(&mut bytes);
+        sign::sign(&mut bytes);
         let container = Container::read(&bytes).unwrap();
         let part = container.plan.parts().find(|p| p.name == name).unwrap();
         assert_eq!(part.ty.name(), "I32");
