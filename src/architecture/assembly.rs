@@ -8,6 +8,16 @@ use dwindle_formats::gguf::TensorType;
 use super::{Assembly, ModelTensor};
 use crate::checkpoint::Source;
 
+impl Assembly {
+    /// Values that are made, in F32.
+    pub fn of_floats(values: &[f32]) -> Assembly {
+        Assembly::Made {
+            ty: TensorType::F32,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+}
+
 impl ModelTensor {
     /// Elements per row.
     pub fn row_len(&self) -> u64 {
@@ -31,7 +41,8 @@ impl ModelTensor {
                 source.tensors()[*index].ty
             }
             Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
-            Assembly::Computed(_) => TensorType::F32,
+            Assembly::Select { of, .. } => of.source_type(source),
+            Assembly::Made { ty, .. } => *ty,
         }
     }
 
@@ -87,14 +98,22 @@ impl ModelTensor {
                 (first..=last).for_each(|i| out.extend_from_slice(within(i)));
                 Cow::Owned(out)
             }
-            Assembly::Computed(values) => {
-                if cfg!(target_endian = "little") {
-                    Cow::Borrowed(&bytemuck::cast_slice(values)[span])
-                } else {
-                    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    Cow::Owned(bytes[span].to_vec())
+            Assembly::Select { of, rows: numbers } => {
+                if self.shape.len() == 1 {
+                    let unit = ty.block_bytes() as usize;
+                    let whole = of.rows(source, 0..of.row_count());
+                    let wanted = if rows.is_empty() { &[] } else { &numbers[..] };
+                    let element = |i: &u64| &whole[*i as usize * unit..][..unit];
+                    return Cow::Owned(wanted.iter().flat_map(element).copied().collect());
                 }
+                let wanted = &numbers[rows.start as usize..rows.end as usize];
+                let mut out = Vec::with_capacity(span.len());
+                for run in wanted.chunk_by(|a, b| a + 1 == *b) {
+                    out.extend_from_slice(&of.rows(source, run[0]..run[0] + run.len() as u64));
+                }
+                Cow::Owned(out)
             }
+            Assembly::Made { bytes, .. } => Cow::Borrowed(&bytes[span]),
         }
     }
 
@@ -105,7 +124,8 @@ impl ModelTensor {
                 source.release(*index);
             }
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
-            Assembly::Computed(_) => {}
+            Assembly::Select { of, .. } => of.release(source),
+            Assembly::Made { .. } => {}
         }
     }
 }
@@ -206,6 +226,38 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_selected_through_any_assembly() {
+        let source = source(&[&[1, 8], &[8]]);
+        let of = |index, shape: &[u64]| {
+            let assembly = Assembly::PermuteRotary {
+                tensor: index,
+                heads: 2,
+            };
+            Box::new(tensor(shape, assembly))
+        };
+        let rows = vec![4, 1, 2, 7];
+        let select = |of| Assembly::Select {
+            of,
+            rows: rows.clone(),
+        };
+        check(
+            &tensor(&[1, 4], select(of(0, &[1, 8]))),
+            &source,
+            &[4, 2, 1, 7],
+        );
+        check(
+            &tensor(&[4], select(of(1, &[8]))),
+            &source,
+            &[12, 10, 9, 15],
+        );
+        let made = Assembly::Made {
+            ty: TensorType::F16,
+            bytes: vec![1, 0, 2, 0],
+        };
+        check(&tensor(&[1, 2], made), &source, &[1, 2]);
+    }
+
+    #[test]
     fn stacks_cross_their_parts() {
         let source = source(&[&[2, 2], &[2, 2], &[2, 2]]);
         let t = tensor(&[2, 2, 3], Assembly::Stack(vec![2, 0, 1]));
@@ -216,7 +268,7 @@ mod tests {
     #[test]
     fn computed_values_are_f32() {
         let source = source(&[]);
-        let t = tensor(&[2], Assembly::Computed(vec![1.0, 8.0]));
+        let t = tensor(&[2], Assembly::of_floats(&[1.0, 8.0]));
         assert_eq!(t.source_type(&source), TensorType::F32);
         assert_eq!(
             *t.rows(&source, 0..1),

@@ -38,7 +38,7 @@ mod weights;
 
 use std::path::Path;
 
-use dwindle_formats::gguf::Metadata;
+use dwindle_formats::gguf::{Metadata, TensorType};
 use fs_err as fs;
 
 use crate::checkpoint::{self, Caches, Source};
@@ -61,7 +61,7 @@ pub struct Model {
 }
 
 /// A tensor of the model and how to assemble it from the source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelTensor {
     /// GGUF name (`blk.0.attn_q.weight`).
     pub name: String,
@@ -74,8 +74,8 @@ pub struct ModelTensor {
     pub always_f32: bool,
 }
 
-/// How a model tensor's rows come out of source tensors. Rows are moved as bytes: no element is
-/// ever recomputed.
+/// How a model tensor's rows come out of source tensors. Rows are moved as bytes: no element that
+/// the source has is ever recomputed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Assembly {
     /// The source tensor as it is (index into [`crate::checkpoint::Source::tensors`]).
@@ -90,8 +90,20 @@ pub enum Assembly {
     },
     /// Source tensors stacked along a new slowest dimension (experts).
     Stack(Vec<usize>),
-    /// Values made from the configuration (`rope_freqs`), F32.
-    Computed(Vec<f32>),
+    /// Rows of another tensor, in this order; elements, of a tensor of one dimension.
+    Select {
+        /// The tensor that has the rows.
+        of: Box<ModelTensor>,
+        /// Their numbers, over all dimensions but the first.
+        rows: Vec<u64>,
+    },
+    /// Values that are nowhere in the source: made from the configuration (`rope_freqs`), or fitted.
+    Made {
+        /// Their type.
+        ty: TensorType,
+        /// Rows one after another, as in a file.
+        bytes: Vec<u8>,
+    },
 }
 
 /// Opens a checkpoint: a Hugging Face folder, a GGUF file, or the name of a model in the Hugging

@@ -144,7 +144,7 @@ impl Rope {
         Ok(Some(ModelTensor {
             name: "rope_freqs.weight".into(),
             shape: vec![factors.len() as u64],
-            assembly: Assembly::Computed(factors),
+            assembly: Assembly::of_floats(&factors),
             always_f32: true,
         }))
     }
