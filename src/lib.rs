@@ -15,3 +15,4 @@ pub mod pipeline;
 pub mod plan;
 pub mod serve;
 pub mod statistics;
+pub mod structure;

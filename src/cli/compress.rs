@@ -7,18 +7,17 @@ use dwindle::architecture::{self, Model, role};
 use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline::{
-    self, Factors, FitOptions, Fitted, Inputs, Options, PipelineError, Summary, fit,
-};
+use dwindle::pipeline::{self, FitOptions, Inputs, Options, PipelineError, Summary};
 use dwindle::plan::{self, PRESETS, Plan, Recipe};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
+use dwindle::structure::Wish;
 use dwindle_formats::container::{StoredTensor, check_destination};
 use fs_err as fs;
 use serde::Serialize;
 
+use super::fitting::fit_layers;
 use super::output::{at_least_one, json, line, parse_bytes, ranks, shape, size, table, types};
-use super::{Failure, progress};
+use super::{Failure, progress, structure};
 
 /// Convert a checkpoint into a smaller file
 #[derive(Debug, Parser)]
@@ -45,6 +44,11 @@ pub struct Args {
     /// Output of `dwindle diagnose`: what `rank = "auto"` shares its budget by
     #[arg(long, value_name = "FILE")]
     diagnosis: Option<PathBuf>,
+    /// Remove feed-forward columns until this fraction of the layers' parameters is left; beside any
+    /// preset. The result is smaller and faster in any llama.cpp. Needs --stats, and for a Llama
+    /// --diagnosis
+    #[arg(long, value_name = "FRACTION")]
+    keep: Option<f64>,
     /// Fit what is compressed of each layer to what the compressed layers before it give, on a text.
     /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
@@ -82,13 +86,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         // Before a plan that may take minutes.
         check_destination(output).map_err(PipelineError::from)?;
     }
-    let recipe = match (&args.recipe, &args.preset) {
+    let mut recipe = match (&args.recipe, &args.preset) {
         (Some(path), _) => fs::read_to_string(path)?
             .parse::<Recipe>()
             .map_err(|e| Failure::file(path, e))?,
         (None, Some(name)) => plan::preset(name),
         (None, None) => return Err(Failure::Usage("give `--preset` or `--recipe`".into())),
     };
+    if let Some(keep) = args.keep {
+        recipe.structure = Some(Wish::keep(keep));
+    }
     let importance = args
         .importance
         .as_deref()
@@ -109,12 +116,40 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
-    let measured = Measured {
+    let mut measured = Measured {
         importance: importance.as_ref(),
         statistics: statistics.as_ref(),
         diagnosis: diagnosis.as_ref(),
     };
-    let plan = plan::resolve(&recipe, &model, source.as_ref(), &measured)?;
+    let text = args.text.as_deref().map(|path| structure::Text {
+        path,
+        options: args.fit_options(),
+    });
+    let whole = model;
+    let smaller = match &recipe.structure {
+        Some(wish) => Some(structure::shrink(
+            wish,
+            &recipe,
+            &path,
+            &whole,
+            source.as_ref(),
+            &measured,
+            text.as_ref().filter(|_| !args.dry_run),
+        )?),
+        None => None,
+    };
+    let model = match &smaller {
+        Some(smaller) => {
+            eprintln!("note: {}", smaller.report.line(&whole));
+            measured = Measured {
+                importance: smaller.importance.as_ref(),
+                ..Measured::default()
+            };
+            &smaller.model
+        }
+        None => &whole,
+    };
+    let plan = plan::resolve(&recipe, model, source.as_ref(), &measured)?;
 
     if kind == Some(Kind::Stock) {
         refuse_factors(&plan)?;
@@ -126,22 +161,35 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     refuse_overwriting_source(&path, output)?;
 
+    let mut identity = checkpoint::fingerprint(
+        &path,
+        &[
+            args.importance.as_deref(),
+            args.stats.as_deref(),
+            args.diagnosis.as_deref(),
+        ],
+    )?;
+    if smaller.is_some() {
+        let own = dwindle::structure::digest(model);
+        identity.iter_mut().zip(own).for_each(|(a, b)| *a ^= b);
+    }
     let mut inputs = Inputs {
-        model: &model,
+        model,
         source: source.as_ref(),
         measured,
         fitted: None,
-        identity: &checkpoint::fingerprint(
-            &path,
-            &[
-                args.importance.as_deref(),
-                args.stats.as_deref(),
-                args.diagnosis.as_deref(),
-            ],
-        )?,
+        identity: &identity,
     };
     let fitted = match &args.text {
-        Some(text) => Some(fit_layers(args, &path, &plan, &inputs, text)?),
+        // A smaller model was fitted while it was made.
+        _ if smaller.is_some() => None,
+        Some(text) => Some(fit_layers(
+            &args.fit_options(),
+            &path,
+            &plan,
+            &inputs,
+            text,
+        )?),
         None => None,
     };
     inputs.fitted = fitted.as_ref();
@@ -159,46 +207,23 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             summary.resumed_tensors
         );
     }
-    print_summary(&plan, &model, &summary, args)
+    print_summary(
+        &plan,
+        model,
+        smaller.as_ref().map(|s| &s.report),
+        &summary,
+        args,
+    )
 }
 
-/// Runs the checkpoint and its compressed copy side by side.
-fn fit_layers(
-    args: &Args,
-    checkpoint: &std::path::Path,
-    plan: &Plan,
-    inputs: &Inputs<'_>,
-    text: &std::path::Path,
-) -> Result<Fitted, Failure> {
-    let words = String::from_utf8(fs::read(text)?)
-        .map_err(|_| Failure::file(text, "the text is not valid UTF-8"))?;
-    let on_cpu = ModelOptions {
-        devices: Some(Vec::new()),
-        ..ModelOptions::default()
-    };
-    let original = pipeline::load(checkpoint, &on_cpu, Factors::default(), &mut |_, _| ())?;
-    let copy = Recipe::base("f16");
-    let running = pipeline::load_as(checkpoint, &copy, &on_cpu, &mut |_, _| ())?;
-    let options = FitOptions {
-        ctx: 512,
-        chunks: args.chunks,
-        threads: args.threads.map(|n| n as u32),
-    };
-    let bar = progress::count(0, "fitting");
-    let fitted = fit(
-        plan,
-        inputs,
-        &original,
-        &running,
-        &words,
-        &options,
-        &mut |done, total| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        },
-    )?;
-    bar.finish_and_clear();
-    Ok(fitted)
+impl Args {
+    fn fit_options(&self) -> FitOptions {
+        FitOptions {
+            ctx: 512,
+            chunks: self.chunks,
+            threads: self.threads.map(|n| n as u32),
+        }
+    }
 }
 
 fn presets_help() -> String {
@@ -353,6 +378,7 @@ fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
 fn print_summary(
     plan: &Plan,
     model: &Model,
+    structure: Option<&structure::Report>,
     summary: &Summary,
     args: &Args,
 ) -> Result<(), Failure> {
@@ -371,8 +397,10 @@ fn print_summary(
             bits_per_weight: f64,
             peak_memory: Option<u64>,
             fallbacks: &'a [plan::Fallback],
+            structure: Option<&'a structure::Report>,
         }
         return json(&Report {
+            structure,
             peak_memory: peak_memory(),
             summary,
             parameters,

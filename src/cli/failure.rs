@@ -72,6 +72,7 @@ input_errors!(
     dwindle::statistics::StatisticsError,
     dwindle::eval::EvalError,
     dwindle::serve::ServeError,
+    dwindle::structure::StructureError,
 );
 
 impl From<dwindle::plan::PlanError> for Failure {

@@ -7,12 +7,14 @@ mod diagnose;
 mod eval;
 mod export;
 mod failure;
+mod fitting;
 mod inspect;
 mod model;
 mod output;
 mod progress;
 mod run;
 mod serve;
+mod structure;
 mod verify;
 
 use std::process::ExitCode;

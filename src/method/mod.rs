@@ -10,6 +10,7 @@ pub mod joint;
 mod linear;
 pub mod low_rank;
 pub mod magnitude;
+pub mod nystrom;
 pub mod prune;
 pub mod quantize;
 pub mod refit;

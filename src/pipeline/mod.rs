@@ -9,13 +9,17 @@ mod factor;
 mod factored;
 mod load;
 mod ordered;
+mod repair;
 mod sequential;
+mod side_by_side;
 mod stock;
 mod transform;
 
 pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
 pub use load::{Factors, LoadError, identity, load, load_as};
-pub use sequential::{FitError, FitOptions, Fitted, fit};
+pub use repair::repair;
+pub use sequential::{Fitted, fit};
+pub use side_by_side::{FitError, FitOptions};
 pub use stock::{StockError, StockModel};
 pub use transform::ErrorSums;

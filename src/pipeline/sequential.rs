@@ -9,69 +9,20 @@
 //! fitting, before the text is run.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::execute::Inputs;
 use super::factored::{Factorizer, Made};
+use super::side_by_side::{FitError, FitOptions, ROWS_PER_ELEMENT, SideBySide};
 use super::transform::ErrorSums;
 use crate::architecture::{self, ModelTensor};
-use crate::eval::{Chunks, EvalError, EvalOptions};
-use crate::llama::activations::{Probe, Reader};
-use crate::llama::context::{ContextOptions, default_threads};
-use crate::llama::lockstep::{Pair, lockstep};
-use crate::llama::model::{LlamaError, Model};
+use crate::llama::activations::Reader;
+use crate::llama::lockstep::Pair;
+use crate::llama::model::Model;
 use crate::method::refit::Moments;
 use crate::plan::{Operand, Plan, TransformError, Treatment};
-
-/// Logits that llama.cpp may compute on the way, which nobody needs: 512 MiB.
-const MAX_LOGITS: usize = 1 << 27;
-
-/// Logits that finding the layers wants.
-const MIN_OUTPUTS: usize = 16;
-
-/// Rows for each element of a row, below which an input's second moment says too little.
-const ROWS_PER_ELEMENT: usize = 2;
-
-/// The most sequences of a llama.cpp context.
-const MAX_SEQUENCES: usize = 256;
-
-/// What the layers are fitted on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FitOptions {
-    /// Tokens of a chunk.
-    pub ctx: u32,
-    /// Chunks, all evaluated at once.
-    pub chunks: usize,
-    /// Threads, `None` for one per physical core.
-    pub threads: Option<u32>,
-}
-
-/// Why layers can't be fitted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the messages say what the fields are
-pub enum FitError {
-    #[error(transparent)]
-    Text(#[from] EvalError),
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    #[error(
-        "the text has {tokens} tokens, expected at least one chunk of {ctx}; name a longer text"
-    )]
-    TextTooShort { tokens: usize, ctx: u32 },
-    #[error(
-        "the model is an encoder, whose layers can't be fitted in one pass; leave `--sequential` away"
-    )]
-    Encoder,
-    #[error("tensor `{tensor}`: {source}")]
-    Transform {
-        tensor: String,
-        source: TransformError,
-    },
-}
 
 /// The parts of fitted tensors, as the file will hold them.
 #[derive(Debug)]
@@ -108,37 +59,8 @@ pub fn fit(
     options: &FitOptions,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Fitted, FitError> {
-    let ctx = options.ctx.min(original.n_ctx_train());
-    let cut = EvalOptions {
-        ctx,
-        chunks: Some(options.chunks.clamp(1, MAX_SEQUENCES)),
-        ..EvalOptions::default()
-    };
-    let chunks = Chunks::new(original, text, &cut).map_err(|e| match e {
-        EvalError::TextTooShort { tokens, ctx } => FitError::TextTooShort { tokens, ctx },
-        EvalError::Encoder => FitError::Encoder,
-        other => other.into(),
-    })?;
-    let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
-    // Only tokens that want logits reach the last layer's end.
-    let stride = (tokens.len() * original.n_vocab())
-        .div_ceil(MAX_LOGITS)
-        .max(1);
-    for (i, token) in tokens.iter_mut().enumerate() {
-        token.logits = i % stride == 0;
-    }
-    let context = ContextOptions {
-        ctx,
-        sequences: chunks.count as u32,
-        batch: tokens.len() as u32,
-        ubatch: tokens.len() as u32,
-        outputs: tokens.len().div_ceil(stride).max(MIN_OUTPUTS) as u32,
-        threads: Some(options.threads.unwrap_or_else(default_threads)),
-        ..ContextOptions::default()
-    };
-    let mut first = Probe::new(original, &context)?;
-    let mut second = Probe::new(running, &context)?;
-    let layers = second.inputs().to_vec();
+    let mut models = SideBySide::new(original, running, text, options)?;
+    let layers = models.inputs().to_vec();
     let mut fitting = Fitting::new(plan, inputs);
     let wanted: Vec<bool> = layers
         .iter()
@@ -149,36 +71,16 @@ pub fn fit(
     fitting.prepare(&readers, running)?;
     let total = wanted.iter().filter(|w| **w).count();
     let mut count = 0;
-    let mut failed = None;
-    let shown = lockstep(
-        &mut first,
-        &mut second,
-        &tokens,
-        &wanted,
-        &mut |Pair { first, second }| {
-            let layer = &layers[second.input];
-            let fitted = fitting.layer(&layer.readers, layer.width, first, second.values);
-            let replaced = fitted.and_then(|made| {
-                for (reader, made) in made {
-                    second.replace(&reader, &made)?;
-                }
-                Ok(())
-            });
-            count += 1;
-            done(count, total);
-            match replaced {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        },
-    );
-    match failed {
-        Some(error) => return Err(error),
-        None => shown?,
-    }
+    models.run(&wanted, &mut |Pair { first, second }| {
+        let layer = &layers[second.input];
+        let fitted = fitting.layer(&layer.readers, layer.width, first, second.values)?;
+        for (reader, made) in fitted {
+            second.replace(&reader, &made)?;
+        }
+        count += 1;
+        done(count, total);
+        Ok(())
+    })?;
     Ok(fitting.finish())
 }
 

@@ -1,6 +1,6 @@
 //! Presets: named recipes. Each is the text that a user could have written.
 
-use super::recipe::{Base, Recipe};
+use super::recipe::Recipe;
 
 /// A named recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,11 @@ pub const PRESETS: &[Preset] = &[
         name: "source",
         about: "every tensor in its source's type",
         recipe: "type = \"source\"\n",
+    },
+    Preset {
+        name: "structured",
+        about: "a smaller model for any llama.cpp: feed-forward columns leave until 0.8 of the layers' parameters are left; `--keep` says how many (needs --stats; --diagnosis for a Llama)",
+        recipe: "type = \"f16\"\n\n[structure]\nkeep = 0.8\n",
     },
     Preset {
         name: "k-proj",
@@ -223,14 +228,12 @@ pub fn preset(name: &str) -> Recipe {
         .find(|p| p.name == name)
         // A test holds every preset's text against the parser.
         .and_then(|p| p.recipe.parse().ok())
-        .unwrap_or_else(|| Recipe {
-            base: Base::FileType(name),
-            rules: Vec::new(),
-        })
+        .unwrap_or_else(|| Recipe::base(&name))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::recipe::Base;
     use super::*;
 
     #[test]

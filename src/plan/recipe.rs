@@ -7,11 +7,21 @@ use serde::Deserialize;
 
 use super::layers::LayerRange;
 use super::rule::{Method, RawRule};
+use crate::structure::Wish;
 
 /// Why a recipe can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
+    /// A structure that is reduced, and rules that need what was measured of the whole.
+    #[error(
+        "rule {number} of the recipe: `[structure]` goes with `quantize` alone; write a `.gguf` with it, \
+         and compress that again"
+    )]
+    Structure {
+        /// Counted from one.
+        number: usize,
+    },
     /// Not TOML, or not a recipe.
     #[error("the recipe can't be read: {0}")]
     Toml(#[from] toml::de::Error),
@@ -34,6 +44,8 @@ pub struct Recipe {
     pub base: Base,
     /// The exceptions, in the order in which they were written.
     pub rules: Vec<Rule>,
+    /// What is to become of the model's structure beforehand.
+    pub structure: Option<Wish>,
 }
 
 /// The type of everything that no rule names.
@@ -74,6 +86,7 @@ struct RawRecipe {
     base: String,
     #[serde(default, rename = "rule")]
     rules: Vec<RawRule>,
+    structure: Option<Wish>,
 }
 
 impl Recipe {
@@ -82,6 +95,7 @@ impl Recipe {
         Recipe {
             base: parse_base(name),
             rules: Vec::new(),
+            structure: None,
         }
     }
 }
@@ -101,10 +115,19 @@ impl FromStr for Recipe {
                     problem,
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<Rule>, _>>()?;
+        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
+        if let Some(at) = rules
+            .iter()
+            .position(other)
+            .filter(|_| raw.structure.is_some())
+        {
+            return Err(RecipeError::Structure { number: at + 1 });
+        }
         Ok(Recipe {
             base: parse_base(&raw.base),
             rules,
+            structure: raw.structure,
         })
     }
 }
@@ -213,6 +236,10 @@ mod tests {
                 "`q9` is no ggml type",
             ),
             ("type = \"f16\"\nrules = 1", "unknown field"),
+            (
+                "type = \"f16\"\n[structure]\nkeep = 0.8\n[[rule]]\nmethod = \"svd\"\nkeep = 0.5",
+                "rule 1 of the recipe: `[structure]` goes with `quantize` alone",
+            ),
         ] {
             let error = text.parse::<Recipe>().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -129,6 +129,37 @@ impl Importance {
         all.get(start..start + row_len)
     }
 
+    /// The weights of a model that was made smaller: of each tensor under its new name, those of the
+    /// columns that it kept, where `columns` has a list for each slice.
+    pub fn of_kept<'a>(
+        &self,
+        tensors: impl Iterator<Item = (&'a str, String, Option<(usize, &'a [Vec<usize>])>)>,
+    ) -> Importance {
+        let mut kept = HashMap::new();
+        for (old, new, narrowed) in tensors {
+            let Some(all) = self.columns.get(old) else {
+                continue;
+            };
+            let of_slice = |(slice, columns): (usize, &Vec<usize>), width| {
+                let weights = self.columns(old, width, slice).unwrap_or(&[]);
+                columns
+                    .iter()
+                    .map(|c| weights.get(*c).copied().unwrap_or(1.0))
+                    .collect()
+            };
+            let columns = match narrowed {
+                None => all.clone(),
+                Some((width, lists)) => lists
+                    .iter()
+                    .enumerate()
+                    .flat_map(|list| -> Vec<f32> { of_slice(list, width) })
+                    .collect(),
+            };
+            kept.insert(new, columns);
+        }
+        Importance { columns: kept }
+    }
+
     /// The number of tensors with weights.
     pub fn len(&self) -> usize {
         self.columns.len()

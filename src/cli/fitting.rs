@@ -1,0 +1,50 @@
+//! Running a checkpoint and its compressed copy side by side.
+
+use std::path::Path;
+
+use dwindle::llama::model::{Model, ModelOptions};
+use dwindle::pipeline::{self, Factors, FitOptions, Fitted, Inputs, fit};
+use dwindle::plan::{Plan, Recipe};
+use fs_err as fs;
+
+use super::{Failure, progress};
+
+/// The checkpoint, and a copy in F16 whose weights can be replaced.
+pub fn running_pair(checkpoint: &Path) -> Result<(Model, Model), Failure> {
+    let on_cpu = ModelOptions {
+        devices: Some(Vec::new()),
+        ..ModelOptions::default()
+    };
+    let original = pipeline::load(checkpoint, &on_cpu, Factors::default(), &mut |_, _| ())?;
+    let copy = Recipe::base("f16");
+    let running = pipeline::load_as(checkpoint, &copy, &on_cpu, &mut |_, _| ())?;
+    Ok((original, running))
+}
+
+/// Runs the checkpoint and its compressed copy side by side.
+pub fn fit_layers(
+    options: &FitOptions,
+    checkpoint: &Path,
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    text: &Path,
+) -> Result<Fitted, Failure> {
+    let words = String::from_utf8(fs::read(text)?)
+        .map_err(|_| Failure::file(text, "the text is not valid UTF-8"))?;
+    let (original, running) = running_pair(checkpoint)?;
+    let bar = progress::count(0, "fitting");
+    let fitted = fit(
+        plan,
+        inputs,
+        &original,
+        &running,
+        &words,
+        options,
+        &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        },
+    )?;
+    bar.finish_and_clear();
+    Ok(fitted)
+}

@@ -1,0 +1,245 @@
+//! Fitting a reduced model block by block, each repairing what those before it lost.
+//!
+//! The residual stream is a sum: what attention and feed-forward layers give is added to it. Running
+//! the original and the copy side by side, the difference of their streams is known at each layer
+//! from what both read, without the stream itself. The matrix that ends a layer is fitted so that
+//! what the copy adds meets what the original adds and that difference too, by least squares over
+//! all tokens; then the copy goes on with it.
+
+use std::collections::HashMap;
+
+use super::side_by_side::{FitError, FitOptions, ROWS_PER_ELEMENT, SideBySide};
+use crate::architecture::{self, ModelTensor, values};
+use crate::checkpoint::Source;
+use crate::llama::lockstep::Pair;
+use crate::llama::model::Model;
+use crate::method::refit::{forward, regress};
+use crate::plan::TransformError;
+use crate::structure::{Blocks, Fits, Kept, Narrowed, narrowed};
+
+/// Families whose residual stream is such a sum.
+const FAMILIES: [&str; 5] = ["llama", "deci", "qwen2", "qwen3", "granite"];
+
+/// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a fraction
+/// of its input's mean square.
+const RIDGE: [f64; 2] = [0.5, 5.0];
+
+/// Fits what ends each layer of a reduced model. `original` is the checkpoint, `running` the same
+/// loaded so that its weights can be replaced; afterwards it computes what the reduced model does.
+/// Of `fits`, from calibration, those of narrowed matrices are what they are held to.
+///
+/// # Errors
+/// [`FitError`].
+#[allow(clippy::too_many_arguments)]
+pub fn repair(
+    kept: &Kept,
+    blocks: &Blocks,
+    fits: &Fits,
+    model: &architecture::Model,
+    source: &dyn Source,
+    [original, running]: [&Model; 2],
+    text: &str,
+    options: &FitOptions,
+    done: &mut dyn FnMut(usize, usize),
+) -> Result<Fits, FitError> {
+    if !FAMILIES.contains(&model.architecture.as_str())
+        || blocks
+            .all
+            .iter()
+            .any(|b| b.ffn.as_ref().is_none_or(|f| f.experts > 1))
+    {
+        return Err(FitError::Stream {
+            architecture: model.architecture.clone(),
+        });
+    }
+    let mut models = SideBySide::new(original, running, text, options)?;
+    let ends = Ends::of(kept, blocks, model);
+    let layers = models.inputs().to_vec();
+    let end_of = |i: usize| {
+        layers[i]
+            .readers
+            .iter()
+            .find_map(|r| ends.by_name.get(r.weight.as_str()))
+    };
+    let wanted: Vec<bool> = (0..layers.len()).map(|i| end_of(i).is_some()).collect();
+    let total = wanted.iter().filter(|w| **w).count();
+    let mut repair = Repair {
+        model,
+        source,
+        fits,
+        scale: model
+            .metadata
+            .get(&format!("{}.residual_scale", model.architecture))
+            .and_then(|v| v.as_f64())
+            .unwrap_or(1.0) as f32,
+        difference: Vec::new(),
+        at_the_end: models.reach_the_end(),
+        changed: false,
+        made: Fits::new(),
+    };
+    let mut count = 0;
+    models.run(&wanted, &mut |Pair { first, second }| {
+        if let Some(end) = end_of(second.input) {
+            let fitted = repair.layer(end, first, second.values)?;
+            if let Some(values) = fitted {
+                for reader in &layers[second.input].readers {
+                    second.replace(reader, &values)?;
+                }
+            }
+        }
+        count += 1;
+        done(count, total);
+        Ok(())
+    })?;
+    Ok(repair.made)
+}
+
+/// The matrices that end layers.
+struct Ends {
+    by_name: HashMap<String, End>,
+}
+
+struct End {
+    tensor: usize,
+    columns: Columns,
+}
+
+enum Columns {
+    All,
+    Some(Vec<usize>),
+    /// The block leaves.
+    None,
+}
+
+impl Ends {
+    fn of(kept: &Kept, blocks: &Blocks, model: &architecture::Model) -> Ends {
+        let mut by_name = HashMap::new();
+        let mut add = |tensor: usize, columns| {
+            by_name.insert(model.tensors[tensor].name.clone(), End { tensor, columns });
+        };
+        for (kept, block) in kept.blocks.iter().zip(&blocks.all) {
+            let attention = block.attention.as_ref().map(|a| a.output);
+            let ffn = block.ffn.as_ref().map(|f| f.down);
+            for tensor in attention.into_iter().chain(ffn) {
+                let columns = match kept {
+                    Some(_) => Columns::All,
+                    None => Columns::None,
+                };
+                add(tensor, columns);
+            }
+        }
+        for Narrowed {
+            tensor,
+            mut columns,
+            ..
+        } in narrowed(kept, blocks)
+        {
+            add(tensor, Columns::Some(columns.swap_remove(0)));
+        }
+        Ends { by_name }
+    }
+}
+
+struct Repair<'a> {
+    model: &'a architecture::Model,
+    source: &'a dyn Source,
+    fits: &'a Fits,
+    /// What every layer's result is multiplied by before it is added.
+    scale: f32,
+    /// The original's stream less the copy's, in rows.
+    difference: Vec<f32>,
+    at_the_end: Vec<bool>,
+    changed: bool,
+    made: Fits,
+}
+
+impl Repair<'_> {
+    /// Fits the matrix that ends a layer: the values of the same shape that the copy goes on with,
+    /// or none where nothing changes.
+    fn layer(
+        &mut self,
+        end: &End,
+        original: &[f32],
+        now: &[f32],
+    ) -> Result<Option<Vec<f32>>, FitError> {
+        let tensor = &self.model.tensors[end.tensor];
+        let fitted = self.fit(end, tensor, original, now);
+        tensor.release(self.source);
+        fitted.map_err(|source| FitError::Transform {
+            tensor: tensor.name.clone(),
+            source,
+        })
+    }
+
+    fn fit(
+        &mut self,
+        end: &End,
+        tensor: &ModelTensor,
+        original: &[f32],
+        now: &[f32],
+    ) -> Result<Option<Vec<f32>>, TransformError> {
+        let (n, rows) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
+        let tokens = original.len() / n;
+        if self.difference.is_empty() {
+            self.difference = vec![0.0; tokens * rows];
+        }
+        if self.difference.len() > tokens * rows {
+            self.keep_the_end(rows);
+        }
+        if matches!(end.columns, Columns::All) && !self.changed {
+            return Ok(None);
+        }
+        let w = values(tensor, self.source, 0..tensor.row_count())?;
+        // What the copy's layer should add.
+        let mut target = forward(original, &w, n, rows);
+        let scale = self.scale;
+        let pairs = target.iter_mut().zip(&self.difference);
+        pairs.for_each(|(t, d)| *t += d / scale);
+        self.changed = true;
+        let (all, added) = match &end.columns {
+            Columns::None => (vec![0.0; w.len()], None),
+            // Too little was seen to change it.
+            Columns::All if tokens < ROWS_PER_ELEMENT * n => {
+                let added = forward(now, &w, n, rows);
+                (w, Some(added))
+            }
+            Columns::All => {
+                let fitted = regress(now, n, &target, &w, RIDGE[1])?;
+                let added = forward(now, &fitted, n, rows);
+                self.made.insert(end.tensor, fitted.clone());
+                (fitted, Some(added))
+            }
+            Columns::Some(columns) => {
+                let prior = &self.fits[&end.tensor];
+                let picked: Vec<f32> = now
+                    .chunks(n)
+                    .flat_map(|row| columns.iter().map(|c| row[*c]))
+                    .collect();
+                let fitted = match tokens < ROWS_PER_ELEMENT * columns.len() {
+                    true => prior.clone(),
+                    false => regress(&picked, columns.len(), &target, prior, RIDGE[0])?,
+                };
+                let added = forward(&picked, &fitted, columns.len(), rows);
+                let mut all = vec![0.0; w.len()];
+                for (row, short) in all.chunks_mut(n).zip(fitted.chunks(columns.len())) {
+                    columns.iter().zip(short).for_each(|(c, v)| row[*c] = *v);
+                }
+                self.made.insert(end.tensor, fitted);
+                (all, Some(added))
+            }
+        };
+        if let Some(added) = added {
+            target.iter_mut().zip(added).for_each(|(t, a)| *t -= a);
+        }
+        target.iter_mut().for_each(|t| *t *= scale);
+        self.difference = target;
+        Ok(Some(all))
+    }
+
+    /// In the last layer only some tokens go on.
+    fn keep_the_end(&mut self, width: usize) {
+        let rows = self.difference.chunks(width).zip(&self.at_the_end);
+        let kept = rows.filter(|(_, stays)| **stays).flat_map(|(row, _)| row);
+        self.difference = kept.copied().collect();
+    }
+}

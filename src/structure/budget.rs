@@ -1,0 +1,353 @@
+//! Which parts of each block stay.
+
+use rayon::prelude::*;
+
+use super::blocks::{Blocks, FeedForward, parameters};
+use super::wish::Wish;
+use super::{StructureError, reduce};
+use crate::architecture::{Model, ModelTensor, values};
+use crate::checkpoint::Source;
+use crate::method::allocate::{Choice, choose};
+use crate::method::gram::Gram;
+use crate::method::nystrom::{Elimination, eliminate};
+use crate::statistics::Measured;
+
+/// The least fraction of a feed-forward layer's columns that a budget leaves.
+const LEAST_WIDTH: f64 = 0.25;
+
+/// What stays of each block; `None` where the whole block leaves.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Kept {
+    /// One for each block of the model.
+    pub blocks: Vec<Option<KeptBlock>>,
+}
+
+/// What stays of a block.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct KeptBlock {
+    /// Columns of the feed-forward layer, ascending; of a stack, of each expert. Empty where the
+    /// layer is not touched.
+    pub columns: Vec<Vec<usize>>,
+    /// Key and value heads, ascending; `None` where the attention is not touched.
+    pub heads: Option<Vec<usize>>,
+}
+
+impl Kept {
+    /// Whether feed-forward layers, or attention layers, differ in width.
+    pub fn is_irregular(&self, blocks: &Blocks) -> bool {
+        let widths = |kept: &KeptBlock, i: usize| {
+            let block = &blocks.all[i];
+            let ffn = block.ffn.as_ref().map_or(0, |f| f.width);
+            let heads = block.attention.as_ref().map_or(0, |a| a.kv_heads);
+            (
+                kept.columns.first().map_or(ffn, Vec::len),
+                kept.heads.as_ref().map_or(heads, Vec::len),
+            )
+        };
+        let stay = self.blocks.iter().enumerate();
+        let mut all = stay.filter_map(|(i, kept)| Some(widths(kept.as_ref()?, i)));
+        let first = all.next();
+        all.any(|widths| Some(widths) != first)
+    }
+}
+
+/// Decides what stays. Widths are multiples of `granule` where the layers are that wide. `done` is
+/// called when the columns of one more block are in order.
+///
+/// # Errors
+/// [`StructureError`].
+pub fn decide(
+    wish: &Wish,
+    model: &Model,
+    blocks: &Blocks,
+    source: &dyn Source,
+    measured: &Measured<'_>,
+    granule: usize,
+    done: &(dyn Fn() + Sync),
+) -> Result<Kept, StructureError> {
+    wish.check(blocks.all.len())?;
+    let stays = |block: &usize| !wish.drop.contains(block);
+    let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
+    let orders = Orders {
+        model,
+        blocks,
+        source,
+        measured,
+    };
+    let mut kept = Kept {
+        blocks: vec![None; blocks.all.len()],
+    };
+    for block in &staying {
+        kept.blocks[*block] = Some(KeptBlock {
+            columns: Vec::new(),
+            heads: None,
+        });
+    }
+    if let Some(count) = wish.heads {
+        let heads: Vec<Vec<usize>> = staying
+            .par_iter()
+            .map(|block| orders.heads(*block, count))
+            .collect::<Result<_, _>>()?;
+        for (block, heads) in staying.iter().zip(heads) {
+            if let Some(kept) = &mut kept.blocks[*block] {
+                kept.heads = Some(heads);
+            }
+        }
+    }
+    if wish.ffn.is_none() && wish.keep.is_none() {
+        return Ok(kept);
+    }
+    let layers: Vec<(usize, &FeedForward)> = staying
+        .iter()
+        .map(|i| Ok((*i, orders.ffn(*i)?)))
+        .collect::<Result<_, StructureError>>()?;
+    let sweeps: Vec<Vec<Elimination>> = layers
+        .par_iter()
+        .map(|(_, ffn)| orders.columns(ffn).inspect(|_| done()))
+        .collect::<Result<_, _>>()?;
+    let widths = match (wish.ffn, wish.keep) {
+        (Some(fraction), _) => layers
+            .iter()
+            .map(|(_, ffn)| rounded(fraction * ffn.width as f64, ffn.width, granule))
+            .collect(),
+        (None, keep) => orders.share(&layers, &sweeps, keep.unwrap_or(1.0), granule)?,
+    };
+    for (((block, ffn), sweeps), width) in layers.iter().zip(&sweeps).zip(widths) {
+        if let Some(kept) = kept.blocks[*block].as_mut().filter(|_| width < ffn.width) {
+            kept.columns = sweeps.iter().map(|s| left(s, ffn.width, width)).collect();
+        }
+    }
+    Ok(kept)
+}
+
+/// A width as a multiple of the granule, at least one.
+fn rounded(width: f64, full: usize, granule: usize) -> usize {
+    if full < 2 * granule {
+        return (width.round() as usize).clamp(1, full);
+    }
+    let granules = (width / granule as f64).round() as usize;
+    (granules * granule).clamp(granule, full)
+}
+
+/// What an order leaves of `full` parts when so many stay, ascending.
+fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
+    let mut stays = vec![true; full];
+    sweep.order[..full - stay]
+        .iter()
+        .for_each(|i| stays[*i] = false);
+    (0..full).filter(|i| stays[*i]).collect()
+}
+
+struct Orders<'a> {
+    model: &'a Model,
+    blocks: &'a Blocks,
+    source: &'a dyn Source,
+    measured: &'a Measured<'a>,
+}
+
+impl Orders<'_> {
+    fn tensor(&self, index: usize) -> &ModelTensor {
+        &self.model.tensors[index]
+    }
+
+    fn unknown(&self, block: usize, part: &'static str, instead: &'static str) -> StructureError {
+        StructureError::Unknown {
+            block,
+            architecture: self.model.architecture.clone(),
+            part,
+            instead,
+        }
+    }
+
+    fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
+        let instead = "leave `ffn` and `keep` away";
+        let ffn = self.blocks.all[block].ffn.as_ref();
+        ffn.ok_or_else(|| self.unknown(block, "feed-forward layer", instead))
+    }
+
+    /// The order in which groups of columns of a matrix leave.
+    fn order(
+        &self,
+        tensor: usize,
+        slice: usize,
+        group: usize,
+        most: usize,
+    ) -> Result<Elimination, StructureError> {
+        let tensor = self.tensor(tensor);
+        let gram = gram(self.measured, tensor, slice)?;
+        let w = slice_values(tensor, slice, self.source)?;
+        let rows = tensor.shape[1] as usize;
+        let sweep = eliminate(&w, rows, gram, group, most).map_err(failed(tensor));
+        tensor.release(self.source);
+        sweep
+    }
+
+    /// The heads that stay of a block.
+    fn heads(&self, block: usize, count: usize) -> Result<Vec<usize>, StructureError> {
+        let instead = "leave `heads` away";
+        let attention = self.blocks.all[block].attention.as_ref();
+        let attention = attention.ok_or_else(|| self.unknown(block, "attention", instead))?;
+        let full = attention.kv_heads;
+        if count == 0 || count > full {
+            return Err(StructureError::Wish {
+                what: "`heads`",
+                found: count.to_string(),
+                expected: format!("1 to {full}"),
+            });
+        }
+        let group = self.blocks.shared_by * self.blocks.value_length;
+        let sweep = self.order(attention.output, 0, group, full - count)?;
+        Ok(left(&sweep, full, count))
+    }
+
+    /// The order in which the columns of each expert leave.
+    fn columns(&self, ffn: &FeedForward) -> Result<Vec<Elimination>, StructureError> {
+        let least = ((ffn.width as f64 * LEAST_WIDTH) as usize).max(1);
+        (0..ffn.experts)
+            .map(|slice| self.order(ffn.down, slice, 1, ffn.width - least))
+            .collect()
+    }
+
+    /// Shares a budget: one width for each layer, or where the architecture has but one, that.
+    fn share(
+        &self,
+        layers: &[(usize, &FeedForward)],
+        sweeps: &[Vec<Elimination>],
+        keep: f64,
+        granule: usize,
+    ) -> Result<Vec<usize>, StructureError> {
+        let apart = reduce::irregular_architecture(self.model, self.blocks).is_some();
+        let mut items: Vec<Vec<(usize, Choice)>> = Vec::new();
+        for ((_, ffn), sweeps) in layers.iter().zip(sweeps) {
+            let weight = if apart { self.sensitivity(ffn)? } else { 1.0 };
+            items.push(self.choices(ffn, sweeps, weight, granule));
+        }
+        if !apart {
+            // One item of all layers, whose widths are the same.
+            let sums = (0..items[0].len()).map(|i| {
+                let of = |item: &Vec<(usize, Choice)>| item[i].1;
+                let sum = items
+                    .iter()
+                    .map(of)
+                    .fold((0, 0.0), |s, c| (s.0 + c.cost, s.1 + c.error));
+                (
+                    items[0][i].0,
+                    Choice {
+                        cost: sum.0,
+                        error: sum.1,
+                    },
+                )
+            });
+            items = vec![sums.collect()];
+        }
+        let choices: Vec<Vec<Choice>> = items
+            .iter()
+            .map(|item| item.iter().map(|(_, choice)| *choice).collect())
+            .collect();
+        let largest = |item: &Vec<Choice>| item.iter().map(|c| c.cost).max().unwrap_or(0);
+        let all: u64 = choices.iter().map(largest).sum();
+        let blocks = parameters(self.model, |_| true) as f64;
+        // What no choice changes, of the blocks that stay.
+        let fixed = parameters(self.model, |b| layers.iter().any(|(i, _)| *i == b)) - all;
+        let budget = (keep * blocks) as i128 - i128::from(fixed);
+        let least: u64 = choices
+            .iter()
+            .filter_map(|i| i.iter().map(|c| c.cost).min())
+            .sum();
+        if budget < i128::from(least) {
+            let least = (fixed + least) as f64 / blocks;
+            return Err(StructureError::Wish {
+                what: "`keep`",
+                found: keep.to_string(),
+                expected: format!("{least:.3} or more of this model's blocks"),
+            });
+        }
+        let taken = choose(&choices, budget as u64).map_err(|source| StructureError::Method {
+            tensor: self.tensor(layers[0].1.down).name.clone(),
+            source,
+        })?;
+        let widths = taken.shares.iter().zip(&items).map(|(i, item)| item[*i].0);
+        let widths: Vec<usize> = widths.collect();
+        Ok((0..layers.len())
+            .map(|i| widths[i.min(widths.len() - 1)])
+            .collect())
+    }
+
+    fn sensitivity(&self, ffn: &FeedForward) -> Result<f64, StructureError> {
+        let tensor = &self.tensor(ffn.down).name;
+        let known = self.measured.diagnosis.and_then(|d| d.sensitivity(tensor));
+        known.ok_or_else(|| StructureError::DiagnosisMissing {
+            tensor: tensor.clone(),
+        })
+    }
+
+    /// Widths of a layer with their parameters and what they cost the output.
+    fn choices(
+        &self,
+        ffn: &FeedForward,
+        sweeps: &[Elimination],
+        weight: f64,
+        granule: usize,
+    ) -> Vec<(usize, Choice)> {
+        let down = &self.tensor(ffn.down).name;
+        let tokens = |slice: usize| self.measured.tokens(down, slice) as f64;
+        let total: f64 = (0..ffn.experts).map(tokens).sum();
+        let parameters = |index: &usize| self.tensor(*index).elements();
+        let all: u64 = ffn.rows.iter().chain([&ffn.down]).map(parameters).sum();
+        let granule = if ffn.width < 2 * granule { 1 } else { granule };
+        let most = sweeps.iter().map(|s| s.order.len()).min().unwrap_or(0);
+        (0..=most / granule)
+            .map(|steps| {
+                let width = (ffn.width - 1) / granule * granule + granule - steps * granule;
+                let width = width.min(ffn.width);
+                let gone = ffn.width - width;
+                let error = |(slice, sweep): (usize, &Elimination)| match gone {
+                    0 => 0.0,
+                    _ if total > 0.0 => tokens(slice) / total * sweep.errors[gone - 1],
+                    _ => sweep.errors[gone - 1],
+                };
+                let choice = Choice {
+                    cost: all / ffn.width as u64 * width as u64,
+                    error: weight * sweeps.iter().enumerate().map(error).sum::<f64>(),
+                };
+                (width, choice)
+            })
+            .collect()
+    }
+}
+
+/// The Gram matrix of a tensor's input.
+pub(super) fn gram<'a>(
+    measured: &Measured<'a>,
+    tensor: &ModelTensor,
+    slice: usize,
+) -> Result<Gram<'a>, StructureError> {
+    let gram = measured.gram(&tensor.name, slice)?;
+    gram.ok_or_else(|| StructureError::StatisticsMissing {
+        tensor: tensor.name.clone(),
+    })
+}
+
+/// The values of a matrix, or of one of a stack.
+pub(super) fn slice_values(
+    tensor: &ModelTensor,
+    slice: usize,
+    source: &dyn Source,
+) -> Result<Vec<f32>, StructureError> {
+    let rows = tensor.shape[1];
+    let first = slice as u64 * rows;
+    values(tensor, source, first..first + rows).map_err(|source| StructureError::Read {
+        tensor: tensor.name.clone(),
+        source,
+    })
+}
+
+pub(super) fn failed(
+    tensor: &ModelTensor,
+) -> impl Fn(crate::method::error::MethodError) -> StructureError {
+    let tensor = tensor.name.clone();
+    move |source| StructureError::Method {
+        tensor: tensor.clone(),
+        source,
+    }
+}

@@ -1,0 +1,67 @@
+//! Structured compression: parts of pairs of matrices leave together, and what stays is an ordinary,
+//! smaller model that stock llama.cpp runs.
+//!
+//! A column of a feed-forward layer is a row of `ffn_gate` and `ffn_up` and a column of `ffn_down`; a
+//! key and value head is rows of `attn_q`, `attn_k`, `attn_v` and columns of `attn_output`. Both are
+//! chosen by what they cost the layer's output, and the matrix that reads them is fitted to what
+//! stays ([`nystrom`](crate::method::nystrom)).
+
+mod blocks;
+mod budget;
+mod fit;
+mod reduce;
+mod wish;
+
+pub use blocks::{Blocks, parameters};
+pub use budget::{Kept, KeptBlock, decide};
+pub use fit::{Fits, Narrowed, fit, narrowed};
+pub use reduce::{digest, importance, irregular_architecture, reduce};
+pub use wish::Wish;
+
+use crate::eval::EvalError;
+use crate::llama::ggml::GgmlError;
+use crate::llama::model::LlamaError;
+use crate::method::error::MethodError;
+use crate::statistics::StatisticsError;
+
+/// Why a model's structure can't be reduced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum StructureError {
+    #[error("the model lacks `{0}` in its metadata, which structured compression depends on")]
+    Metadata(String),
+    #[error(
+        "block {block} of this `{architecture}` has no {part} that structured compression knows; {instead}"
+    )]
+    Unknown {
+        block: usize,
+        architecture: String,
+        part: &'static str,
+        instead: &'static str,
+    },
+    #[error(
+        "structured compression must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
+    )]
+    StatisticsMissing { tensor: String },
+    #[error(
+        "`keep` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+    )]
+    DiagnosisMissing { tensor: String },
+    #[error("{what} is {found}, expected {expected}")]
+    Wish {
+        what: &'static str,
+        found: String,
+        expected: String,
+    },
+    #[error("tensor `{tensor}` can't be reduced: {source}")]
+    Method { tensor: String, source: MethodError },
+    #[error("tensor `{tensor}` can't be read: {source}")]
+    Read { tensor: String, source: GgmlError },
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+    #[error(transparent)]
+    Text(#[from] EvalError),
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+}
