@@ -131,7 +131,7 @@ impl ModelTensor {
 }
 
 /// Where a row of interleaved pairs lies among rotary halves, in heads of `head` rows.
-fn unpermuted(row: u64, head: u64) -> u64 {
+pub(super) fn unpermuted(row: u64, head: u64) -> u64 {
     let (start, within) = (row / head * head, row % head);
     start + within % 2 * (head / 2) + within / 2
 }

@@ -44,7 +44,7 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     })
 }
 
-fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
+pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
     let name = folder
         .config()
         .get("architectures")

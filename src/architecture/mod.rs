@@ -32,6 +32,7 @@ mod huggingface;
 mod names;
 mod parameters;
 mod rope;
+mod to_huggingface;
 mod tokenizer;
 mod values;
 mod weights;
@@ -46,6 +47,7 @@ use crate::checkpoint::{self, Caches, Source};
 pub use error::Error;
 pub use gguf::from_gguf;
 pub use huggingface::from_huggingface;
+pub use to_huggingface::{Checkpoint, to_huggingface};
 pub use values::values;
 
 /// A checkpoint seen as the model that llama.cpp knows.

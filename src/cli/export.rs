@@ -1,9 +1,11 @@
-//! `dwindle export`: the stock, dense file from a container.
+//! `dwindle export`: the stock, dense file from a container, or a Hugging Face folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
-use dwindle::checkpoint;
+use clap::{Parser, ValueEnum};
+use dwindle::architecture::{self, to_huggingface};
+use dwindle::checkpoint::huggingface::HuggingFace;
+use dwindle::checkpoint::{self, Caches};
 use dwindle::llama::mapping::Mapping;
 use dwindle::pipeline::{Options, StockModel, export};
 use dwindle_formats::container::Container;
@@ -12,20 +14,40 @@ use super::compress::available_threads;
 use super::output::{json, line, size};
 use super::{Failure, progress};
 
-/// Write a stock `.gguf`, factors multiplied out, from a container
+/// Write a stock `.gguf`, factors multiplied out, from a container, or a Hugging Face folder from a
+/// `.gguf`
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// A `.dwn` container
+    /// A `.dwn` container; for `--format hf` a `.gguf`
     file: PathBuf,
-    /// Output `.gguf`
+    /// Output: a `.gguf`, or the new folder
     #[arg(short, long)]
     output: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value_t = Format::Gguf)]
+    format: Format,
+    /// Hugging Face folder that the model came from: its configuration and tokenizer are taken
+    /// over
+    #[arg(long, value_name = "FOLDER", required_if_eq("format", "hf"))]
+    checkpoint: Option<PathBuf>,
     /// Print JSON instead of a line
     #[arg(long)]
     json: bool,
 }
 
+/// What export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A stock GGUF file
+    Gguf,
+    /// A folder for `transformers`
+    Hf,
+}
+
 pub fn main(args: &Args) -> Result<(), Failure> {
+    if let (Format::Hf, Some(origin)) = (args.format, &args.checkpoint) {
+        return folder(args, origin);
+    }
     if args.output.extension().is_none_or(|e| e != "gguf") {
         return Err(Failure::Usage(format!(
             "`{}` does not end in `.gguf`, which is what export writes",
@@ -55,4 +77,22 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return json(&summary);
     }
     line(format!("{} bytes ({})", summary.bytes, size(summary.bytes)))
+}
+
+/// Writes a Hugging Face folder.
+fn folder(args: &Args, origin: &Path) -> Result<(), Failure> {
+    let origin =
+        checkpoint::resolve(origin, &Caches::from_env()).map_err(architecture::Error::from)?;
+    let origin = HuggingFace::open(&origin).map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(&args.file)?;
+    let checkpoint = to_huggingface(&origin, &model, source.as_ref())?;
+    let (tensors, bytes) = (checkpoint.len(), checkpoint.bytes());
+    checkpoint.write(&origin, &args.output)?;
+    if args.json {
+        return json(&serde_json::json!({ "tensors": tensors, "bytes": bytes }));
+    }
+    line(format!(
+        "{tensors} tensors, {bytes} bytes ({})",
+        size(bytes)
+    ))
 }
