@@ -1,9 +1,11 @@
-//! Everything the project does to itself: `cargo xtask demo`, `methods` and `test`.
+//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller` and `test`.
 
 mod demo;
 mod methods;
 mod setup;
 mod shell;
+mod smaller;
+mod subject;
 mod test;
 
 use std::process::ExitCode;
@@ -14,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          evaluate each, and print one table
   methods [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of what every method costs a model, the fixture by default
+  smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
+         print one table of smaller models beside quantized ones: bytes, quality, speed, memory
   test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
 
 fn main() -> ExitCode {
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
     let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
+        ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         _ => {
             eprintln!("{USAGE}");

@@ -1,0 +1,83 @@
+//! Smaller models side by side: what structured compression, quantization, factors and zeros cost,
+//! in bytes, quality, speed and memory.
+
+use crate::shell::{json, number};
+use crate::subject::{Subject, program};
+
+/// Type, the fraction of the blocks' parameters that stays, and whether layers are fitted one after
+/// the other.
+const STRUCTURED: &[(&str, Option<f64>, bool)] = &[
+    ("f16", None, false),
+    ("f16", Some(0.92), false),
+    ("f16", Some(0.92), true),
+    ("f16", Some(0.81), false),
+    ("f16", Some(0.81), true),
+    ("f16", Some(0.6), true),
+    ("q8_0", Some(0.8), true),
+    ("q6_k", Some(0.9), true),
+    ("q8_0", None, false),
+    ("q6_k", None, false),
+    ("q5_k_m", None, false),
+];
+
+/// What is no stock file: a rule for all linear layers of the blocks.
+const RULES: &[&str] = &[
+    "method = 'svd', joint = true, rank = 'auto', keep = 0.8",
+    "method = 'wanda', sparsity = 0.5",
+];
+
+const ALL: &str =
+    r#"["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]"#;
+
+pub fn main(args: &[&str]) -> Result<(), String> {
+    let subject = Subject::prepare(args)?;
+    println!(
+        "| recipe | bytes | perplexity | mean KLD | same top | prompt, tokens/s | generation, \
+         tokens/s | keys and values |\n|---|---|---|---|---|---|---|---|"
+    );
+    for (ty, keep, sequential) in STRUCTURED {
+        let structure = keep.map_or(String::new(), |k| format!("[structure]\nkeep = {k}\n"));
+        let name = match (keep, sequential) {
+            (None, _) => format!("`{ty}`"),
+            (Some(k), false) => format!("`{ty}`, `keep = {k}`"),
+            (Some(k), true) => format!("`{ty}`, `keep = {k}`, `--sequential`"),
+        };
+        let recipe = format!("type = \"{ty}\"\n{structure}");
+        row(&subject, &name, &recipe, "gguf", *sequential)?;
+    }
+    for rule in RULES {
+        let recipe = format!(
+            "type = \"f16\"\n[[rule]]\nroles = {ALL}\n{}\n",
+            rule.replace(", ", "\n")
+        );
+        let name = format!("`{}`", rule.replace('\'', "\"").replace(", ", "`, `"));
+        row(&subject, &name, &recipe, "dwn", false)?;
+    }
+    Ok(())
+}
+
+fn row(
+    subject: &Subject,
+    name: &str,
+    recipe: &str,
+    extension: &str,
+    sequential: bool,
+) -> Result<(), String> {
+    let path = subject.file("recipe.toml");
+    std::fs::write(&path, recipe).map_err(|e| e.to_string())?;
+    let file = subject.file("model").with_extension(extension);
+    let compressed = json(subject.compress(&path, sequential).arg("-o").arg(&file))?;
+    let evaluated = subject.evaluate(&file)?;
+    let speed = json(program("bench").arg(&file).args(["--runs", "3", "--json"]))?;
+    println!(
+        "| {name} | {} | {:.2} | {:.4} | {:.1} % | {:.0} | {:.1} | {:.1} MiB |",
+        number(&compressed, "/bytes")? as u64,
+        number(&evaluated, "/perplexity/perplexity/value")?,
+        number(&evaluated, "/divergence/kld/value")?.max(0.0),
+        100.0 * number(&evaluated, "/divergence/same_top/value")?,
+        number(&speed, "/file/prompt_per_second")?,
+        number(&speed, "/file/generated_per_second")?,
+        number(&speed, "/file/context_bytes")? / f64::from(1 << 20),
+    );
+    Ok(())
+}
