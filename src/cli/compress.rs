@@ -94,7 +94,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         (None, None) => return Err(Failure::Usage("give `--preset` or `--recipe`".into())),
     };
     if let Some(keep) = args.keep {
-        recipe.structure = Some(Wish::keep(keep));
+        recipe = recipe.with_structure(Wish::keep(keep))?;
     }
     let importance = args
         .importance

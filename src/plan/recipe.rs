@@ -90,6 +90,19 @@ struct RawRecipe {
 }
 
 impl Recipe {
+    /// The recipe for a model whose structure is reduced beforehand.
+    ///
+    /// # Errors
+    /// [`RecipeError::Structure`].
+    pub fn with_structure(mut self, wish: Wish) -> Result<Recipe, RecipeError> {
+        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
+        if let Some(at) = self.rules.iter().position(other) {
+            return Err(RecipeError::Structure { number: at + 1 });
+        }
+        self.structure = Some(wish);
+        Ok(self)
+    }
+
     /// A recipe without rules.
     pub fn base(name: &str) -> Recipe {
         Recipe {

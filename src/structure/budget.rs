@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::blocks::{Blocks, FeedForward, parameters};
+use super::blocks::{ALIKE, Blocks, FeedForward, parameters};
 use super::wish::Wish;
 use super::{StructureError, reduce};
 use crate::architecture::{Model, ModelTensor, values};
@@ -66,6 +66,13 @@ pub fn decide(
     done: &(dyn Fn() + Sync),
 ) -> Result<Kept, StructureError> {
     wish.check(blocks.all.len())?;
+    if (!wish.drop.is_empty() || wish.heads.is_some()) && !ALIKE.contains(&&*model.architecture) {
+        return Err(StructureError::Wish {
+            what: "the architecture for `heads` or `drop`",
+            found: format!("`{}`", model.architecture),
+            expected: format!("one of {}", ALIKE.join(", ")),
+        });
+    }
     let stays = |block: &usize| !wish.drop.contains(block);
     let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
     let orders = Orders {
@@ -223,6 +230,9 @@ impl Orders<'_> {
             items.push(self.choices(ffn, sweeps, weight, granule));
         }
         if !apart {
+            if items.iter().any(|item| item.len() != items[0].len()) {
+                return Err(reduce::differ(&self.model.architecture));
+            }
             // One item of all layers, whose widths are the same.
             let sums = (0..items[0].len()).map(|i| {
                 let of = |item: &Vec<(usize, Choice)>| item[i].1;

@@ -30,6 +30,15 @@ pub fn irregular_architecture(model: &Model, blocks: &Blocks) -> Option<&'static
     (fits && blocks.all.iter().all(alike)).then_some("deci")
 }
 
+/// That blocks would differ in width where they can't.
+pub(super) fn differ(architecture: &str) -> StructureError {
+    StructureError::Wish {
+        what: "the width of the blocks",
+        found: "different from one to another".to_string(),
+        expected: format!("the same, as `{architecture}` has no other"),
+    }
+}
+
 /// Makes the smaller model. Fitted matrices are in F32 if the source's are, else in half precision.
 ///
 /// # Errors
@@ -45,11 +54,7 @@ pub fn reduce(
     if kept.is_irregular(blocks) {
         let architecture = irregular_architecture(model, blocks);
         reduced.architecture = architecture
-            .ok_or_else(|| StructureError::Wish {
-                what: "the width of the blocks",
-                found: "different from one to another".to_string(),
-                expected: format!("the same, as `{}` has no other", model.architecture),
-            })?
+            .ok_or_else(|| differ(&model.architecture))?
             .to_string();
         reduced.metadata = renamed(&model.metadata, &model.architecture, &reduced.architecture);
     }
