@@ -27,7 +27,7 @@ pub enum StockError {
         source: TransformError,
     },
     #[error(
-        "the checkpoint has no tensor `{tensor}` of shape {shape:?}; is it the one that the file was made from?"
+        "the checkpoint has no tensor `{tensor}` of shape {shape:?}; is it the one that the file was made from, and did the file keep all columns, heads and blocks?"
     )]
     NotInCheckpoint { tensor: String, shape: Vec<u64> },
     #[error("tensor `{tensor}` has {elements} elements, more than can be allocated")]
