@@ -8,7 +8,7 @@ use dwindle::checkpoint;
 use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, FitOptions, Inputs, Options, PipelineError, Summary};
-use dwindle::plan::{self, PRESETS, Plan, Recipe};
+use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
 use dwindle_formats::container::{StoredTensor, check_destination};
@@ -49,6 +49,11 @@ pub struct Args {
     /// --diagnosis
     #[arg(long, value_name = "FRACTION")]
     keep: Option<f64>,
+    /// How weights become codes of quantized types: `nearest` as ggml rounds, or `output`, with codes
+    /// and scales chosen so that each layer's output is nearest. The same types and bytes. Needs
+    /// --stats [default: nearest, or what the recipe says]
+    #[arg(long, value_name = "HOW", value_parser = rounding)]
+    rounding: Option<Rounding>,
     /// Fit what is compressed of each layer to what the compressed layers before it give, on a text.
     /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
@@ -80,6 +85,14 @@ enum Kind {
     Container,
 }
 
+fn rounding(text: &str) -> Result<Rounding, String> {
+    match text {
+        "nearest" => Ok(Rounding::Nearest),
+        "output" => Ok(Rounding::Output),
+        _ => Err("expected `nearest` or `output`".into()),
+    }
+}
+
 pub fn main(args: &Args) -> Result<(), Failure> {
     let kind = args.output.as_deref().map(kind_of).transpose()?;
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
@@ -96,6 +109,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let Some(keep) = args.keep {
         recipe = recipe.with_structure(Wish::keep(keep))?;
     }
+    recipe.rounding = args.rounding.unwrap_or(recipe.rounding);
     let importance = args
         .importance
         .as_deref()

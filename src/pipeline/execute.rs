@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::factored::Factorizer;
 use super::ordered::ordered;
+use super::rounding::Rounder;
 use super::sequential::Fitted;
 use super::stock::{StockError, StockModel};
 use super::transform::{ErrorSums, store_rows};
@@ -139,15 +140,22 @@ pub fn compress(
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
     let jobs = jobs(plan, inputs, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
+    let rounder = Rounder::new(source, measured);
     let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
         let step = &plan.steps[job.step];
         let parts = &step.stored.parts;
         let made = match (&job.work, &step.treatment) {
-            (Work::Chunk(chunk), _) => {
+            (Work::Chunk(chunk), treatment) => {
                 let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
-                store_rows(tensor, source, parts[0].ty, rows, measured.importance)
-                    .map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
+                let ty = parts[0].ty;
+                let stored = match treatment {
+                    Treatment::Round => rounder
+                        .rows(tensor, ty, rows)
+                        .map(|(bytes, sums)| (bytes.into(), sums)),
+                    _ => store_rows(tensor, source, ty, rows, measured.importance),
+                };
+                stored.map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
             _ => match fitted.and_then(|f| f.get(job.step)) {
                 Some((payloads, sums)) => Ok((chunks_of(parts, payloads, options), sums)),
@@ -300,7 +308,8 @@ fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();
-        if s.treatment != Treatment::Store || fitted.is_some_and(|f| f.get(step).is_some()) {
+        let by_rows = matches!(s.treatment, Treatment::Store | Treatment::Round);
+        if !by_rows || fitted.is_some_and(|f| f.get(step).is_some()) {
             let side = s.stored.shape[0];
             let together: u64 = match &s.treatment {
                 Treatment::Slice => 0,
@@ -319,13 +328,19 @@ fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
         }
         let geometry = ChunkGeometry::of(&s.stored.parts[0]);
         let copied = s.stored.parts[0].ty == model.tensors[step].source_type(source);
+        let (values_cost, fixed_cost) = match s.treatment {
+            _ if copied => (0, 0),
+            // Values, what the rounding makes of them and its errors; the Gram and its factors.
+            Treatment::Round => (28, 24 * s.stored.shape[0].pow(2)),
+            _ => (8, 0),
+        };
         for chunk in 0..geometry.chunks() {
             let rows = geometry.rows_of(chunk);
             let values = (rows.end - rows.start) * s.stored.shape[0];
             jobs.push(Job {
                 step,
                 work: Work::Chunk(chunk),
-                cost: 2 * geometry.bytes_of(chunk) + if copied { 0 } else { 8 * values },
+                cost: 2 * geometry.bytes_of(chunk) + values_cost * values + fixed_cost,
                 last: chunk + 1 == geometry.chunks(),
             });
         }

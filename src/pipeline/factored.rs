@@ -11,6 +11,7 @@ use super::transform::{ErrorSums, encode, round_trip};
 use crate::architecture::{ModelTensor, values};
 use crate::llama::ggml;
 use crate::method::joint::Joint;
+use crate::method::rounding::{Curvature, DAMPING, round};
 use crate::plan::{Operand, Plan, TransformError, Treatment};
 
 /// A tensor as the file holds it.
@@ -63,7 +64,7 @@ impl<'a> Factorizer<'a> {
                 let operand = Operand::stack(&tensors, stack.over, source, &measured)?;
                 self.make_of(step, &[operand], None)
             }
-            Treatment::LowRank { .. } | Treatment::Prune { .. } => {
+            Treatment::LowRank { .. } | Treatment::Prune { .. } | Treatment::Round => {
                 let slices = tensor.shape.get(2).copied().unwrap_or(1);
                 let operands: Vec<Operand<'_>> = (0..slices as usize)
                     .map(|slice| Operand::slice(tensor, slice, source, &measured))
@@ -119,6 +120,7 @@ impl<'a> Factorizer<'a> {
                 return self.dense(step, &pruned, &w);
             }
             Treatment::Store => return self.dense(step, &first.w, &w),
+            Treatment::Round => return self.rounded(step, operands, &w),
             Treatment::SparseLowRank {
                 pruning,
                 pattern,
@@ -142,6 +144,35 @@ impl<'a> Factorizer<'a> {
         let importance = self.inputs.measured.importance;
         let bytes = encode(ty, values, tensor, 0..tensor.row_count(), importance)?;
         let mut back = vec![0f32; values.len()];
+        ggml::dequantize(ty, &bytes, &mut back)?;
+        Ok(Made {
+            parts: vec![bytes],
+            sums: ErrorSums::of(w, &back),
+            values: back,
+        })
+    }
+
+    /// A dense tensor in a quantized type, each of its operands rounded for what it reads.
+    fn rounded(
+        &self,
+        step: usize,
+        operands: &[Operand<'_>],
+        w: &[f32],
+    ) -> Result<Made, TransformError> {
+        let tensor = self.tensor(step);
+        let ty = self.plan.steps[step].stored.parts[0].ty;
+        let mut bytes = Vec::new();
+        for (slice, operand) in operands.iter().enumerate() {
+            let weights = self.inputs.measured.importance;
+            let weights = weights.and_then(|i| i.columns(&tensor.name, operand.cols, slice));
+            let curvature = match operand.gram() {
+                Some(gram) => Curvature::new(gram, DAMPING)?,
+                None => return self.dense(step, &operand.w, w),
+            };
+            let rows = operand.w.len() / operand.cols;
+            bytes.extend(round(&operand.w, rows, &curvature, ty, weights)?);
+        }
+        let mut back = vec![0f32; w.len()];
         ggml::dequantize(ty, &bytes, &mut back)?;
         Ok(Made {
             parts: vec![bytes],

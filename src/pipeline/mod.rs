@@ -10,6 +10,7 @@ mod factored;
 mod load;
 mod ordered;
 mod repair;
+mod rounding;
 mod sequential;
 mod side_by_side;
 mod stock;

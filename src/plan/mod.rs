@@ -17,7 +17,7 @@ mod treatment;
 pub use layers::LayerRange;
 pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};
-pub use recipe::{Base, Recipe, RecipeError, Rule};
+pub use recipe::{Base, Recipe, RecipeError, Rounding, Rule};
 pub use resolve::{Plan, PlanError, resolve};
 pub use rule::{Decomposition, Method, Rank, Ranks};
 pub use treatment::{Fallback, Multilinear, Stack, Step, Treatment};

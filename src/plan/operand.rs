@@ -10,6 +10,7 @@ use crate::llama::ggml::GgmlError;
 use crate::method::error::MethodError;
 use crate::method::gram::Gram;
 use crate::method::low_rank::LowRankError;
+use crate::method::rounding::RoundingError;
 use crate::statistics::{Measured, StatisticsError};
 
 /// Why a tensor can't be transformed.
@@ -23,6 +24,8 @@ pub enum TransformError {
     LowRank(#[from] LowRankError),
     #[error(transparent)]
     Method(#[from] MethodError),
+    #[error(transparent)]
+    Rounding(#[from] RoundingError),
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
 }

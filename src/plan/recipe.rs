@@ -44,8 +44,22 @@ pub struct Recipe {
     pub base: Base,
     /// The exceptions, in the order in which they were written.
     pub rules: Vec<Rule>,
+    /// How weights become codes of quantized types.
+    pub rounding: Rounding,
     /// What is to become of the model's structure beforehand.
     pub structure: Option<Wish>,
+}
+
+/// How weights become codes of a quantized type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// As ggml rounds them: each weight to the nearest code, scales by importance.
+    #[default]
+    Nearest,
+    /// So that the layer's output is nearest, by the Gram matrix of its input
+    /// ([`rounding`](crate::method::rounding)).
+    Output,
 }
 
 /// The type of everything that no rule names.
@@ -86,6 +100,8 @@ struct RawRecipe {
     base: String,
     #[serde(default, rename = "rule")]
     rules: Vec<RawRule>,
+    #[serde(default)]
+    rounding: Rounding,
     structure: Option<Wish>,
 }
 
@@ -108,6 +124,7 @@ impl Recipe {
         Recipe {
             base: parse_base(name),
             rules: Vec::new(),
+            rounding: Rounding::default(),
             structure: None,
         }
     }
@@ -140,6 +157,7 @@ impl FromStr for Recipe {
         Ok(Recipe {
             base: parse_base(&raw.base),
             rules,
+            rounding: raw.rounding,
             structure: raw.structure,
         })
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::base::base_types;
 use super::operand::TransformError;
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Rounding};
 use super::resolver::{Resolved, Resolver};
 use super::treatment::{Fallback, Step, Treatment};
 use crate::architecture::{Model, ModelTensor, role};
@@ -64,6 +64,10 @@ pub enum PlanError {
         "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
     )]
     DiagnosisMissing { tensor: String },
+    #[error(
+        "no tensor becomes a quantized type whose input was measured, so none can be rounded for its output; give `--stats`, as `dwindle calibrate` measures them, and a quantized type"
+    )]
+    NothingToRound,
     #[error("tensor `{tensor}` can't be read: {source}")]
     Read {
         tensor: String,
@@ -160,10 +164,17 @@ pub fn resolve(
 
     let mut steps = Vec::with_capacity(resolved.len());
     let mut fallbacks = Vec::new();
-    for (step, fallback) in resolved {
+    for (index, (mut step, fallback)) in resolved.into_iter().enumerate() {
         check_writable(&step, importance)?;
+        if recipe.rounding == Rounding::Output {
+            resolver.round_for_output(index, &mut step);
+        }
         steps.push(step);
         fallbacks.extend(fallback);
+    }
+    let rounds = |s: &Step| s.treatment == Treatment::Round;
+    if recipe.rounding == Rounding::Output && !steps.iter().any(rounds) {
+        return Err(PlanError::NothingToRound);
     }
     let mut metadata = model.metadata.clone();
     if let Some(id) = file_type {

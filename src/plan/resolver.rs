@@ -158,6 +158,18 @@ impl Resolver<'_> {
         )
     }
 
+    /// Marks a tensor that becomes a quantized type to be rounded for its layer's output, where its
+    /// input was measured.
+    pub fn round_for_output(&self, index: usize, step: &mut Step) {
+        let part = &step.stored.parts;
+        let becomes = |ty: TensorType| ty.is_quantized() && ty != step.stored.ty;
+        if step.treatment == Treatment::Store && becomes(part[0].ty) && self.is_measured(index) {
+            step.treatment = Treatment::Round;
+            let parameters = &mut step.stored.parameters;
+            parameters.insert("rounding".into(), "output".into());
+        }
+    }
+
     fn prune(
         &self,
         index: usize,

@@ -21,6 +21,8 @@ pub struct Step {
 pub enum Treatment {
     /// Every element in a type.
     Store,
+    /// Every element in a quantized type, such that the layer's output is nearest.
+    Round,
     /// Some elements become zero.
     Prune {
         /// How they are chosen.
