@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use dwindle::architecture::{self, Model, role};
+use dwindle::architecture;
 use dwindle::checkpoint;
-use dwindle::eval::peak_memory;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, FitOptions, Inputs, Options, PipelineError, Summary};
+use dwindle::pipeline::{self, FitOptions, Inputs, Options, PipelineError};
 use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
-use dwindle_formats::container::{StoredTensor, check_destination};
+use dwindle_formats::container::check_destination;
 use fs_err as fs;
-use serde::Serialize;
 
+use super::budget::{self, Target};
 use super::fitting::fit_layers;
-use super::output::{at_least_one, json, line, parse_bytes, ranks, shape, size, table, types};
+use super::output::{at_least_one, parse_bytes};
+use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::{Failure, progress, structure};
 
 /// Convert a checkpoint into a smaller file
@@ -29,11 +29,13 @@ pub struct Args {
     #[arg(short, long, required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Preset or llama-quantize's file type, listed under --help
-    #[arg(long, conflicts_with = "recipe", required_unless_present = "recipe")]
+    #[arg(long, conflicts_with_all = ["recipe", "target"], required_unless_present_any = ["recipe", "target"])]
     preset: Option<String>,
     /// Recipe: TOML rules from roles, layers and names to methods
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
     recipe: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
@@ -47,19 +49,19 @@ pub struct Args {
     /// Remove feed-forward columns until this fraction of the layers' parameters is left; beside any
     /// preset. The result is smaller and faster in any llama.cpp. Needs --stats, and for a Llama
     /// --diagnosis
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", conflicts_with = "target")]
     keep: Option<f64>,
     /// How weights become codes of quantized types: `nearest` as ggml rounds, or `output`, with codes
     /// and scales chosen so that each layer's output is nearest. The same types and bytes. Needs
-    /// --stats [default: nearest, or what the recipe says]
+    /// --stats [default: what the recipe says, else nearest; with a target, output]
     #[arg(long, value_name = "HOW", value_parser = rounding)]
     rounding: Option<Rounding>,
     /// Fit what is compressed of each layer to what the compressed layers before it give, on a text.
     /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// The text of --sequential, UTF-8
-    #[arg(long, value_name = "FILE", requires = "sequential")]
+    /// The text of --sequential, or on which sensitivities are measured, UTF-8
+    #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Chunks of the text, of 512 tokens, that are evaluated at once
     #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential", value_parser = at_least_one)]
@@ -99,17 +101,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         // Before a plan that may take minutes.
         check_destination(output).map_err(PipelineError::from)?;
     }
-    let mut recipe = match (&args.recipe, &args.preset) {
-        (Some(path), _) => fs::read_to_string(path)?
-            .parse::<Recipe>()
-            .map_err(|e| Failure::file(path, e))?,
-        (None, Some(name)) => plan::preset(name),
-        (None, None) => return Err(Failure::Usage("give `--preset` or `--recipe`".into())),
-    };
-    if let Some(keep) = args.keep {
-        recipe = recipe.with_structure(Wish::keep(keep))?;
-    }
-    recipe.rounding = args.rounding.unwrap_or(recipe.rounding);
+    args.check()?;
+    let recipe = args.recipe()?;
     let importance = args
         .importance
         .as_deref()
@@ -163,13 +156,38 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         }
         None => &whole,
     };
-    let plan = plan::resolve(&recipe, model, source.as_ref(), &measured)?;
+    let options = Options {
+        threads: args.threads.unwrap_or_else(available_threads),
+        memory: args.memory,
+        compress: kind == Some(Kind::Container),
+    };
+    let wanted = args.text.as_deref().filter(|_| args.target.is_wanted());
+    let checkpoint = wanted.map(|text| budget::Checkpoint {
+        path: &path,
+        model,
+        source: source.as_ref(),
+        measured,
+        rounding: recipe.rounding,
+        text,
+        options,
+    });
+    let chosen = match &checkpoint {
+        Some(checkpoint) => {
+            let costs = args.target.costs(checkpoint)?;
+            Some(args.target.choose(&costs, checkpoint)?)
+        }
+        None => None,
+    };
+    let plan = match &chosen {
+        Some(chosen) => chosen.plan.clone(),
+        None => plan::resolve(&recipe, model, source.as_ref(), &measured)?,
+    };
 
     if kind == Some(Kind::Stock) {
         refuse_factors(&plan)?;
     }
     report_fallbacks(&plan);
-    report_zeros(&plan, kind);
+    report_zeros(&plan, kind == Some(Kind::Stock));
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return print_plan(&plan, args.json);
     };
@@ -194,7 +212,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         fitted: None,
         identity: &identity,
     };
-    let fitted = match &args.text {
+    let fitted = match args.text.as_deref().filter(|_| args.sequential) {
         // A smaller model was fitted while it was made.
         _ if smaller.is_some() => None,
         Some(text) => Some(fit_layers(
@@ -208,11 +226,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     inputs.fitted = fitted.as_ref();
     let bar = progress::bytes(plan.bytes(), "compressing");
-    let options = Options {
-        threads: args.threads.unwrap_or_else(available_threads),
-        memory: args.memory,
-        compress: kind == Some(Kind::Container),
-    };
     let summary = pipeline::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
     if summary.resumed_tensors > 0 {
@@ -221,16 +234,55 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             summary.resumed_tensors
         );
     }
-    print_summary(
-        &plan,
-        model,
-        smaller.as_ref().map(|s| &s.report),
-        &summary,
-        args,
-    )
+    let outcome = match (&checkpoint, &chosen) {
+        (Some(checkpoint), Some(chosen)) => Some(args.target.outcome(checkpoint, chosen, output)?),
+        _ => None,
+    };
+    let told = Told {
+        structure: smaller.as_ref().map(|s| &s.report),
+        target: outcome.as_ref(),
+    };
+    print_summary(&plan, model, &told, &summary, args.json)
 }
 
 impl Args {
+    /// What clap can't hold against one another.
+    fn check(&self) -> Result<(), Failure> {
+        let target = self.target.is_wanted();
+        let wrong = match () {
+            () if target && self.stats.is_none() => {
+                "a target shares bytes by what each layer reads; give `--stats`, as `dwindle calibrate` measures them"
+            }
+            () if target && self.text.is_none() => {
+                "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
+            }
+            () if self.text.is_some() && !target && !self.sequential => {
+                "`--text` is for `--sequential` and for targets (`--size`, `--bpw`, `--max-kld`)"
+            }
+            () => return Ok(()),
+        };
+        Err(Failure::Usage(wrong.into()))
+    }
+
+    /// The recipe that was asked for, to which a target adds the types.
+    fn recipe(&self) -> Result<Recipe, Failure> {
+        let mut recipe = match (&self.recipe, &self.preset) {
+            (Some(path), _) => fs::read_to_string(path)?
+                .parse::<Recipe>()
+                .map_err(|e| Failure::file(path, e))?,
+            (None, Some(name)) => plan::preset(name),
+            (None, None) => Recipe {
+                rounding: Rounding::Output,
+                ..Recipe::base("f16")
+            },
+        };
+        if let Some(keep) = self.keep {
+            recipe = recipe.with_structure(Wish::keep(keep))?;
+        }
+        recipe.rounding = self.rounding.unwrap_or(recipe.rounding);
+        Ok(recipe)
+    }
+
     fn fit_options(&self) -> FitOptions {
         FitOptions {
             ctx: 512,
@@ -304,173 +356,4 @@ fn refuse_overwriting_source(
         ))),
         _ => Ok(()),
     }
-}
-
-/// Fallbacks that differ only in the tensor's name are told once.
-fn report_fallbacks(plan: &Plan) {
-    let mut groups: Vec<(&plan::Fallback, usize)> = Vec::new();
-    for fallback in &plan.fallbacks {
-        let same = |other: &plan::Fallback| {
-            (&other.wanted, &other.done, &other.reason)
-                == (&fallback.wanted, &fallback.done, &fallback.reason)
-                && role(&other.tensor).1 == role(&fallback.tensor).1
-        };
-        match groups.iter_mut().find(|(first, _)| same(first)) {
-            Some(group) => group.1 += 1,
-            None => groups.push((fallback, 1)),
-        }
-    }
-    for (f, count) in groups {
-        let others = match count {
-            1 => String::new(),
-            n => format!(" and {} more of its role", n - 1),
-        };
-        eprintln!(
-            "note: `{}`{others}: {} became {}, because {}",
-            f.tensor, f.wanted, f.done, f.reason
-        );
-    }
-}
-
-/// Zeros are easily taken for speed.
-fn report_zeros(plan: &Plan, kind: Option<Kind>) {
-    let has_zeros = |step: &&plan::Step| step.stored.parameters.contains_key("zeros");
-    let count = plan.steps.iter().filter(has_zeros).count();
-    if count > 0 {
-        let bytes = match kind {
-            Some(Kind::Stock) => "take as many bytes in a `.gguf` as other weights",
-            _ => "are stored as a bitmap",
-        };
-        eprintln!("note: the zeros in {count} tensors {bytes}; llama.cpp gets no faster by them");
-    }
-}
-
-fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
-    if as_json {
-        #[derive(Serialize)]
-        struct Report<'a> {
-            tensors: Vec<StoredTensor>,
-            bytes: u64,
-            fallbacks: &'a [plan::Fallback],
-        }
-        return json(&Report {
-            tensors: plan.stored().tensors,
-            bytes: plan.bytes(),
-            fallbacks: &plan.fallbacks,
-        });
-    }
-    let total = plan.bytes();
-    let rows = plan.steps.iter().map(|step| {
-        let s = &step.stored;
-        let bytes: u64 = s.parts.iter().map(|p| p.bytes()).sum();
-        [
-            s.name.clone(),
-            shape(&s.shape),
-            s.ty.to_string(),
-            s.method.clone(),
-            types(s),
-            shape(&ranks(s)),
-            bytes.to_string(),
-        ]
-    });
-    line(
-        table(
-            [
-                "tensor", ">shape", "source", "method", "type", ">rank", ">bytes",
-            ],
-            rows,
-        )
-        .to_string(),
-    )?;
-    line(format!(
-        "{} tensors, {total} bytes ({}) before compression",
-        plan.steps.len(),
-        size(total)
-    ))
-}
-
-fn print_summary(
-    plan: &Plan,
-    model: &Model,
-    structure: Option<&structure::Report>,
-    summary: &Summary,
-    args: &Args,
-) -> Result<(), Failure> {
-    let parameters: u64 = model
-        .tensors
-        .iter()
-        .map(|t| t.shape.iter().product::<u64>())
-        .sum();
-    let bpw = summary.bytes as f64 * 8.0 / parameters as f64;
-    if args.json {
-        #[derive(Serialize)]
-        struct Report<'a> {
-            #[serde(flatten)]
-            summary: &'a Summary,
-            parameters: u64,
-            bits_per_weight: f64,
-            peak_memory: Option<u64>,
-            fallbacks: &'a [plan::Fallback],
-            structure: Option<&'a structure::Report>,
-        }
-        return json(&Report {
-            structure,
-            peak_memory: peak_memory(),
-            summary,
-            parameters,
-            bits_per_weight: bpw,
-            fallbacks: &plan.fallbacks,
-        });
-    }
-    let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
-    for t in &summary.tensors {
-        let Some(step) = plan.steps.iter().find(|s| s.stored.name == t.name) else {
-            continue;
-        };
-        let key = [
-            role(&t.name).1.to_string(),
-            step.stored.method.clone(),
-            types(&step.stored),
-        ];
-        let error = t.relative_error;
-        match groups.iter_mut().find(|g| g.0 == key) {
-            Some(g) => {
-                g.1 += 1;
-                g.2 = g.2.max(error);
-                g.3 += t.bytes;
-            }
-            None => groups.push((key, 1, error, t.bytes)),
-        }
-    }
-    let rows = groups
-        .into_iter()
-        .map(|([role, method, ty], n, error, bytes)| {
-            [
-                role,
-                n.to_string(),
-                method,
-                ty,
-                format!("{error:.5}"),
-                size(bytes),
-            ]
-        });
-    line(
-        table(
-            [
-                "role",
-                ">tensors",
-                "method",
-                "type",
-                ">largest error",
-                ">size",
-            ],
-            rows,
-        )
-        .to_string(),
-    )?;
-    line(format!(
-        "{} bytes ({}), {bpw:.3} bits per weight",
-        summary.bytes,
-        size(summary.bytes)
-    ))
 }

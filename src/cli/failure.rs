@@ -58,6 +58,7 @@ macro_rules! input_errors {
 }
 input_errors!(
     dwindle::architecture::Error,
+    dwindle::budget::BudgetError,
     dwindle::llama::model::LlamaError,
     dwindle::pipeline::PipelineError,
     dwindle::pipeline::FitError,
@@ -70,6 +71,7 @@ input_errors!(
     dwindle::diagnosis::DiagnoseError,
     dwindle::llama::ggml::GgmlError,
     dwindle::statistics::StatisticsError,
+    dwindle::statistics::SensitivityError,
     dwindle::eval::EvalError,
     dwindle::serve::ServeError,
     dwindle::structure::StructureError,

@@ -1,6 +1,7 @@
 //! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
 
 mod bench;
+mod budget;
 mod calibrate;
 mod compress;
 mod diagnose;
@@ -12,6 +13,7 @@ mod inspect;
 mod model;
 mod output;
 mod progress;
+mod report;
 mod run;
 mod serve;
 mod structure;

@@ -73,14 +73,17 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Bytes from people: `512M`, `2G`.
+/// Bytes from people: `512M` and `2GiB` are powers of 1024, `90MB` one of 1000, as in GNU's tools.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" | "B" => 1,
-        "K" | "KB" | "KIB" => 1 << 10,
-        "M" | "MB" | "MIB" => 1 << 20,
-        "G" | "GB" | "GIB" => 1 << 30,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
         _ => return Err("expected a number of bytes such as `512M` or `2G`".into()),
     };
     let number: f64 = digits

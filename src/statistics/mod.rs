@@ -8,6 +8,7 @@ mod identity;
 mod imatrix;
 mod layout;
 mod reader;
+mod sensitivity;
 mod writer;
 
 pub use accumulate::{Accumulator, add_panels};
@@ -19,6 +20,7 @@ pub use identity::{Identity, digest, is_norm};
 pub use imatrix::{Importance, ImportanceError};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
+pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};
 
 use crate::method;
 

@@ -265,6 +265,19 @@ impl Drop for Leftovers {
     }
 }
 
+/// Bytes of a file whose chunks are all stored as they are, as in a stock file; `None` where its sizes
+/// overflow.
+pub fn stock_len(model: Metadata, plan: &StoredPlan) -> Option<u64> {
+    let empty = placeholders(plan);
+    let metadata = with_digests(model, plan, &empty, &[0; 32]);
+    let header = header_len(&metadata, &infos(plan, &empty)?);
+    let padded = |p: &Part| align_up(p.bytes(), DEFAULT_ALIGNMENT);
+    plan.parts()
+        .try_fold(align_up(header, DEFAULT_ALIGNMENT)?, |sum, part| {
+            sum.checked_add(padded(part)?)
+        })
+}
+
 /// Whether a file can stand in this place, as far as can be told without writing.
 ///
 /// # Errors

@@ -106,6 +106,12 @@ impl Curvature {
         times(self.gram.as_ref().subcols(start, len).transpose(), errors)
     }
 
+    /// The energy of the output of `rows` rows of n weights, trace(W·G·Wᵀ).
+    pub fn output_energy(&self, w: &[f32], rows: usize) -> f64 {
+        let columns = Mat::from_fn(self.n(), rows, |j, i| w[i * self.n() + j]);
+        self.energies(&columns).iter().sum()
+    }
+
     /// eᵀ·G·e of each column.
     pub(super) fn energies(&self, errors: &Mat<f32>) -> Vec<f64> {
         let slopes = self.slopes(errors.as_ref(), 0, self.n());

@@ -1,0 +1,127 @@
+//! One type for each tensor, within a budget of bytes.
+
+use std::collections::BTreeMap;
+
+use dwindle_formats::gguf::TensorType;
+
+use super::{BudgetError, Candidate, TensorCandidates};
+use crate::method::allocate::{Choice, choose};
+use crate::method::error::MethodError;
+use crate::plan::{Base, Method, Recipe, Rounding, Rule};
+use crate::statistics::Sensitivities;
+
+/// A divergence below this is held for this: a group that measures as nothing is not free.
+const LEAST_DIVERGENCE: f64 = 1e-7;
+
+/// What every type of every tensor costs in bytes, and in divergence by prediction.
+#[derive(Debug, Clone)]
+pub struct Costs {
+    tensors: Vec<TensorCandidates>,
+    /// Divergence for each unit of a tensor's relative output error.
+    slopes: Vec<f64>,
+}
+
+/// A type for each tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    /// By tensor name.
+    pub types: BTreeMap<String, TensorType>,
+    /// Bytes of these tensors in a file.
+    pub bytes: u64,
+    /// The mean KL divergence that is predicted.
+    pub kld: f64,
+}
+
+impl Costs {
+    /// Puts together what was measured of groups and predicted of tensors. A group's divergence is
+    /// its tensors' together, each relative to its own output.
+    pub fn new(tensors: Vec<TensorCandidates>, groups: &[Vec<usize>], known: &Sensitivities) -> Costs {
+        let mut slopes = vec![0.0; tensors.len()];
+        for group in groups {
+            let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
+            let kld = known.of(&names).map_or(0.0, |s| s.kld).max(LEAST_DIVERGENCE);
+            let error: f64 = group.iter().map(|i| tensors[*i].probe.error).sum();
+            for i in group {
+                slopes[*i] = if error > 0.0 { kld / error } else { 0.0 };
+            }
+        }
+        Costs { tensors, slopes }
+    }
+
+    /// The least divergence that so many bytes allow.
+    ///
+    /// # Errors
+    /// [`BudgetError::TooSmall`].
+    pub fn allocate(&self, bytes: u64) -> Result<Assignment, BudgetError> {
+        let items: Vec<Vec<Choice>> = self.tensors.iter().zip(&self.slopes).map(choices).collect();
+        let found = match choose(&items, bytes) {
+            Err(MethodError::Budget { needed, .. }) => {
+                return Err(BudgetError::TooSmall {
+                    wanted: bytes,
+                    smallest: needed,
+                });
+            }
+            found => found?,
+        };
+        Ok(self.assignment(&found.shares))
+    }
+
+    /// What a choice of one candidate for each tensor comes to.
+    pub fn assignment(&self, shares: &[usize]) -> Assignment {
+        let mut out = Assignment {
+            types: BTreeMap::new(),
+            bytes: 0,
+            kld: 0.0,
+        };
+        for ((tensor, slope), share) in self.tensors.iter().zip(&self.slopes).zip(shares) {
+            let Candidate { ty, bytes, error } = tensor.all[*share];
+            out.types.insert(tensor.name.clone(), ty);
+            out.bytes += bytes;
+            out.kld += slope * error;
+        }
+        out
+    }
+
+    /// The bytes of the smallest and of the largest choice.
+    pub fn range(&self) -> (u64, u64) {
+        let bytes = |t: &TensorCandidates| t.all.iter().map(|c| c.bytes).collect::<Vec<u64>>();
+        let sum = |pick: fn(Vec<u64>) -> Option<u64>| {
+            self.tensors.iter().filter_map(|t| pick(bytes(t))).sum()
+        };
+        (
+            sum(|all| all.into_iter().min()),
+            sum(|all| all.into_iter().max()),
+        )
+    }
+
+    /// The tensors, and their types' errors.
+    pub fn tensors(&self) -> &[TensorCandidates] {
+        &self.tensors
+    }
+}
+
+fn choices((tensor, slope): (&TensorCandidates, &f64)) -> Vec<Choice> {
+    let choice = |c: &Candidate| Choice {
+        cost: c.bytes,
+        error: slope * c.error,
+    };
+    tensor.all.iter().map(choice).collect()
+}
+
+impl Assignment {
+    /// The recipe that a user could have written: a rule for each tensor.
+    pub fn recipe(&self, rounding: Rounding) -> Recipe {
+        let rule = |(name, ty): (&String, &TensorType)| Rule {
+            roles: Vec::new(),
+            layers: Vec::new(),
+            name: Some(name.clone()),
+            method: Method::Quantize(Some(*ty)),
+        };
+        Recipe {
+            base: Base::FileType("f16".into()),
+            rules: self.types.iter().map(rule).collect(),
+            rounding,
+            structure: None,
+        }
+    }
+}

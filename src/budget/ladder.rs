@@ -1,0 +1,38 @@
+//! What llama-quantize would make: the files that a file of ours is held against.
+
+use dwindle_formats::container::stock_len;
+
+use super::Subject;
+use crate::plan::{Plan, Recipe, resolve};
+
+/// The file types that people use, as a ladder.
+pub const LADDER: &[&str] = &[
+    "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_0", "q3_k_l",
+    "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k", "iq2_m", "iq2_s", "iq2_xs",
+    "iq2_xxs", "iq1_m", "iq1_s",
+];
+
+/// A file of one file type.
+#[derive(Debug, Clone)]
+pub struct Rung {
+    /// The file type's name.
+    pub file_type: String,
+    /// The plan that gives its tensors llama-quantize's bytes.
+    pub plan: Plan,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// The rungs that can be made of a model: some types need importance weights.
+pub fn rungs<'a>(subject: &Subject<'_>, names: impl IntoIterator<Item = &'a str>) -> Vec<Rung> {
+    let one = |name: &str| {
+        let recipe = Recipe::base(name);
+        let plan = resolve(&recipe, subject.model, subject.source, &subject.measured).ok()?;
+        Some(Rung {
+            file_type: name.to_string(),
+            bytes: stock_len(plan.metadata.clone(), &plan.stored())?,
+            plan,
+        })
+    };
+    names.into_iter().filter_map(one).collect()
+}

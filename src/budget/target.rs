@@ -1,0 +1,198 @@
+//! From a target to types: a size of the file to the byte, or a divergence.
+
+use dwindle_formats::container::stock_len;
+
+use super::{Assignment, BudgetError, Costs};
+use crate::architecture::Model;
+use crate::checkpoint::Source;
+use crate::plan::{Plan, Rounding, resolve};
+use crate::statistics::Measured;
+
+/// Times that the header's share of a file is looked at anew.
+const CORRECTIONS: usize = 8;
+
+/// Files that are made and measured at most.
+const FILES: usize = 8;
+
+/// The part of a divergence that may be left unused.
+const SLACK: f64 = 0.06;
+
+/// What a divergence is aimed at below the one that was asked for.
+const AIM: f64 = 0.97;
+
+/// A model whose tensors' types are to be chosen.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The checkpoint's tensors.
+    pub model: &'a Model,
+    /// Where they come from.
+    pub source: &'a dyn Source,
+    /// What is known of their inputs.
+    pub measured: Measured<'a>,
+    /// How they are rounded.
+    pub rounding: Rounding,
+}
+
+/// Types, and the plan of the file that has them.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// The types.
+    pub assignment: Assignment,
+    /// The plan.
+    pub plan: Plan,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// The best stock file of at most so many bytes.
+///
+/// # Errors
+/// [`BudgetError::TooSmall`] with the bytes of the smallest file.
+pub fn of_size(
+    costs: &Costs,
+    subject: &Subject<'_>,
+    bytes: u64,
+) -> Result<Chosen, BudgetError> {
+    // The header's digests depend a little on the types, and so on what the header leaves.
+    let smallest = of_tensors(costs, subject, costs.range().0)?;
+    let mut overhead = smallest.bytes - smallest.assignment.bytes;
+    for _ in 0..CORRECTIONS {
+        let Some(left) = bytes.checked_sub(overhead) else {
+            break;
+        };
+        let chosen = match of_tensors(costs, subject, left) {
+            Err(BudgetError::TooSmall { .. }) => break,
+            chosen => chosen?,
+        };
+        if chosen.bytes <= bytes {
+            return Ok(chosen);
+        }
+        overhead += chosen.bytes - bytes;
+    }
+    if smallest.bytes <= bytes {
+        return Ok(smallest);
+    }
+    Err(BudgetError::TooSmall {
+        wanted: bytes,
+        smallest: smallest.bytes,
+    })
+}
+
+/// The best file whose tensors take at most so many bytes.
+///
+/// # Errors
+/// [`BudgetError::TooSmall`].
+pub fn of_tensors(
+    costs: &Costs,
+    subject: &Subject<'_>,
+    bytes: u64,
+) -> Result<Chosen, BudgetError> {
+    planned(subject, costs.allocate(bytes)?)
+}
+
+/// The search for the smallest file that diverges by at most so much. Files are proposed, made and
+/// measured by the caller, and told of, until none is proposed any more.
+pub struct Search<'a> {
+    costs: &'a Costs,
+    subject: Subject<'a>,
+    wanted: f64,
+    /// What is measured for each unit of what is predicted.
+    factor: f64,
+    /// The smallest that is known to be good, and what it diverges by.
+    best: Option<(Chosen, f64)>,
+    /// The most bytes of tensors that are known to be too few, and what they diverge by.
+    failed: Option<(u64, f64)>,
+    left: usize,
+}
+
+impl<'a> Search<'a> {
+    /// Begins a search.
+    pub fn new(costs: &'a Costs, subject: Subject<'a>, kld: f64) -> Search<'a> {
+        Search {
+            costs,
+            subject,
+            wanted: kld,
+            factor: 1.0,
+            best: None,
+            failed: None,
+            left: FILES,
+        }
+    }
+
+    /// The next file to make and to measure.
+    ///
+    /// # Errors
+    /// A type that can't be written.
+    pub fn propose(&self) -> Result<Option<Chosen>, BudgetError> {
+        let (smallest, largest) = self.costs.range();
+        let low = self.failed.map_or(smallest, |(bytes, _)| bytes + 1);
+        let high = match &self.best {
+            Some((_, found)) if *found >= (1.0 - SLACK) * self.wanted => return Ok(None),
+            Some((best, _)) => best.assignment.bytes - 1,
+            None => largest,
+        };
+        if low > high || (self.left == 0 && self.best.is_some()) {
+            return Ok(None);
+        }
+        let bytes = match self.left {
+            // Enough was tried; this one is as good as a file can be.
+            0 => high,
+            _ => bytes_for(self.costs, AIM * self.wanted / self.factor, low, high)?,
+        };
+        of_tensors(self.costs, &self.subject, bytes).map(Some)
+    }
+
+    /// Tells what a file that was proposed diverges by.
+    pub fn found(&mut self, chosen: Chosen, kld: f64) {
+        self.left = self.left.saturating_sub(1);
+        if kld > 0.0 && chosen.assignment.kld > 0.0 {
+            self.factor = kld / chosen.assignment.kld;
+        }
+        if kld <= self.wanted {
+            self.best = Some((chosen, kld));
+        } else {
+            self.failed = Some((chosen.assignment.bytes, kld));
+        }
+    }
+
+    /// The smallest file that is good enough, and what it diverges by.
+    ///
+    /// # Errors
+    /// [`BudgetError::Divergence`] where none is.
+    pub fn finish(self) -> Result<(Chosen, f64), BudgetError> {
+        self.best.ok_or(BudgetError::Divergence {
+            wanted: self.wanted,
+            least: self.failed.map_or(0.0, |(_, kld)| kld),
+        })
+    }
+}
+
+/// The fewest bytes of a range that are predicted to diverge by at most `kld`.
+fn bytes_for(costs: &Costs, kld: f64, from: u64, to: u64) -> Result<u64, BudgetError> {
+    let (mut low, mut high) = (from.min(to), to);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match costs.allocate(middle)?.kld <= kld {
+            true => high = middle,
+            false => low = middle + 1,
+        }
+    }
+    Ok(low)
+}
+
+fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, BudgetError> {
+    let Subject {
+        model,
+        source,
+        measured,
+        rounding,
+    } = subject;
+    let recipe = assignment.recipe(*rounding);
+    let plan = resolve(&recipe, model, *source, measured)?;
+    let bytes = stock_len(plan.metadata.clone(), &plan.stored()).ok_or(BudgetError::Overflow)?;
+    Ok(Chosen {
+        assignment,
+        plan,
+        bytes,
+    })
+}

@@ -1,0 +1,442 @@
+//! The part of `dwindle compress` that chooses types for a size or a quality.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use dwindle::architecture::{Model, ModelTensor};
+use dwindle::budget::{
+    Chosen, Costs, Grouping, LADDER, Search, Subject, TYPES, candidates, groups, measure, of_size,
+    of_tensors, rungs,
+};
+use dwindle::checkpoint::Source;
+use dwindle::eval::{Estimate, EvalOptions, Reference, compare, write_reference};
+use dwindle::llama;
+use dwindle::llama::model::ModelOptions;
+use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
+use dwindle::plan::{Plan, Recipe, Rounding};
+use dwindle::statistics::{DiagnosisText, Identity, Measured, Sensitivities, digest};
+use dwindle_formats::gguf::TensorType;
+use fs_err as fs;
+use serde::Serialize;
+
+use super::output::parse_bytes;
+use super::{Failure, progress};
+
+/// What a file is to be like.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The best file of at most this size, in bytes (`90MB`, `2GiB`) or as a part of the checkpoint's
+    /// weights (`35%`): each tensor gets the type that its measured sensitivity deserves. Needs
+    /// --stats and --text; writes a stock `.gguf`
+    #[arg(long, value_name = "SIZE", value_parser = file_size, group = "target")]
+    pub size: Option<FileSize>,
+    /// As --size, with so many bits for each weight, metadata not counted
+    #[arg(long, value_name = "BITS", group = "target")]
+    pub bpw: Option<f64>,
+    /// The smallest file whose mean KL divergence from the checkpoint, measured on --text, is at most
+    /// this
+    #[arg(long, value_name = "KLD", group = "target")]
+    pub max_kld: Option<f64>,
+    /// How well sensitivities are measured
+    #[arg(long, value_enum, default_value = "normal", requires = "target")]
+    effort: Effort,
+    /// Types to choose from [default: all k-, i- and legacy quants, F16]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', requires = "target", value_parser = element_type)]
+    types: Vec<TensorType>,
+    /// Keep what is measured in this file, and go on with it when it is there [default: one in the
+    /// user's cache folder]
+    #[arg(long, value_name = "FILE", requires = "target")]
+    sensitivity: Option<PathBuf>,
+    /// A text unlike the others, UTF-8: warn where the file is worse there than the largest of
+    /// llama-quantize's file types that is not larger
+    #[arg(long, value_name = "FILE", requires = "target")]
+    gate: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Effort {
+    /// A few neighbouring layers at a time, on 1 chunk of the text
+    Fast,
+    /// Each tensor for itself, on 2 chunks
+    Normal,
+    /// Each tensor for itself, on 8 chunks
+    Best,
+}
+
+/// A size of a file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FileSize {
+    /// Bytes.
+    Bytes(u64),
+    /// A part of the checkpoint's weights.
+    Part(f64),
+}
+
+fn file_size(text: &str) -> Result<FileSize, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return parse_bytes(text).map(FileSize::Bytes);
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(p) if p > 0.0 && p <= 100.0 => Ok(FileSize::Part(p / 100.0)),
+        _ => Err("expected bytes such as `90MB`, or a part such as `35%`".into()),
+    }
+}
+
+fn element_type(text: &str) -> Result<TensorType, String> {
+    let ty = text.parse::<TensorType>().map_err(|e| e.to_string())?;
+    match llama::ggml::writable(ty) {
+        true => Ok(ty),
+        false => Err("it can't be written".into()),
+    }
+}
+
+/// What is to be compressed, and what is known of it.
+#[derive(Clone, Copy)]
+pub struct Checkpoint<'a> {
+    pub path: &'a Path,
+    pub model: &'a Model,
+    pub source: &'a dyn Source,
+    pub measured: Measured<'a>,
+    pub rounding: Rounding,
+    /// The text on which sensitivities are measured.
+    pub text: &'a Path,
+    pub options: Options,
+}
+
+/// What was predicted and what came of it.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// The predicted mean KL divergence.
+    predicted_kld: f64,
+    /// The measured one, of the file, on chunks of the text behind those that served to choose.
+    measured_kld: f64,
+    error: f64,
+    gate: Option<Gate>,
+}
+
+/// The comparison on the second text.
+#[derive(Debug, Serialize)]
+struct Gate {
+    file_type: String,
+    bytes: u64,
+    kld: f64,
+    own_kld: f64,
+}
+
+impl Effort {
+    fn grouping(self) -> Grouping {
+        match self {
+            Effort::Fast => Grouping::Neighbours(6),
+            _ => Grouping::Single,
+        }
+    }
+
+    fn chunks(self) -> usize {
+        match self {
+            Effort::Fast => 1,
+            Effort::Normal => 2,
+            Effort::Best => 8,
+        }
+    }
+}
+
+/// Tokens of a chunk.
+const CTX: u32 = 512;
+
+/// Chunks on which files are measured.
+const CHUNKS: usize = 8;
+
+impl Target {
+    /// Whether there is one.
+    pub fn is_wanted(&self) -> bool {
+        self.size.is_some() || self.bpw.is_some() || self.max_kld.is_some()
+    }
+
+    /// What each type of each tensor costs.
+    pub fn costs(&self, checkpoint: &Checkpoint<'_>) -> Result<Costs, Failure> {
+        let Checkpoint {
+            path,
+            model,
+            source,
+            measured,
+            rounding,
+            ..
+        } = *checkpoint;
+        let types = match self.types.as_slice() {
+            [] => TYPES,
+            own => own,
+        };
+        let bar = progress::count(model.tensors.len() as u64, "trying types");
+        let tensors = candidates(model, source, &measured, types, rounding, &|| bar.inc(1))?;
+        bar.finish_and_clear();
+        let groups = groups(&tensors, self.effort.grouping());
+        let text = read_text(checkpoint.text)?;
+        let options = EvalOptions {
+            ctx: CTX,
+            chunks: Some(self.effort.chunks()),
+            ..EvalOptions::default()
+        };
+        let about = DiagnosisText {
+            name: file_name(checkpoint.text),
+            sha256: digest(text.as_bytes()),
+            ctx: CTX,
+            chunks: self.effort.chunks(),
+        };
+        let file = match &self.sensitivity {
+            Some(file) => file.clone(),
+            None => cache_file(&Identity::of(model, source)?, &about)?,
+        };
+        let mut known = Sensitivities::open(&file, Identity::of(model, source)?, about)?;
+        let names = |group: &Vec<usize>| -> Vec<String> {
+            group.iter().map(|i| tensors[*i].name.clone()).collect()
+        };
+        if !groups.iter().all(|g| known.of(&names(g)).is_some()) {
+            let running = pipeline::load_as(
+                path,
+                &Recipe::base("f16"),
+                &ModelOptions::default(),
+                &mut |_, _| (),
+            )?;
+            let bar = progress::count(groups.len() as u64, "measuring");
+            measure(
+                model,
+                source,
+                &measured,
+                &running,
+                &tensors,
+                &groups,
+                (&text, &options),
+                &mut known,
+                &mut |known| {
+                    bar.inc(1);
+                    known.write(&file)
+                },
+            )?;
+            bar.finish_and_clear();
+        }
+        Ok(Costs::new(tensors, &groups, &known))
+    }
+
+    /// The types of the file that was asked for.
+    pub fn choose(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
+        let subject = checkpoint.subject();
+        if let Some(kld) = self.max_kld {
+            return smallest(costs, checkpoint, kld);
+        }
+        if let Some(bits) = self.bpw {
+            let bytes = (bits * checkpoint.elements() as f64 / 8.0) as u64;
+            return Ok(of_tensors(costs, &subject, bytes)?);
+        }
+        let bytes = match self.size {
+            Some(FileSize::Bytes(bytes)) => bytes,
+            Some(FileSize::Part(part)) => (part * checkpoint.bytes() as f64) as u64,
+            None => return Err(Failure::Usage("give `--size`, `--bpw` or `--max-kld`".into())),
+        };
+        Ok(of_size(costs, &subject, bytes)?)
+    }
+
+    /// Measures what became of a file.
+    pub fn outcome(
+        &self,
+        checkpoint: &Checkpoint<'_>,
+        chosen: &Chosen,
+        file: &Path,
+    ) -> Result<Outcome, Failure> {
+        let measured = Meter::new(checkpoint.path, checkpoint.text)?.kld(file)?;
+        let gate = match &self.gate {
+            Some(text) => gate(text, checkpoint, chosen, file)?,
+            None => None,
+        };
+        Ok(Outcome {
+            predicted_kld: chosen.assignment.kld,
+            measured_kld: measured.value,
+            error: measured.error,
+            gate,
+        })
+    }
+}
+
+impl Checkpoint<'_> {
+    /// As the library wants it.
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            model: self.model,
+            source: self.source,
+            measured: self.measured,
+            rounding: self.rounding,
+        }
+    }
+
+    fn elements(&self) -> u64 {
+        self.model.tensors.iter().map(|t| t.elements()).sum()
+    }
+
+    /// Bytes of the checkpoint's weights.
+    fn bytes(&self) -> u64 {
+        let bytes = |t: &ModelTensor| t.source_type(self.source).bytes(&t.shape);
+        self.model.tensors.iter().filter_map(bytes).sum()
+    }
+
+    /// Writes the file of a plan.
+    fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
+        let inputs = Inputs {
+            model: self.model,
+            source: self.source,
+            measured: self.measured,
+            fitted: None,
+            identity: &[0; 32],
+        };
+        let nothing = &mut |_| ();
+        Ok(pipeline::compress(plan, &inputs, file, self.options, nothing)?.bytes)
+    }
+}
+
+/// The checkpoint's predictions of a text, which files are held against.
+pub struct Meter {
+    dir: tempfile::TempDir,
+    text: String,
+    options: EvalOptions,
+}
+
+/// The key of the predictions, which no other process sees.
+const KEY: [u8; 32] = [0; 32];
+
+impl Meter {
+    /// Runs the checkpoint over the beginning of a text.
+    pub fn new(checkpoint: &Path, text: &Path) -> Result<Meter, Failure> {
+        let meter = Meter {
+            dir: tempfile::TempDir::new()?,
+            text: read_text(text)?,
+            options: EvalOptions {
+                ctx: CTX,
+                chunks: Some(CHUNKS),
+                ..EvalOptions::default()
+            },
+        };
+        let original = load(checkpoint)?;
+        let (text, options) = (&meter.text, &meter.options);
+        write_reference(&original, text, options, &meter.cache(), KEY, &mut |_| ())?;
+        Ok(meter)
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("reference")
+    }
+
+    /// The mean KL divergence of a file.
+    pub fn kld(&self, file: &Path) -> Result<Estimate, Failure> {
+        let model = load(file)?;
+        let cache = self.cache();
+        let reference = Reference::Cache(&cache, KEY);
+        let found = compare(&model, &reference, &self.text, &self.options, &mut |_| ())?;
+        let none = || Failure::Input("nothing was compared".into());
+        Ok(found.divergence.ok_or_else(none)?.kld)
+    }
+}
+
+fn load(path: &Path) -> Result<llama::model::Model, Failure> {
+    let options = ModelOptions::default();
+    Ok(pipeline::load(path, &options, Factors::default(), &mut |_, _| ())?)
+}
+
+/// The smallest file that is measured to diverge by at most so much.
+fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
+    let meter = Meter::new(checkpoint.path, checkpoint.text)?;
+    let dir = tempfile::TempDir::new()?;
+    let mut search = Search::new(costs, checkpoint.subject(), kld);
+    let bar = progress::count(0, "trying files");
+    while let Some(chosen) = search.propose()? {
+        let file = dir.path().join("candidate.gguf");
+        checkpoint.write(&chosen.plan, &file)?;
+        let found = meter.kld(&file)?.value;
+        bar.inc(1);
+        search.found(chosen, found);
+    }
+    bar.finish_and_clear();
+    Ok(search.finish()?.0)
+}
+
+/// Holds a file against the largest of llama-quantize's that is not larger, on another text.
+fn gate(
+    text: &Path,
+    checkpoint: &Checkpoint<'_>,
+    chosen: &Chosen,
+    file: &Path,
+) -> Result<Option<Gate>, Failure> {
+    let subject = checkpoint.subject();
+    let Some(rung) = rungs(&subject, LADDER.iter().copied())
+        .into_iter()
+        .filter(|rung| rung.bytes <= chosen.bytes)
+        .max_by_key(|rung| rung.bytes)
+    else {
+        return Ok(None);
+    };
+    let dir = tempfile::TempDir::new()?;
+    let plain = dir.path().join("plain.gguf");
+    checkpoint.write(&rung.plan, &plain)?;
+    let meter = Meter::new(checkpoint.path, text)?;
+    Ok(Some(Gate {
+        file_type: rung.file_type,
+        bytes: rung.bytes,
+        kld: meter.kld(&plain)?.value,
+        own_kld: meter.kld(file)?.value,
+    }))
+}
+
+impl Outcome {
+    /// What the user is told.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "mean KL divergence {:.5} ± {:.5}, predicted {:.5}",
+            self.measured_kld, self.error, self.predicted_kld
+        )];
+        if let Some(gate) = &self.gate {
+            lines.push(format!(
+                "on the second text {:.5}; {} of {} bytes has {:.5} there",
+                gate.own_kld, gate.file_type, gate.bytes, gate.kld
+            ));
+        }
+        lines
+    }
+
+    /// What should make the user think again.
+    pub fn warning(&self) -> Option<String> {
+        let gate = self.gate.as_ref().filter(|g| g.own_kld > g.kld)?;
+        Some(format!(
+            "on the text of `--gate` plain {} is better: {:.5} against {:.5}; calibrate and measure on \
+             texts that are more like it",
+            gate.file_type, gate.kld, gate.own_kld
+        ))
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(fs::read(path)?)
+        .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+/// Where sensitivities of a model on a text are kept, by the convention of the XDG base directories.
+fn cache_file(model: &Identity, text: &DiagnosisText) -> Result<PathBuf, Failure> {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    let cache = var("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| var("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .ok_or_else(|| {
+            Failure::Usage(
+                "there is neither `XDG_CACHE_HOME` nor `HOME`; say with `--sensitivity` where to keep \
+                 what is measured"
+                    .into(),
+            )
+        })?;
+    let folder = cache.join("dwindle");
+    fs::create_dir_all(&folder)?;
+    let key = format!("{}{}{}", model.norms_sha256, text.sha256, text.chunks);
+    let key = digest(key.as_bytes());
+    Ok(folder.join(format!("sensitivity-{}.json", &key[..16])))
+}

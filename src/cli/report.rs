@@ -1,0 +1,199 @@
+//! What `compress` tells of its plan and of its file.
+
+use dwindle::architecture::{Model, role};
+use dwindle::eval::peak_memory;
+use dwindle::pipeline::Summary;
+use dwindle::plan::{self, Plan};
+use dwindle_formats::container::StoredTensor;
+use serde::Serialize;
+
+use super::output::{json, line, ranks, shape, size, table, types};
+use super::{Failure, budget, structure};
+
+/// What there is to tell beside tensors.
+pub struct Told<'a> {
+    /// What became of the model's structure.
+    pub structure: Option<&'a structure::Report>,
+    /// What came of a target.
+    pub target: Option<&'a budget::Outcome>,
+}
+
+/// Fallbacks that differ only in the tensor's name are told once.
+pub fn report_fallbacks(plan: &Plan) {
+    let mut groups: Vec<(&plan::Fallback, usize)> = Vec::new();
+    for fallback in &plan.fallbacks {
+        let same = |other: &plan::Fallback| {
+            (&other.wanted, &other.done, &other.reason)
+                == (&fallback.wanted, &fallback.done, &fallback.reason)
+                && role(&other.tensor).1 == role(&fallback.tensor).1
+        };
+        match groups.iter_mut().find(|(first, _)| same(first)) {
+            Some(group) => group.1 += 1,
+            None => groups.push((fallback, 1)),
+        }
+    }
+    for (f, count) in groups {
+        let others = match count {
+            1 => String::new(),
+            n => format!(" and {} more of its role", n - 1),
+        };
+        eprintln!(
+            "note: `{}`{others}: {} became {}, because {}",
+            f.tensor, f.wanted, f.done, f.reason
+        );
+    }
+}
+
+/// Zeros are easily taken for speed.
+pub fn report_zeros(plan: &Plan, is_stock: bool) {
+    let has_zeros = |step: &&plan::Step| step.stored.parameters.contains_key("zeros");
+    let count = plan.steps.iter().filter(has_zeros).count();
+    if count > 0 {
+        let bytes = match is_stock {
+            true => "take as many bytes in a `.gguf` as other weights",
+            false => "are stored as a bitmap",
+        };
+        eprintln!("note: the zeros in {count} tensors {bytes}; llama.cpp gets no faster by them");
+    }
+}
+
+/// What would be done.
+pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            tensors: Vec<StoredTensor>,
+            bytes: u64,
+            fallbacks: &'a [plan::Fallback],
+        }
+        return json(&Report {
+            tensors: plan.stored().tensors,
+            bytes: plan.bytes(),
+            fallbacks: &plan.fallbacks,
+        });
+    }
+    let total = plan.bytes();
+    let rows = plan.steps.iter().map(|step| {
+        let s = &step.stored;
+        let bytes: u64 = s.parts.iter().map(|p| p.bytes()).sum();
+        [
+            s.name.clone(),
+            shape(&s.shape),
+            s.ty.to_string(),
+            s.method.clone(),
+            types(s),
+            shape(&ranks(s)),
+            bytes.to_string(),
+        ]
+    });
+    line(
+        table(
+            [
+                "tensor", ">shape", "source", "method", "type", ">rank", ">bytes",
+            ],
+            rows,
+        )
+        .to_string(),
+    )?;
+    line(format!(
+        "{} tensors, {total} bytes ({}) before compression",
+        plan.steps.len(),
+        size(total)
+    ))
+}
+
+/// What was done.
+pub fn print_summary(
+    plan: &Plan,
+    model: &Model,
+    told: &Told<'_>,
+    summary: &Summary,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let parameters: u64 = model
+        .tensors
+        .iter()
+        .map(|t| t.shape.iter().product::<u64>())
+        .sum();
+    let bpw = summary.bytes as f64 * 8.0 / parameters as f64;
+    if let Some(warning) = told.target.and_then(|t| t.warning()) {
+        eprintln!("warning: {warning}");
+    }
+    if as_json {
+        #[derive(Serialize)]
+        struct Report<'a> {
+            #[serde(flatten)]
+            summary: &'a Summary,
+            parameters: u64,
+            bits_per_weight: f64,
+            peak_memory: Option<u64>,
+            fallbacks: &'a [plan::Fallback],
+            structure: Option<&'a structure::Report>,
+            target: Option<&'a budget::Outcome>,
+        }
+        return json(&Report {
+            structure: told.structure,
+            target: told.target,
+            peak_memory: peak_memory(),
+            summary,
+            parameters,
+            bits_per_weight: bpw,
+            fallbacks: &plan.fallbacks,
+        });
+    }
+    let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
+    for t in &summary.tensors {
+        let Some(step) = plan.steps.iter().find(|s| s.stored.name == t.name) else {
+            continue;
+        };
+        let key = [
+            role(&t.name).1.to_string(),
+            step.stored.method.clone(),
+            types(&step.stored),
+        ];
+        let error = t.relative_error;
+        match groups.iter_mut().find(|g| g.0 == key) {
+            Some(g) => {
+                g.1 += 1;
+                g.2 = g.2.max(error);
+                g.3 += t.bytes;
+            }
+            None => groups.push((key, 1, error, t.bytes)),
+        }
+    }
+    let rows = groups
+        .into_iter()
+        .map(|([role, method, ty], n, error, bytes)| {
+            [
+                role,
+                n.to_string(),
+                method,
+                ty,
+                format!("{error:.5}"),
+                size(bytes),
+            ]
+        });
+    line(
+        table(
+            [
+                "role",
+                ">tensors",
+                "method",
+                "type",
+                ">largest error",
+                ">size",
+            ],
+            rows,
+        )
+        .to_string(),
+    )?;
+    line(format!(
+        "{} bytes ({}), {bpw:.3} bits per weight",
+        summary.bytes,
+        size(summary.bytes)
+    ))?;
+    for text in told.target.iter().flat_map(|t| t.lines()) {
+        line(text)?;
+    }
+    Ok(())
+}
