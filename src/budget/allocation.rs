@@ -13,6 +13,11 @@ use crate::statistics::Sensitivities;
 /// A divergence below this is held for this: a group that measures as nothing is not free.
 const LEAST_DIVERGENCE: f64 = 1e-7;
 
+/// The range of bits in which choices are made at random, and how far around them types are taken.
+const LEAST_BITS: f64 = 2.5;
+const MOST_BITS: f64 = 7.0;
+const AROUND: f64 = 1.5;
+
 /// What every type of every tensor costs in bytes, and in divergence by prediction.
 #[derive(Debug, Clone)]
 pub struct Costs {
@@ -35,11 +40,18 @@ pub struct Assignment {
 impl Costs {
     /// Puts together what was measured of groups and predicted of tensors. A group's divergence is
     /// its tensors' together, each relative to its own output.
-    pub fn new(tensors: Vec<TensorCandidates>, groups: &[Vec<usize>], known: &Sensitivities) -> Costs {
+    pub fn new(
+        tensors: Vec<TensorCandidates>,
+        groups: &[Vec<usize>],
+        known: &Sensitivities,
+    ) -> Costs {
         let mut slopes = vec![0.0; tensors.len()];
         for group in groups {
             let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
-            let kld = known.of(&names).map_or(0.0, |s| s.kld).max(LEAST_DIVERGENCE);
+            let kld = known
+                .of(&names)
+                .map_or(0.0, |s| s.kld)
+                .max(LEAST_DIVERGENCE);
             let error: f64 = group.iter().map(|i| tensors[*i].probe.error).sum();
             for i in group {
                 slopes[*i] = if error > 0.0 { kld / error } else { 0.0 };
@@ -66,8 +78,29 @@ impl Costs {
         Ok(self.assignment(&found.shares))
     }
 
+    /// A choice at random, to hold predictions against measurements: bits for the whole, and for each
+    /// tensor any type that is near them. `random` gives numbers from 0 up to 1.
+    pub fn at_random(&self, random: &mut dyn FnMut() -> f64) -> Assignment {
+        let bits = LEAST_BITS + (MOST_BITS - LEAST_BITS) * random();
+        let shares: Vec<usize> = self
+            .tensors
+            .iter()
+            .map(|tensor| {
+                let away = |c: &Candidate| {
+                    let (block, bytes) = (c.ty.block_len(), c.ty.bytes(&[c.ty.block_len()]));
+                    (8.0 * bytes.unwrap_or(0) as f64 / block as f64 - bits).abs()
+                };
+                let nearest = tensor.all.iter().map(away).fold(f64::INFINITY, f64::min);
+                let near = |i: &usize| away(&tensor.all[*i]) <= nearest.max(AROUND);
+                let near: Vec<usize> = (0..tensor.all.len()).filter(near).collect();
+                near[((random() * near.len() as f64) as usize).min(near.len() - 1)]
+            })
+            .collect();
+        self.assignment(&shares)
+    }
+
     /// What a choice of one candidate for each tensor comes to.
-    pub fn assignment(&self, shares: &[usize]) -> Assignment {
+    fn assignment(&self, shares: &[usize]) -> Assignment {
         let mut out = Assignment {
             types: BTreeMap::new(),
             bytes: 0,
@@ -92,11 +125,6 @@ impl Costs {
             sum(|all| all.into_iter().min()),
             sum(|all| all.into_iter().max()),
         )
-    }
-
-    /// The tensors, and their types' errors.
-    pub fn tensors(&self) -> &[TensorCandidates] {
-        &self.tensors
     }
 }
 

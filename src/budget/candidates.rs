@@ -145,7 +145,10 @@ impl<'a> Judge<'a> {
             .map(|ty| candidate(ty, self.rounding))
             .collect::<Result<Vec<_>, _>>()?;
         let probe = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];
-        let probe = probe.into_iter().find(|ty| fits(ty)).unwrap_or(TensorType::F16);
+        let probe = probe
+            .into_iter()
+            .find(|ty| fits(ty))
+            .unwrap_or(TensorType::F16);
         Ok(TensorCandidates {
             index,
             name: name.clone(),
@@ -219,8 +222,14 @@ fn relative_error(
             ggml::quantize(ty, &s.w, n, s.importance, &mut bytes)?;
             bytes
         };
-        lost += errors(&s.w, s.rows, &s.curvature, ty, &bytes)?.iter().sum::<f64>();
+        lost += errors(&s.w, s.rows, &s.curvature, ty, &bytes)?
+            .iter()
+            .sum::<f64>();
         whole += s.curvature.output_energy(&s.w, s.rows);
     }
-    Ok(if whole > 0.0 { lost.max(0.0) / whole } else { 0.0 })
+    Ok(if whole > 0.0 {
+        lost.max(0.0) / whole
+    } else {
+        0.0
+    })
 }

@@ -25,8 +25,11 @@ pub enum Grouping {
 /// Groups of positions in `tensors`, each of one role.
 pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize>> {
     let mut roles: Vec<(&str, Vec<usize>)> = Vec::new();
-    for (i, tensor) in tensors.iter().enumerate() {
-        let (_, role) = role(&tensor.name);
+    // Files may have their layers in another order.
+    let mut in_order: Vec<usize> = (0..tensors.len()).collect();
+    in_order.sort_by_key(|i| role(&tensors[*i].name).0);
+    for i in in_order {
+        let (_, role) = role(&tensors[i].name);
         match roles.iter_mut().find(|(r, _)| *r == role) {
             Some((_, members)) => members.push(i),
             None => roles.push((role, vec![i])),
@@ -37,7 +40,10 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
             Grouping::Single => 1,
             Grouping::Neighbours(n) => members.len().div_ceil(n.max(1)),
         };
-        members.chunks(len).map(<[usize]>::to_vec).collect::<Vec<_>>()
+        members
+            .chunks(len)
+            .map(<[usize]>::to_vec)
+            .collect::<Vec<_>>()
     };
     roles.into_iter().flat_map(cut).collect()
 }

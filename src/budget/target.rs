@@ -48,11 +48,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// [`BudgetError::TooSmall`] with the bytes of the smallest file.
-pub fn of_size(
-    costs: &Costs,
-    subject: &Subject<'_>,
-    bytes: u64,
-) -> Result<Chosen, BudgetError> {
+pub fn of_size(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     // The header's digests depend a little on the types, and so on what the header leaves.
     let smallest = of_tensors(costs, subject, costs.range().0)?;
     let mut overhead = smallest.bytes - smallest.assignment.bytes;
@@ -82,11 +78,7 @@ pub fn of_size(
 ///
 /// # Errors
 /// [`BudgetError::TooSmall`].
-pub fn of_tensors(
-    costs: &Costs,
-    subject: &Subject<'_>,
-    bytes: u64,
-) -> Result<Chosen, BudgetError> {
+pub fn of_tensors(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     planned(subject, costs.allocate(bytes)?)
 }
 
@@ -180,7 +172,11 @@ fn bytes_for(costs: &Costs, kld: f64, from: u64, to: u64) -> Result<u64, BudgetE
     Ok(low)
 }
 
-fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, BudgetError> {
+/// The file that has these types.
+///
+/// # Errors
+/// A type that can't be written.
+pub fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, BudgetError> {
     let Subject {
         model,
         source,

@@ -9,7 +9,7 @@ use dwindle::budget::{
     of_tensors, rungs,
 };
 use dwindle::checkpoint::Source;
-use dwindle::eval::{Estimate, EvalOptions, Reference, compare, write_reference};
+use dwindle::eval::{Estimate, EvalOptions, Evaluation, Reference, compare, write_reference};
 use dwindle::llama;
 use dwindle::llama::model::ModelOptions;
 use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
@@ -37,20 +37,25 @@ pub struct Target {
     /// this
     #[arg(long, value_name = "KLD", group = "target")]
     pub max_kld: Option<f64>,
+}
+
+/// How types are chosen.
+#[derive(Debug, Clone, Args)]
+pub struct Choosing {
     /// How well sensitivities are measured
-    #[arg(long, value_enum, default_value = "normal", requires = "target")]
+    #[arg(long, value_enum, default_value = "normal")]
     effort: Effort,
     /// Types to choose from [default: all k-, i- and legacy quants, F16]
-    #[arg(long, value_name = "TYPES", value_delimiter = ',', requires = "target", value_parser = element_type)]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = element_type)]
     types: Vec<TensorType>,
     /// Keep what is measured in this file, and go on with it when it is there [default: one in the
     /// user's cache folder]
-    #[arg(long, value_name = "FILE", requires = "target")]
+    #[arg(long, value_name = "FILE")]
     sensitivity: Option<PathBuf>,
     /// A text unlike the others, UTF-8: warn where the file is worse there than the largest of
     /// llama-quantize's file types that is not larger
-    #[arg(long, value_name = "FILE", requires = "target")]
-    gate: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub gate: Option<PathBuf>,
 }
 
 /// How much is measured.
@@ -73,7 +78,7 @@ pub enum FileSize {
     Part(f64),
 }
 
-fn file_size(text: &str) -> Result<FileSize, String> {
+pub fn file_size(text: &str) -> Result<FileSize, String> {
     let Some(percent) = text.strip_suffix('%') else {
         return parse_bytes(text).map(FileSize::Bytes);
     };
@@ -153,6 +158,34 @@ impl Target {
         self.size.is_some() || self.bpw.is_some() || self.max_kld.is_some()
     }
 
+    /// The types of the file that was asked for.
+    pub fn choose(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
+        let subject = checkpoint.subject();
+        if let Some(kld) = self.max_kld {
+            return smallest(costs, checkpoint, kld);
+        }
+        if let Some(bits) = self.bpw {
+            let bytes = (bits * checkpoint.elements() as f64 / 8.0) as u64;
+            return Ok(of_tensors(costs, &subject, bytes)?);
+        }
+        let none = || Failure::Usage("give `--size`, `--bpw` or `--max-kld`".into());
+        let bytes = self.size.ok_or_else(none)?.of(checkpoint.bytes());
+        Ok(of_size(costs, &subject, bytes)?)
+    }
+}
+
+impl Choosing {
+    /// The first of these options that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.types.is_empty(), "--types"),
+            (self.sensitivity.is_some(), "--sensitivity"),
+            (self.gate.is_some(), "--gate"),
+            (self.effort != Effort::Normal, "--effort"),
+        ];
+        given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+    }
+
     /// What each type of each tensor costs.
     pub fn costs(&self, checkpoint: &Checkpoint<'_>) -> Result<Costs, Failure> {
         let Checkpoint {
@@ -218,24 +251,6 @@ impl Target {
         Ok(Costs::new(tensors, &groups, &known))
     }
 
-    /// The types of the file that was asked for.
-    pub fn choose(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
-        let subject = checkpoint.subject();
-        if let Some(kld) = self.max_kld {
-            return smallest(costs, checkpoint, kld);
-        }
-        if let Some(bits) = self.bpw {
-            let bytes = (bits * checkpoint.elements() as f64 / 8.0) as u64;
-            return Ok(of_tensors(costs, &subject, bytes)?);
-        }
-        let bytes = match self.size {
-            Some(FileSize::Bytes(bytes)) => bytes,
-            Some(FileSize::Part(part)) => (part * checkpoint.bytes() as f64) as u64,
-            None => return Err(Failure::Usage("give `--size`, `--bpw` or `--max-kld`".into())),
-        };
-        Ok(of_size(costs, &subject, bytes)?)
-    }
-
     /// Measures what became of a file.
     pub fn outcome(
         &self,
@@ -243,7 +258,7 @@ impl Target {
         chosen: &Chosen,
         file: &Path,
     ) -> Result<Outcome, Failure> {
-        let measured = Meter::new(checkpoint.path, checkpoint.text)?.kld(file)?;
+        let measured = Meter::new(checkpoint.path, checkpoint.text, CHUNKS)?.kld(file)?;
         let gate = match &self.gate {
             Some(text) => gate(text, checkpoint, chosen, file)?,
             None => None,
@@ -257,9 +272,19 @@ impl Target {
     }
 }
 
+impl FileSize {
+    /// Bytes, of a checkpoint whose weights take so many.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            FileSize::Bytes(bytes) => bytes,
+            FileSize::Part(part) => (part * whole as f64) as u64,
+        }
+    }
+}
+
 impl Checkpoint<'_> {
     /// As the library wants it.
-    fn subject(&self) -> Subject<'_> {
+    pub fn subject(&self) -> Subject<'_> {
         Subject {
             model: self.model,
             source: self.source,
@@ -273,13 +298,13 @@ impl Checkpoint<'_> {
     }
 
     /// Bytes of the checkpoint's weights.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let bytes = |t: &ModelTensor| t.source_type(self.source).bytes(&t.shape);
         self.model.tensors.iter().filter_map(bytes).sum()
     }
 
     /// Writes the file of a plan.
-    fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
+    pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
         let inputs = Inputs {
             model: self.model,
             source: self.source,
@@ -304,13 +329,13 @@ const KEY: [u8; 32] = [0; 32];
 
 impl Meter {
     /// Runs the checkpoint over the beginning of a text.
-    pub fn new(checkpoint: &Path, text: &Path) -> Result<Meter, Failure> {
+    pub fn new(checkpoint: &Path, text: &Path, chunks: usize) -> Result<Meter, Failure> {
         let meter = Meter {
             dir: tempfile::TempDir::new()?,
             text: read_text(text)?,
             options: EvalOptions {
                 ctx: CTX,
-                chunks: Some(CHUNKS),
+                chunks: Some(chunks),
                 ..EvalOptions::default()
             },
         };
@@ -324,25 +349,40 @@ impl Meter {
         self.dir.path().join("reference")
     }
 
-    /// The mean KL divergence of a file.
-    pub fn kld(&self, file: &Path) -> Result<Estimate, Failure> {
+    /// Runs a file over the same text.
+    pub fn evaluate(&self, file: &Path) -> Result<Evaluation, Failure> {
         let model = load(file)?;
         let cache = self.cache();
         let reference = Reference::Cache(&cache, KEY);
-        let found = compare(&model, &reference, &self.text, &self.options, &mut |_| ())?;
+        Ok(compare(
+            &model,
+            &reference,
+            &self.text,
+            &self.options,
+            &mut |_| (),
+        )?)
+    }
+
+    /// The mean KL divergence of a file.
+    fn kld(&self, file: &Path) -> Result<Estimate, Failure> {
         let none = || Failure::Input("nothing was compared".into());
-        Ok(found.divergence.ok_or_else(none)?.kld)
+        Ok(self.evaluate(file)?.divergence.ok_or_else(none)?.kld)
     }
 }
 
 fn load(path: &Path) -> Result<llama::model::Model, Failure> {
     let options = ModelOptions::default();
-    Ok(pipeline::load(path, &options, Factors::default(), &mut |_, _| ())?)
+    Ok(pipeline::load(
+        path,
+        &options,
+        Factors::default(),
+        &mut |_, _| (),
+    )?)
 }
 
 /// The smallest file that is measured to diverge by at most so much.
 fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
-    let meter = Meter::new(checkpoint.path, checkpoint.text)?;
+    let meter = Meter::new(checkpoint.path, checkpoint.text, CHUNKS)?;
     let dir = tempfile::TempDir::new()?;
     let mut search = Search::new(costs, checkpoint.subject(), kld);
     let bar = progress::count(0, "trying files");
@@ -375,7 +415,7 @@ fn gate(
     let dir = tempfile::TempDir::new()?;
     let plain = dir.path().join("plain.gguf");
     checkpoint.write(&rung.plan, &plain)?;
-    let meter = Meter::new(checkpoint.path, text)?;
+    let meter = Meter::new(checkpoint.path, text, CHUNKS)?;
     Ok(Some(Gate {
         file_type: rung.file_type,
         bytes: rung.bytes,

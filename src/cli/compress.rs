@@ -13,7 +13,7 @@ use dwindle::structure::Wish;
 use dwindle_formats::container::check_destination;
 use fs_err as fs;
 
-use super::budget::{self, Target};
+use super::budget::{self, Choosing, Target};
 use super::fitting::fit_layers;
 use super::output::{at_least_one, parse_bytes};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
@@ -36,6 +36,8 @@ pub struct Args {
     recipe: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    choosing: Choosing,
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
@@ -87,7 +89,8 @@ enum Kind {
     Container,
 }
 
-fn rounding(text: &str) -> Result<Rounding, String> {
+/// How to round, from people.
+pub fn rounding(text: &str) -> Result<Rounding, String> {
     match text {
         "nearest" => Ok(Rounding::Nearest),
         "output" => Ok(Rounding::Output),
@@ -173,7 +176,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     });
     let chosen = match &checkpoint {
         Some(checkpoint) => {
-            let costs = args.target.costs(checkpoint)?;
+            let costs = args.choosing.costs(checkpoint)?;
             Some(args.target.choose(&costs, checkpoint)?)
         }
         None => None,
@@ -235,7 +238,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         );
     }
     let outcome = match (&checkpoint, &chosen) {
-        (Some(checkpoint), Some(chosen)) => Some(args.target.outcome(checkpoint, chosen, output)?),
+        (Some(checkpoint), Some(chosen)) => {
+            Some(args.choosing.outcome(checkpoint, chosen, output)?)
+        }
         _ => None,
     };
     let told = Told {
@@ -259,9 +264,15 @@ impl Args {
             () if self.text.is_some() && !target && !self.sequential => {
                 "`--text` is for `--sequential` and for targets (`--size`, `--bpw`, `--max-kld`)"
             }
-            () => return Ok(()),
+            () => "",
         };
-        Err(Failure::Usage(wrong.into()))
+        match (wrong, self.choosing.given()) {
+            ("", Some(option)) if !target => Err(Failure::Usage(format!(
+                "`{option}` is for targets (`--size`, `--bpw`, `--max-kld`)"
+            ))),
+            ("", _) => Ok(()),
+            (wrong, _) => Err(Failure::Usage(wrong.into())),
+        }
     }
 
     /// The recipe that was asked for, to which a target adds the types.

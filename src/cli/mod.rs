@@ -3,6 +3,7 @@
 mod bench;
 mod budget;
 mod calibrate;
+mod chart;
 mod compress;
 mod diagnose;
 mod eval;
@@ -17,6 +18,7 @@ mod report;
 mod run;
 mod serve;
 mod structure;
+mod sweep;
 mod verify;
 
 use std::process::ExitCode;
@@ -41,6 +43,7 @@ enum Command {
     Compress(compress::Args),
     Calibrate(calibrate::Args),
     Diagnose(diagnose::Args),
+    Sweep(sweep::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Export(export::Args),
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Compress(args) => compress::main(&args),
         Command::Calibrate(args) => calibrate::main(&args),
         Command::Diagnose(args) => diagnose::main(&args),
+        Command::Sweep(args) => sweep::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),

@@ -45,9 +45,7 @@ pub enum SensitivityError {
     Io(#[from] std::io::Error),
     #[error("`{path}` holds no sensitivities: {problem}; delete it, or name another file")]
     Foreign { path: String, problem: String },
-    #[error(
-        "`{path}` was measured on another {what}; delete it, or name another file"
-    )]
+    #[error("`{path}` was measured on another {what}; delete it, or name another file")]
     Other { path: String, what: &'static str },
 }
 

@@ -7,9 +7,6 @@
 use super::{Block, Curvature, Grid, RoundingError, differences};
 use half::f16;
 
-/// Times that a block is gone through before the next one.
-const SWEEPS: usize = 2;
-
 /// Goes through all blocks of all rows once.
 pub fn round(
     w: &[f32],
@@ -35,13 +32,9 @@ pub fn round(
                 block: grid.load(bytes),
                 slopes: slopes.col_as_slice_mut(i),
             };
-            for _ in 0..SWEEPS {
-                let moved = descent.codes();
-                descent.scales();
-                if !moved {
-                    break;
-                }
-            }
+            descent.codes();
+            descent.scales();
+            descent.codes();
             grid.store(&descent.block, bytes);
             let errors = &mut errors.col_as_slice_mut(i)[start..start + len];
             for (j, e) in errors.iter_mut().enumerate() {
@@ -63,10 +56,9 @@ struct Descent<'a> {
 }
 
 impl Descent<'_> {
-    /// Every code to its optimum; whether one has changed.
-    fn codes(&mut self) -> bool {
+    /// Every code to its optimum.
+    fn codes(&mut self) {
         let len = self.grid.len;
-        let mut moved = false;
         for j in 0..len {
             let sub = j / self.grid.sub_len;
             let scale = self.block.d * f32::from(self.block.scales[sub]);
@@ -83,10 +75,8 @@ impl Descent<'_> {
                 let row = &self.gram[j * len..(j + 1) * len];
                 let slopes = self.slopes.iter_mut().zip(row);
                 slopes.for_each(|(p, g)| *p -= change * g);
-                moved = true;
             }
         }
-        moved
     }
 
     /// Every scale to its optimum: those of sub-blocks, then those of the block.

@@ -28,7 +28,7 @@ use super::error::{MethodError, check_weights};
 use crate::llama::ggml::{self, GgmlError};
 
 /// Rounds of coordinate descent over all blocks.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// Why weights can't be rounded.
 #[derive(Debug, thiserror::Error, PartialEq)]

@@ -1,0 +1,470 @@
+//! `dwindle sweep`: what each size costs, beside what llama-quantize's file types cost.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use dwindle::architecture;
+use dwindle::budget::{Costs, LADDER, Rung, of_size, planned, rungs};
+use dwindle::checkpoint::{self, Caches};
+use dwindle::eval::Evaluation;
+use dwindle::pipeline::Options;
+use dwindle::plan::Plan;
+use dwindle::statistics::{Importance, Measured, Statistics};
+use fs_err as fs;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+use super::budget::{Checkpoint, Choosing, FileSize, Meter, file_size};
+use super::chart::{Axis, Chart, Series, svg};
+use super::compress::{available_threads, rounding};
+use super::output::{at_least_one, json, line, parse_bytes, size, table};
+use super::{Failure, progress};
+
+/// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
+///
+/// For each of llama-quantize's file types, or for each of --sizes, makes the best file of at most as
+/// many bytes, and measures both on --eval. Recommends the size behind which each further byte buys
+/// least.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
+    checkpoint: PathBuf,
+    /// Statistics of `dwindle calibrate`
+    #[arg(long, value_name = "FILE")]
+    stats: PathBuf,
+    /// The text on which sensitivities are measured, UTF-8
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// The text on which files are measured, UTF-8 [default: --text]
+    #[arg(long, value_name = "FILE")]
+    eval: Option<PathBuf>,
+    /// Chunks of 512 tokens on which files are measured
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = at_least_one)]
+    chunks: usize,
+    /// Sizes, in bytes or as parts of the checkpoint's weights, instead of the file types' sizes
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = file_size)]
+    sizes: Vec<FileSize>,
+    /// llama-quantize's file types to hold against
+    #[arg(
+        long,
+        value_name = "TYPES",
+        value_delimiter = ',',
+        conflicts_with = "sizes"
+    )]
+    ladder: Vec<String>,
+    #[command(flatten)]
+    choosing: Choosing,
+    /// How weights become codes: `output` or `nearest`
+    #[arg(long, value_name = "HOW", value_parser = rounding, default_value = "output")]
+    rounding: dwindle::plan::Rounding,
+    /// Draw the frontier in this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Recommend a size that takes at least this part less memory than the checkpoint, such as `60%`
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    target_memory_reduction: Option<f64>,
+    /// Recommend a size whose perplexity is at most this much above the checkpoint's, such as `1%`
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    max_quality_loss: Option<f64>,
+    /// Make so many files of random types too, and say how well the predicted divergence orders them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    check: usize,
+    /// Memory for tensors under way
+    #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
+    memory: u64,
+    /// Worker threads [default: one per core]
+    #[arg(short, long)]
+    threads: Option<usize>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').trim().parse::<f64>() {
+        Ok(p) if p > 0.0 && p < 100.0 => Ok(p / 100.0),
+        _ => Err("expected a part between 0 and 100 %, such as `60%`".into()),
+    }
+}
+
+/// A file that was measured.
+#[derive(Debug, Clone, Serialize)]
+struct Point {
+    bytes: u64,
+    kld: f64,
+    kld_error: f64,
+    perplexity: f64,
+    /// Perplexity over the checkpoint's.
+    ratio: f64,
+    same_top: f64,
+    /// On the second text.
+    gate_kld: Option<f64>,
+}
+
+/// One size.
+#[derive(Debug, Serialize)]
+struct Row {
+    file_type: Option<String>,
+    plain: Option<Point>,
+    own: Point,
+    predicted_kld: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    checkpoint_bytes: u64,
+    rows: Vec<Row>,
+    /// The geometric mean of our divergence over the file types'.
+    ratio: Option<f64>,
+    recommendation: Vec<String>,
+    check: Option<Check>,
+}
+
+/// Predictions held against measurements.
+#[derive(Debug, Serialize)]
+struct Check {
+    /// Predicted and measured.
+    files: Vec<(f64, f64)>,
+    /// Spearman's rank correlation.
+    correlation: f64,
+}
+
+/// Runs `dwindle sweep`.
+pub fn main(args: &Args) -> Result<(), Failure> {
+    let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
+        .map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(&path)?;
+    let statistics = Statistics::open(&args.stats)?;
+    statistics.check_model(&model, source.as_ref())?;
+    let importance = Importance::from_statistics(&statistics);
+    let subject = Checkpoint {
+        path: &path,
+        model: &model,
+        source: source.as_ref(),
+        measured: Measured {
+            importance: Some(&importance),
+            statistics: Some(&statistics),
+            diagnosis: None,
+        },
+        rounding: args.rounding,
+        text: &args.text,
+        options: Options {
+            threads: args.threads.unwrap_or_else(available_threads),
+            memory: args.memory,
+            compress: false,
+        },
+    };
+    let plain = ladder(args, &subject)?;
+    let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
+        [] => plain
+            .into_iter()
+            .map(|r| (Some(r.clone()), r.bytes))
+            .collect(),
+        sizes => sizes
+            .iter()
+            .map(|s| (None, s.of(subject.bytes())))
+            .collect(),
+    };
+    let costs = args.choosing.costs(&subject)?;
+    let bench = Bench::new(args, &subject)?;
+    let rows = measure(&bench, &costs, sizes)?;
+    let report = Report {
+        checkpoint_bytes: subject.bytes(),
+        ratio: ratio(&rows),
+        recommendation: recommend(args, &rows, subject.bytes()),
+        rows,
+        check: match args.check {
+            0 => None,
+            files => Some(check(&bench, &costs, files)?),
+        },
+    };
+    if let Some(file) = &args.svg {
+        fs::write(file, draw(&report))?;
+    }
+    match args.json {
+        true => json(&report),
+        false => print(&report),
+    }
+}
+
+/// The file types to hold against, the largest first.
+fn ladder(args: &Args, subject: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
+    let mut all = match args.ladder.as_slice() {
+        [] => rungs(&subject.subject(), LADDER.iter().copied()),
+        own => {
+            let found = rungs(&subject.subject(), own.iter().map(String::as_str));
+            if let Some(bad) = own
+                .iter()
+                .find(|n| !found.iter().any(|r| r.file_type == **n))
+            {
+                return Err(Failure::Usage(format!(
+                    "`{bad}` is no file type that this model can have; `dwindle compress --help` lists them"
+                )));
+            }
+            found
+        }
+    };
+    all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.file_type.cmp(&b.file_type)));
+    Ok(all)
+}
+
+/// Where files are made and measured.
+struct Bench<'a> {
+    subject: &'a Checkpoint<'a>,
+    meter: Meter,
+    gate: Option<Meter>,
+    dir: tempfile::TempDir,
+}
+
+impl<'a> Bench<'a> {
+    fn new(args: &Args, subject: &'a Checkpoint<'a>) -> Result<Bench<'a>, Failure> {
+        let text = args.eval.as_deref().unwrap_or(&args.text);
+        let gate = args.choosing.gate.as_deref();
+        Ok(Bench {
+            subject,
+            meter: Meter::new(subject.path, text, args.chunks)?,
+            gate: gate
+                .map(|text| Meter::new(subject.path, text, args.chunks))
+                .transpose()?,
+            dir: tempfile::TempDir::new()?,
+        })
+    }
+
+    fn point(&self, plan: &Plan) -> Result<Point, Failure> {
+        let file = self.dir.path().join("file.gguf");
+        let bytes = self.subject.write(plan, &file)?;
+        let gate = self.gate.as_ref().map(|g| g.evaluate(&file)).transpose()?;
+        let found = self.meter.evaluate(&file)?;
+        fs::remove_file(&file)?;
+        Ok(Point::new(bytes, &found, gate.as_ref()))
+    }
+}
+
+fn measure(
+    bench: &Bench<'_>,
+    costs: &Costs,
+    sizes: Vec<(Option<Rung>, u64)>,
+) -> Result<Vec<Row>, Failure> {
+    let bar = progress::count(sizes.len() as u64, "sizes");
+    let mut rows = Vec::new();
+    for (rung, bytes) in sizes {
+        let chosen = of_size(costs, &bench.subject.subject(), bytes)?;
+        rows.push(Row {
+            plain: rung.as_ref().map(|r| bench.point(&r.plan)).transpose()?,
+            file_type: rung.map(|r| r.file_type),
+            own: bench.point(&chosen.plan)?,
+            predicted_kld: chosen.assignment.kld,
+        });
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.own.bytes));
+    Ok(rows)
+}
+
+/// Makes files of random types and measures them.
+fn check(bench: &Bench<'_>, costs: &Costs, files: usize) -> Result<Check, Failure> {
+    let mut numbers = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+    let bar = progress::count(files as u64, "checking");
+    let mut found = Vec::new();
+    for _ in 0..files {
+        let assignment = costs.at_random(&mut || numbers.random::<f64>());
+        let chosen = planned(&bench.subject.subject(), assignment)?;
+        found.push((chosen.assignment.kld, bench.point(&chosen.plan)?.kld));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(Check {
+        correlation: rank_correlation(&found),
+        files: found,
+    })
+}
+
+/// Spearman's rank correlation of pairs without ties.
+fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
+    let ranks = |get: fn(&(f64, f64)) -> f64| {
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        order.sort_by(|a, b| get(&pairs[*a]).total_cmp(&get(&pairs[*b])));
+        let mut ranks = vec![0.0; pairs.len()];
+        for (rank, i) in order.into_iter().enumerate() {
+            ranks[i] = rank as f64;
+        }
+        ranks
+    };
+    let n = pairs.len() as f64;
+    let apart = ranks(|p| p.0).into_iter().zip(ranks(|p| p.1));
+    let squares: f64 = apart.map(|(a, b)| (a - b).powi(2)).sum();
+    1.0 - 6.0 * squares / (n * (n * n - 1.0)).max(1.0)
+}
+
+impl Point {
+    fn new(bytes: u64, found: &Evaluation, gate: Option<&Evaluation>) -> Point {
+        let kld = |e: &Evaluation| e.divergence.as_ref().map_or(0.0, |d| d.kld.value);
+        let of =
+            |get: fn(&dwindle::eval::Divergence) -> f64| found.divergence.as_ref().map_or(0.0, get);
+        Point {
+            bytes,
+            kld: kld(found),
+            kld_error: of(|d| d.kld.error),
+            perplexity: found.perplexity.perplexity.value,
+            ratio: of(|d| d.perplexity_ratio.value),
+            same_top: of(|d| d.same_top.value),
+            gate_kld: gate.map(kld),
+        }
+    }
+}
+
+fn ratio(rows: &[Row]) -> Option<f64> {
+    let logs: Vec<f64> = rows
+        .iter()
+        .filter_map(|r| Some((r.own.kld / r.plain.as_ref()?.kld).ln()))
+        .collect();
+    (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
+}
+
+/// The recommendations, each in a sentence.
+fn recommend(args: &Args, rows: &[Row], whole: u64) -> Vec<String> {
+    let words = |row: &Row| {
+        format!(
+            "{} bytes ({:.0} % less than the checkpoint; perplexity {:+.2} %, KL divergence {:.4})",
+            row.own.bytes,
+            (1.0 - row.own.bytes as f64 / whole as f64) * 100.0,
+            (row.own.ratio - 1.0) * 100.0,
+            row.own.kld
+        )
+    };
+    let mut out = Vec::new();
+    if let Some(part) = args.target_memory_reduction {
+        let most = (1.0 - part) * whole as f64;
+        let fits = rows.iter().filter(|r| r.own.bytes as f64 <= most);
+        out.push(match fits.min_by(|a, b| a.own.kld.total_cmp(&b.own.kld)) {
+            Some(row) => format!(
+                "At least {:.0} % less memory: {}.",
+                part * 100.0,
+                words(row)
+            ),
+            None => format!(
+                "None of these files takes {:.0} % less memory; give smaller `--sizes`.",
+                part * 100.0
+            ),
+        });
+    }
+    if let Some(loss) = args.max_quality_loss {
+        let good = rows.iter().filter(|r| r.own.ratio <= 1.0 + loss);
+        out.push(match good.min_by_key(|r| r.own.bytes) {
+            Some(row) => format!("At most {:.1} % worse: {}.", loss * 100.0, words(row)),
+            None => format!(
+                "None of these files is within {:.1} %; give larger `--sizes`.",
+                loss * 100.0
+            ),
+        });
+    }
+    if let Some(row) = knee(rows) {
+        out.push(format!("The knee: {}.", words(row)));
+    }
+    out
+}
+
+/// The size farthest below the line from the smallest to the largest (Satopää and others, 2011).
+fn knee(rows: &[Row]) -> Option<&Row> {
+    let (largest, smallest) = (rows.first()?, rows.last()?);
+    let span = (largest.own.bytes - smallest.own.bytes) as f64;
+    let fall = smallest.own.kld - largest.own.kld;
+    if rows.len() < 3 || span <= 0.0 || fall <= 0.0 {
+        return None;
+    }
+    let below = |row: &Row| {
+        let x = (row.own.bytes - smallest.own.bytes) as f64 / span;
+        let y = (row.own.kld - largest.own.kld) / fall;
+        1.0 - x - y
+    };
+    rows.iter().max_by(|a, b| below(a).total_cmp(&below(b)))
+}
+
+fn draw(report: &Report) -> String {
+    let points = |get: fn(&Row) -> Option<&Point>| -> Vec<(f64, f64)> {
+        let all = report.rows.iter().filter_map(get);
+        all.map(|p| (p.bytes as f64 / 1e6, p.kld)).collect()
+    };
+    let own = Series {
+        name: "dwindle",
+        points: points(|r| Some(&r.own)),
+        line: true,
+    };
+    let plain = Series {
+        name: "llama-quantize",
+        points: points(|r| r.plain.as_ref()),
+        line: false,
+    };
+    let mut charts = vec![Chart {
+        title: "Mean KL divergence by size",
+        x: Axis::even("size in MB"),
+        y: Axis::logarithmic("KL divergence"),
+        series: vec![own, plain],
+    }];
+    if let Some(check) = &report.check {
+        charts.push(Chart {
+            title: "Files of random types",
+            x: Axis::logarithmic("predicted KL divergence"),
+            y: Axis::logarithmic("measured"),
+            series: vec![Series {
+                name: "files",
+                points: check.files.clone(),
+                line: false,
+            }],
+        });
+    }
+    svg(&charts)
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
+    let cell =
+        |point: Option<&Point>, get: &dyn Fn(&Point) -> String| point.map_or("-".into(), get);
+    let rows = report.rows.iter().map(|row| {
+        let plain = row.plain.as_ref();
+        [
+            row.file_type.clone().unwrap_or("-".into()),
+            cell(plain, &|p| p.bytes.to_string()),
+            cell(plain, &|p| format!("{:.3}", p.perplexity)),
+            cell(plain, &|p| format!("{:.4}", p.kld)),
+            row.own.bytes.to_string(),
+            format!("{:.3}", row.own.perplexity),
+            format!("{:.4}", row.own.kld),
+            format!("{:.1}", row.own.same_top * 100.0),
+            cell(plain, &|p| format!("{:.2}", row.own.kld / p.kld)),
+            match (plain.and_then(|p| p.gate_kld), row.own.gate_kld) {
+                (Some(plain), Some(own)) => format!("{own:.4} / {plain:.4}"),
+                (None, Some(own)) => format!("{own:.4}"),
+                _ => "-".into(),
+            },
+        ]
+    });
+    let columns = [
+        "llama-quantize",
+        ">bytes",
+        ">PPL",
+        ">KLD",
+        ">our bytes",
+        ">PPL",
+        ">KLD",
+        ">same top %",
+        ">ratio",
+        ">second text",
+    ];
+    line(table(columns, rows).to_string())?;
+    if let Some(check) = &report.check {
+        line(format!(
+            "{} files of random types: rank correlation of predicted and measured divergence {:.3}",
+            check.files.len(),
+            check.correlation
+        ))?;
+    }
+    if let Some(ratio) = report.ratio {
+        line(format!("geometric mean of the ratios {ratio:.3}"))?;
+    }
+    line(format!("checkpoint {}", size(report.checkpoint_bytes)))?;
+    for text in &report.recommendation {
+        line(text)?;
+    }
+    Ok(())
+}
