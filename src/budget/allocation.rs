@@ -148,7 +148,11 @@ impl Assignment {
         Recipe {
             base: Base::FileType("f16".into()),
             rules: self.types.iter().map(rule).collect(),
-            rounding,
+            // Where all is plain floats there is nothing to round.
+            rounding: match self.types.values().any(|ty| ty.is_quantized()) {
+                true => rounding,
+                false => Rounding::Nearest,
+            },
             structure: None,
         }
     }

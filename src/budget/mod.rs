@@ -16,7 +16,7 @@ pub use allocation::{Assignment, Costs};
 pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
 pub use ladder::{LADDER, Rung, rungs};
 pub use sensitivity::{Grouping, groups, measure};
-pub use target::{Chosen, Search, Subject, of_size, of_tensors, planned};
+pub use target::{Chosen, Search, Subject, of_bits, of_size, planned};
 
 use crate::eval::EvalError;
 use crate::llama::ggml::GgmlError;

@@ -74,11 +74,23 @@ pub fn of_size(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chose
     })
 }
 
-/// The best file whose tensors take at most so many bytes.
+/// The best file of at most so many bits a weight: all tensors counted, metadata not.
 ///
 /// # Errors
-/// [`BudgetError::TooSmall`].
-pub fn of_tensors(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
+/// [`BudgetError::TooSmall`] with the bytes of the tensors whose type can be chosen.
+pub fn of_bits(costs: &Costs, subject: &Subject<'_>, bits: f64) -> Result<Chosen, BudgetError> {
+    let smallest = of_tensors(costs, subject, costs.range().0)?;
+    let fixed = smallest
+        .plan
+        .bytes()
+        .saturating_sub(smallest.assignment.bytes);
+    let weights: u64 = subject.model.tensors.iter().map(|t| t.elements()).sum();
+    let bytes = (bits * weights as f64 / 8.0) as u64;
+    of_tensors(costs, subject, bytes.saturating_sub(fixed))
+}
+
+/// The best file whose tensors that can be chosen take at most so many bytes.
+fn of_tensors(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     planned(subject, costs.allocate(bytes)?)
 }
 

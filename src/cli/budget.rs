@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use dwindle::architecture::{Model, ModelTensor};
 use dwindle::budget::{
-    Chosen, Costs, Grouping, LADDER, Search, Subject, TYPES, candidates, groups, measure, of_size,
-    of_tensors, rungs,
+    Chosen, Costs, Grouping, LADDER, Search, Subject, TYPES, candidates, groups, measure, of_bits,
+    of_size, rungs,
 };
 use dwindle::checkpoint::Source;
 use dwindle::eval::{Estimate, EvalOptions, Evaluation, Reference, compare, write_reference};
@@ -146,7 +146,21 @@ impl Effort {
     }
 }
 
-/// Tokens of a chunk.
+/// From so many bits a weight on, types of less than two are left out: they take longest to try, and
+/// none is chosen.
+const AMPLE_BITS: f64 = 3.0;
+
+fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {
+    let bits = |ty: &TensorType| {
+        let block = ty.block_len();
+        8.0 * ty.bytes(&[block]).unwrap_or(0) as f64 / block as f64
+    };
+    let is_ample = least_bits.is_some_and(|bits| bits >= AMPLE_BITS);
+    let wanted = TYPES.iter().filter(|ty| !is_ample || bits(ty) >= 2.0);
+    wanted.copied().collect()
+}
+
+/// Tokens of a chunk, where the model has as many.
 const CTX: u32 = 512;
 
 /// Chunks on which files are measured.
@@ -158,6 +172,13 @@ impl Target {
         self.size.is_some() || self.bpw.is_some() || self.max_kld.is_some()
     }
 
+    /// The bits a weight that it means, where it says so.
+    pub fn bits(&self, checkpoint: &Checkpoint<'_>) -> Option<f64> {
+        let bytes = self.size.map(|s| s.of(checkpoint.bytes()));
+        let bits = bytes.map(|b| 8.0 * b as f64 / checkpoint.elements() as f64);
+        self.bpw.or(bits)
+    }
+
     /// The types of the file that was asked for.
     pub fn choose(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
         let subject = checkpoint.subject();
@@ -165,8 +186,7 @@ impl Target {
             return smallest(costs, checkpoint, kld);
         }
         if let Some(bits) = self.bpw {
-            let bytes = (bits * checkpoint.elements() as f64 / 8.0) as u64;
-            return Ok(of_tensors(costs, &subject, bytes)?);
+            return Ok(of_bits(costs, &subject, bits)?);
         }
         let none = || Failure::Usage("give `--size`, `--bpw` or `--max-kld`".into());
         let bytes = self.size.ok_or_else(none)?.of(checkpoint.bytes());
@@ -186,8 +206,13 @@ impl Choosing {
         given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
     }
 
-    /// What each type of each tensor costs.
-    pub fn costs(&self, checkpoint: &Checkpoint<'_>) -> Result<Costs, Failure> {
+    /// What each type of each tensor costs, for files of so many bits a weight at least, where that is
+    /// known.
+    pub fn costs(
+        &self,
+        checkpoint: &Checkpoint<'_>,
+        least_bits: Option<f64>,
+    ) -> Result<Costs, Failure> {
         let Checkpoint {
             path,
             model,
@@ -197,23 +222,24 @@ impl Choosing {
             ..
         } = *checkpoint;
         let types = match self.types.as_slice() {
-            [] => TYPES,
-            own => own,
+            [] => types_for(least_bits),
+            own => own.to_vec(),
         };
         let bar = progress::count(model.tensors.len() as u64, "trying types");
-        let tensors = candidates(model, source, &measured, types, rounding, &|| bar.inc(1))?;
+        let tensors = candidates(model, source, &measured, &types, rounding, &|| bar.inc(1))?;
         bar.finish_and_clear();
         let groups = groups(&tensors, self.effort.grouping());
         let text = read_text(checkpoint.text)?;
+        let ctx = context(model);
         let options = EvalOptions {
-            ctx: CTX,
+            ctx,
             chunks: Some(self.effort.chunks()),
             ..EvalOptions::default()
         };
         let about = DiagnosisText {
             name: file_name(checkpoint.text),
             sha256: digest(text.as_bytes()),
-            ctx: CTX,
+            ctx,
             chunks: self.effort.chunks(),
         };
         let file = match &self.sensitivity {
@@ -258,7 +284,7 @@ impl Choosing {
         chosen: &Chosen,
         file: &Path,
     ) -> Result<Outcome, Failure> {
-        let measured = Meter::new(checkpoint.path, checkpoint.text, CHUNKS)?.kld(file)?;
+        let measured = Meter::new(checkpoint, checkpoint.text, CHUNKS)?.kld(file)?;
         let gate = match &self.gate {
             Some(text) => gate(text, checkpoint, chosen, file)?,
             None => None,
@@ -293,7 +319,8 @@ impl Checkpoint<'_> {
         }
     }
 
-    fn elements(&self) -> u64 {
+    /// Weights.
+    pub fn elements(&self) -> u64 {
         self.model.tensors.iter().map(|t| t.elements()).sum()
     }
 
@@ -329,17 +356,17 @@ const KEY: [u8; 32] = [0; 32];
 
 impl Meter {
     /// Runs the checkpoint over the beginning of a text.
-    pub fn new(checkpoint: &Path, text: &Path, chunks: usize) -> Result<Meter, Failure> {
+    pub fn new(checkpoint: &Checkpoint<'_>, text: &Path, chunks: usize) -> Result<Meter, Failure> {
         let meter = Meter {
             dir: tempfile::TempDir::new()?,
             text: read_text(text)?,
             options: EvalOptions {
-                ctx: CTX,
+                ctx: context(checkpoint.model),
                 chunks: Some(chunks),
                 ..EvalOptions::default()
             },
         };
-        let original = load(checkpoint)?;
+        let original = load(checkpoint.path)?;
         let (text, options) = (&meter.text, &meter.options);
         write_reference(&original, text, options, &meter.cache(), KEY, &mut |_| ())?;
         Ok(meter)
@@ -370,6 +397,13 @@ impl Meter {
     }
 }
 
+/// Tokens of a chunk: llama.cpp counts on positions that a model was made for.
+fn context(model: &Model) -> u32 {
+    let key = format!("{}.context_length", model.architecture);
+    let own = model.metadata.get(&key).and_then(|v| v.as_u64());
+    own.map_or(CTX, |own| own.min(u64::from(CTX)) as u32)
+}
+
 fn load(path: &Path) -> Result<llama::model::Model, Failure> {
     let options = ModelOptions::default();
     Ok(pipeline::load(
@@ -382,7 +416,7 @@ fn load(path: &Path) -> Result<llama::model::Model, Failure> {
 
 /// The smallest file that is measured to diverge by at most so much.
 fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
-    let meter = Meter::new(checkpoint.path, checkpoint.text, CHUNKS)?;
+    let meter = Meter::new(checkpoint, checkpoint.text, CHUNKS)?;
     let dir = tempfile::TempDir::new()?;
     let mut search = Search::new(costs, checkpoint.subject(), kld);
     let bar = progress::count(0, "trying files");
@@ -415,7 +449,7 @@ fn gate(
     let dir = tempfile::TempDir::new()?;
     let plain = dir.path().join("plain.gguf");
     checkpoint.write(&rung.plan, &plain)?;
-    let meter = Meter::new(checkpoint.path, text, CHUNKS)?;
+    let meter = Meter::new(checkpoint, text, CHUNKS)?;
     Ok(Some(Gate {
         file_type: rung.file_type,
         bytes: rung.bytes,

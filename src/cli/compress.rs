@@ -176,7 +176,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     });
     let chosen = match &checkpoint {
         Some(checkpoint) => {
-            let costs = args.choosing.costs(checkpoint)?;
+            let bits = args.target.bits(checkpoint);
+            let costs = args.choosing.costs(checkpoint, bits)?;
             Some(args.target.choose(&costs, checkpoint)?)
         }
         None => None,

@@ -165,7 +165,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             .map(|s| (None, s.of(subject.bytes())))
             .collect(),
     };
-    let costs = args.choosing.costs(&subject)?;
+    let least = sizes.iter().map(|(_, bytes)| *bytes).min();
+    let bits = least.map(|bytes| 8.0 * bytes as f64 / subject.elements() as f64);
+    let costs = args
+        .choosing
+        .costs(&subject, bits.filter(|_| args.check == 0))?;
     let bench = Bench::new(args, &subject)?;
     let rows = measure(&bench, &costs, sizes)?;
     let report = Report {
@@ -222,9 +226,9 @@ impl<'a> Bench<'a> {
         let gate = args.choosing.gate.as_deref();
         Ok(Bench {
             subject,
-            meter: Meter::new(subject.path, text, args.chunks)?,
+            meter: Meter::new(subject, text, args.chunks)?,
             gate: gate
-                .map(|text| Meter::new(subject.path, text, args.chunks))
+                .map(|text| Meter::new(subject, text, args.chunks))
                 .transpose()?,
             dir: tempfile::TempDir::new()?,
         })
