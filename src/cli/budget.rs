@@ -3,22 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use dwindle::architecture::{Model, ModelTensor};
 use dwindle::budget::{
-    Chosen, Costs, Grouping, LADDER, Search, Subject, TYPES, candidates, groups, measure, of_bits,
-    of_size, rungs,
+    Chosen, Costs, Grouping, LADDER, Search, TYPES, candidates, groups, measure, of_bits, of_size,
+    rungs,
 };
-use dwindle::checkpoint::Source;
-use dwindle::eval::{Estimate, EvalOptions, Evaluation, Reference, compare, write_reference};
+use dwindle::eval::EvalOptions;
 use dwindle::llama;
 use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
-use dwindle::plan::{Plan, Recipe, Rounding};
-use dwindle::statistics::{DiagnosisText, Identity, Measured, Sensitivities, digest};
+use dwindle::pipeline;
+use dwindle::plan::Recipe;
+use dwindle::statistics::{DiagnosisText, Identity, Sensitivities, digest};
 use dwindle_formats::gguf::TensorType;
 use fs_err as fs;
 use serde::Serialize;
 
+use super::meter::{Checkpoint, Meter, context, read_text};
 use super::output::parse_bytes;
 use super::{Failure, progress};
 
@@ -96,19 +95,6 @@ fn element_type(text: &str) -> Result<TensorType, String> {
     }
 }
 
-/// What is to be compressed, and what is known of it.
-#[derive(Clone, Copy)]
-pub struct Checkpoint<'a> {
-    pub path: &'a Path,
-    pub model: &'a Model,
-    pub source: &'a dyn Source,
-    pub measured: Measured<'a>,
-    pub rounding: Rounding,
-    /// The text on which sensitivities are measured.
-    pub text: &'a Path,
-    pub options: Options,
-}
-
 /// What was predicted and what came of it.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
@@ -159,9 +145,6 @@ fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {
     let wanted = TYPES.iter().filter(|ty| !is_ample || bits(ty) >= 2.0);
     wanted.copied().collect()
 }
-
-/// Tokens of a chunk, where the model has as many.
-const CTX: u32 = 512;
 
 /// Chunks on which files are measured.
 const CHUNKS: usize = 8;
@@ -308,116 +291,10 @@ impl FileSize {
     }
 }
 
-impl Checkpoint<'_> {
-    /// As the library wants it.
-    pub fn subject(&self) -> Subject<'_> {
-        Subject {
-            model: self.model,
-            source: self.source,
-            measured: self.measured,
-            rounding: self.rounding,
-        }
-    }
-
-    /// Weights.
-    pub fn elements(&self) -> u64 {
-        self.model.tensors.iter().map(|t| t.elements()).sum()
-    }
-
-    /// Bytes of the checkpoint's weights.
-    pub fn bytes(&self) -> u64 {
-        let bytes = |t: &ModelTensor| t.source_type(self.source).bytes(&t.shape);
-        self.model.tensors.iter().filter_map(bytes).sum()
-    }
-
-    /// Writes the file of a plan.
-    pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
-        let inputs = Inputs {
-            model: self.model,
-            source: self.source,
-            measured: self.measured,
-            fitted: None,
-            identity: &[0; 32],
-        };
-        let nothing = &mut |_| ();
-        Ok(pipeline::compress(plan, &inputs, file, self.options, nothing)?.bytes)
-    }
-}
-
-/// The checkpoint's predictions of a text, which files are held against.
-pub struct Meter {
-    dir: tempfile::TempDir,
-    text: String,
-    options: EvalOptions,
-}
-
-/// The key of the predictions, which no other process sees.
-const KEY: [u8; 32] = [0; 32];
-
-impl Meter {
-    /// Runs the checkpoint over the beginning of a text.
-    pub fn new(checkpoint: &Checkpoint<'_>, text: &Path, chunks: usize) -> Result<Meter, Failure> {
-        let meter = Meter {
-            dir: tempfile::TempDir::new()?,
-            text: read_text(text)?,
-            options: EvalOptions {
-                ctx: context(checkpoint.model),
-                chunks: Some(chunks),
-                ..EvalOptions::default()
-            },
-        };
-        let original = load(checkpoint.path)?;
-        let (text, options) = (&meter.text, &meter.options);
-        write_reference(&original, text, options, &meter.cache(), KEY, &mut |_| ())?;
-        Ok(meter)
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.dir.path().join("reference")
-    }
-
-    /// Runs a file over the same text.
-    pub fn evaluate(&self, file: &Path) -> Result<Evaluation, Failure> {
-        let model = load(file)?;
-        let cache = self.cache();
-        let reference = Reference::Cache(&cache, KEY);
-        Ok(compare(
-            &model,
-            &reference,
-            &self.text,
-            &self.options,
-            &mut |_| (),
-        )?)
-    }
-
-    /// The mean KL divergence of a file.
-    fn kld(&self, file: &Path) -> Result<Estimate, Failure> {
-        let none = || Failure::Input("nothing was compared".into());
-        Ok(self.evaluate(file)?.divergence.ok_or_else(none)?.kld)
-    }
-}
-
-/// Tokens of a chunk: llama.cpp counts on positions that a model was made for.
-fn context(model: &Model) -> u32 {
-    let key = format!("{}.context_length", model.architecture);
-    let own = model.metadata.get(&key).and_then(|v| v.as_u64());
-    own.map_or(CTX, |own| own.min(u64::from(CTX)) as u32)
-}
-
-fn load(path: &Path) -> Result<llama::model::Model, Failure> {
-    let options = ModelOptions::default();
-    Ok(pipeline::load(
-        path,
-        &options,
-        Factors::default(),
-        &mut |_, _| (),
-    )?)
-}
-
 /// The smallest file that is measured to diverge by at most so much.
 fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
     let meter = Meter::new(checkpoint, checkpoint.text, CHUNKS)?;
-    let dir = tempfile::TempDir::new()?;
+    let dir = checkpoint.temporary()?;
     let mut search = Search::new(costs, checkpoint.subject(), kld);
     let bar = progress::count(0, "trying files");
     while let Some(chosen) = search.propose()? {
@@ -446,7 +323,7 @@ fn gate(
     else {
         return Ok(None);
     };
-    let dir = tempfile::TempDir::new()?;
+    let dir = checkpoint.temporary()?;
     let plain = dir.path().join("plain.gguf");
     checkpoint.write(&rung.plan, &plain)?;
     let meter = Meter::new(checkpoint, text, CHUNKS)?;
@@ -483,11 +360,6 @@ impl Outcome {
             gate.file_type, gate.kld, gate.own_kld
         ))
     }
-}
-
-fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(fs::read(path)?)
-        .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
 }
 
 fn file_name(path: &Path) -> String {

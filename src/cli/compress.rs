@@ -1,6 +1,6 @@
 //! `dwindle compress`: checkpoint in, smaller file out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle::architecture;
@@ -13,8 +13,9 @@ use dwindle::structure::Wish;
 use dwindle_formats::container::check_destination;
 use fs_err as fs;
 
-use super::budget::{self, Choosing, Target};
+use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
+use super::meter::Checkpoint;
 use super::output::{at_least_one, parse_bytes};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::{Failure, progress, structure};
@@ -165,7 +166,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         compress: kind == Some(Kind::Container),
     };
     let wanted = args.text.as_deref().filter(|_| args.target.is_wanted());
-    let checkpoint = wanted.map(|text| budget::Checkpoint {
+    let checkpoint = wanted.map(|text| Checkpoint {
         path: &path,
         model,
         source: source.as_ref(),
@@ -173,6 +174,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rounding: recipe.rounding,
         text,
         options,
+        scratch: folder_of(args.output.as_deref()),
     });
     let chosen = match &checkpoint {
         Some(checkpoint) => {
@@ -331,7 +333,15 @@ pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-fn kind_of(output: &std::path::Path) -> Result<Kind, Failure> {
+/// The folder in which an output is written.
+fn folder_of(output: Option<&Path>) -> &Path {
+    output
+        .and_then(Path::parent)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+fn kind_of(output: &Path) -> Result<Kind, Failure> {
     match output.extension().and_then(|e| e.to_str()) {
         Some("gguf") => Ok(Kind::Stock),
         Some("dwn") => Ok(Kind::Container),
@@ -357,10 +367,7 @@ fn refuse_factors(plan: &Plan) -> Result<(), Failure> {
     )))
 }
 
-fn refuse_overwriting_source(
-    source: &std::path::Path,
-    output: &std::path::Path,
-) -> Result<(), Failure> {
+fn refuse_overwriting_source(source: &Path, output: &Path) -> Result<(), Failure> {
     match (fs::canonicalize(source), fs::canonicalize(output)) {
         (Ok(a), Ok(b)) if a == b => Err(Failure::Usage(format!(
             "`{}` is the checkpoint itself; choose another output",

@@ -11,6 +11,7 @@ mod export;
 mod failure;
 mod fitting;
 mod inspect;
+mod meter;
 mod model;
 mod output;
 mod progress;

@@ -1,6 +1,6 @@
 //! `dwindle sweep`: what each size costs, beside what llama-quantize's file types cost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle::architecture;
@@ -14,9 +14,10 @@ use fs_err as fs;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use super::budget::{Checkpoint, Choosing, FileSize, Meter, file_size};
+use super::budget::{Choosing, FileSize, file_size};
 use super::chart::{Axis, Chart, Series, svg};
 use super::compress::{available_threads, rounding};
+use super::meter::{Checkpoint, Meter};
 use super::output::{at_least_one, json, line, parse_bytes, size, table};
 use super::{Failure, progress};
 
@@ -153,6 +154,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             memory: args.memory,
             compress: false,
         },
+        scratch: Path::new("."),
     };
     let plain = ladder(args, &subject)?;
     let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
@@ -230,7 +232,7 @@ impl<'a> Bench<'a> {
             gate: gate
                 .map(|text| Meter::new(subject, text, args.chunks))
                 .transpose()?,
-            dir: tempfile::TempDir::new()?,
+            dir: subject.temporary()?,
         })
     }
 
