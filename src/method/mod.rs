@@ -23,5 +23,6 @@ pub mod svd;
 pub mod tensor;
 pub mod tensor_train;
 pub mod tucker;
+pub mod value_output;
 pub mod wanda;
 pub mod whitened;
