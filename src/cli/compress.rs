@@ -53,11 +53,11 @@ pub struct Args {
     /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// The text of --sequential, UTF-8
-    #[arg(long, value_name = "FILE", requires = "sequential")]
+    /// The text of --sequential, and of what `[structure]` decides by a text, UTF-8
+    #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Chunks of the text, of 512 tokens, that are evaluated at once
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential", value_parser = at_least_one)]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "text", value_parser = at_least_one)]
     chunks: usize,
     /// Print the plan with its bytes and stop
     #[arg(long)]
@@ -124,7 +124,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let text = args.text.as_deref().map(|path| structure::Text {
         path,
         options: args.fit_options(),
+        sequential: args.sequential && !args.dry_run,
     });
+    let watches = |wish: &Wish| wish.needs_text();
+    if text.is_some() && !args.sequential && !recipe.structure.as_ref().is_some_and(watches) {
+        let use_of_it = "`--text` goes with `--sequential`, or with `key_length` or a number for `drop` in `[structure]`";
+        return Err(Failure::Usage(use_of_it.into()));
+    }
     let whole = model;
     let smaller = match &recipe.structure {
         Some(wish) => Some(structure::shrink(
@@ -134,7 +140,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             &whole,
             source.as_ref(),
             &measured,
-            text.as_ref().filter(|_| !args.dry_run),
+            text.as_ref(),
         )?),
         None => None,
     };
@@ -183,14 +189,14 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let fitted = match &args.text {
         // A smaller model was fitted while it was made.
         _ if smaller.is_some() => None,
-        Some(text) => Some(fit_layers(
+        Some(text) if args.sequential => Some(fit_layers(
             &args.fit_options(),
             &path,
             &plan,
             &inputs,
             text,
         )?),
-        None => None,
+        _ => None,
     };
     inputs.fitted = fitted.as_ref();
     let bar = progress::bytes(plan.bytes(), "compressing");

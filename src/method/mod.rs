@@ -14,6 +14,7 @@ pub mod nystrom;
 pub mod prune;
 pub mod quantize;
 pub mod refit;
+pub mod rotary_pairs;
 #[cfg(test)]
 mod sample;
 pub mod sparse_low_rank;

@@ -69,7 +69,9 @@ impl Projection {
         let rows = inputs.len() / n;
         let mut out = vec![0.0; rows * width];
         for (place, (first, basis)) in self.each().enumerate() {
-            let head = inputs.chunks_exact(n).flat_map(|r| &r[first..first + length]);
+            let head = inputs
+                .chunks_exact(n)
+                .flat_map(|r| &r[first..first + length]);
             let head: Vec<f32> = head.copied().collect();
             let mapped = product_f32(&head, basis, rows, length, reduced);
             for (to, from) in out.chunks_exact_mut(width).zip(mapped.chunks(reduced)) {
@@ -118,7 +120,8 @@ impl Projection {
     pub fn refit(&self, w: &[f32], rows: usize, gram: Gram<'_>) -> Result<Vec<f32>, MethodError> {
         let problem = Problem::new(w, rows, gram, &self.heads)?;
         let (length, reduced) = (self.heads.length, self.reduced);
-        let widened = |b: &Vec<f32>| Mat::from_fn(length, reduced, |i, j| f64::from(b[i * reduced + j]));
+        let widened =
+            |b: &Vec<f32>| Mat::from_fn(length, reduced, |i, j| f64::from(b[i * reduced + j]));
         let bases: Vec<Mat<f64>> = self.bases.iter().map(widened).collect();
         let fitted = problem.fit(&problem.map(&bases))?;
         Ok((0..rows)
@@ -129,10 +132,14 @@ impl Projection {
 
 /// For each query head that stays, its first input and the place of its basis.
 fn first_inputs(heads: &ValueHeads) -> impl Iterator<Item = (usize, usize)> {
-    heads.kept.iter().enumerate().flat_map(move |(place, head)| {
-        let first = head * heads.shared_by;
-        (first..first + heads.shared_by).map(move |query| (query * heads.length, place))
-    })
+    heads
+        .kept
+        .iter()
+        .enumerate()
+        .flat_map(move |(place, head)| {
+            let first = head * heads.shared_by;
+            (first..first + heads.shared_by).map(move |query| (query * heads.length, place))
+        })
 }
 
 /// The bases in which values of `reduced` elements serve the output projection w best, `rows` rows
@@ -164,7 +171,9 @@ pub fn reduce(
         }
     }
     let narrowed = |b: &Mat<f64>| {
-        (0..heads.length).flat_map(|i| b.row(i).iter().map(|v| *v as f32).collect::<Vec<_>>()).collect()
+        (0..heads.length)
+            .flat_map(|i| b.row(i).iter().map(|v| *v as f32).collect::<Vec<_>>())
+            .collect()
     };
     Ok(Projection {
         heads: heads.clone(),
@@ -241,7 +250,10 @@ impl<'a> Problem<'a> {
                 let w = self.wt.subrows(at, length);
                 weight += product(w, w.transpose());
             }
-            let whitened = product(root.transpose(), product(weight.as_ref(), root.as_ref()).as_ref());
+            let whitened = product(
+                root.transpose(),
+                product(weight.as_ref(), root.as_ref()).as_ref(),
+            );
             let mut basis = Eigen::of(whitened)?.leading(reduced);
             solve_upper_triangular_in_place(root.transpose(), basis.as_mut(), Par::Seq);
             Ok(basis)
@@ -309,7 +321,10 @@ impl<'a> Problem<'a> {
             steps.push(step);
         }
         let moved = product(self.map(&steps).as_ref(), fitted.as_ref());
-        let energy = inner(moved.as_ref(), product(self.gram.as_ref(), moved.as_ref()).as_ref());
+        let energy = inner(
+            moved.as_ref(),
+            product(self.gram.as_ref(), moved.as_ref()).as_ref(),
+        );
         if !(gain > 0.0 && energy > 0.0) {
             return Ok(false);
         }
@@ -383,19 +398,41 @@ mod tests {
         let before = product_f32(&x, &transpose(&w, ROWS, N), tokens, N, ROWS);
         let narrow = p.narrow(&x, N);
         let width = p.width();
-        let after = product_f32(&narrow, &transpose(&fitted, ROWS, width), tokens, width, ROWS);
+        let after = product_f32(
+            &narrow,
+            &transpose(&fitted, ROWS, width),
+            tokens,
+            width,
+            ROWS,
+        );
         assert_eq!(width, HEADS * free);
-        assert!(distance(&before, &after) < 5e-3, "{}", distance(&before, &after));
+        assert!(
+            distance(&before, &after) < 5e-3,
+            "{}",
+            distance(&before, &after)
+        );
         // The same read through all inputs.
-        let wide = product_f32(&x, &transpose(&p.widen(&fitted, N), ROWS, N), tokens, N, ROWS);
+        let wide = product_f32(
+            &x,
+            &transpose(&p.widen(&fitted, N), ROWS, N),
+            tokens,
+            N,
+            ROWS,
+        );
         assert!(distance(&after, &wide) < 1e-5);
         // Values made in the basis are the inputs in it.
         let v = noise(2 * LENGTH * 3, 7);
         let made = p.values(&v, 3);
         let first: Vec<f32> = transpose(&v[..LENGTH * 3], LENGTH, 3);
         let mut row = vec![0f32; 3 * N];
-        row.chunks_mut(N).zip(first.chunks(LENGTH)).for_each(|(r, f)| r[..LENGTH].copy_from_slice(f));
-        let expected: Vec<f32> = p.narrow(&row, N).chunks(width).flat_map(|r| r[..free].to_vec()).collect();
+        row.chunks_mut(N)
+            .zip(first.chunks(LENGTH))
+            .for_each(|(r, f)| r[..LENGTH].copy_from_slice(f));
+        let expected: Vec<f32> = p
+            .narrow(&row, N)
+            .chunks(width)
+            .flat_map(|r| r[..free].to_vec())
+            .collect();
         assert!(distance(&transpose(&expected, 3, free), &made[..free * 3]) < 1e-5);
     }
 
@@ -410,7 +447,10 @@ mod tests {
             let map = problem.map(bases);
             let fitted = problem.fit_transposed(&map).unwrap();
             let rest = &problem.wt - product(map.as_ref(), fitted.as_ref());
-            inner(rest.as_ref(), product(problem.gram.as_ref(), rest.as_ref()).as_ref())
+            inner(
+                rest.as_ref(),
+                product(problem.gram.as_ref(), rest.as_ref()).as_ref(),
+            )
         };
         let mut bases = problem.leading(5).unwrap();
         let first = error(&bases);
@@ -438,7 +478,10 @@ mod tests {
         };
         let part = reduce(&w, ROWS, gram, &one, 4).unwrap();
         let wide = part.widen(&part.refit(&w, ROWS, gram).unwrap(), N);
-        assert!(wide.chunks(N).all(|r| r[..2 * LENGTH].iter().all(|v| *v == 0.0)));
+        assert!(
+            wide.chunks(N)
+                .all(|r| r[..2 * LENGTH].iter().all(|v| *v == 0.0))
+        );
         assert_eq!(
             reduce(&w, ROWS, gram, &one, 9).unwrap_err(),
             MethodError::Rank { rank: 9, limit: 8 }
@@ -446,6 +489,11 @@ mod tests {
         let nothing = vec![0.0; N * N];
         let nothing = Gram::new(&nothing, N).unwrap();
         let p = reduce(&vec![0.0; ROWS * N], ROWS, nothing, &one, 4).unwrap();
-        assert!(p.refit(&vec![0.0; ROWS * N], ROWS, nothing).unwrap().iter().all(|v| *v == 0.0));
+        assert!(
+            p.refit(&vec![0.0; ROWS * N], ROWS, nothing)
+                .unwrap()
+                .iter()
+                .all(|v| *v == 0.0)
+        );
     }
 }

@@ -8,15 +8,23 @@
 
 mod blocks;
 mod budget;
+mod experts;
 mod fit;
+mod form;
+mod heads;
+mod kept;
 mod reduce;
+mod rotary;
 mod wish;
 
 pub use blocks::{Blocks, parameters};
-pub use budget::{Kept, KeptBlock, decide};
-pub use fit::{Fits, Narrowed, fit, narrowed};
-pub use reduce::{digest, importance, irregular_architecture, reduce};
-pub use wish::Wish;
+pub use budget::decide;
+pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
+pub use form::pair_elements;
+pub use kept::{Kept, KeptBlock};
+pub use reduce::{digest, importance, reduce};
+pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
+pub use wish::{Drop, Wish};
 
 use crate::eval::EvalError;
 use crate::llama::ggml::GgmlError;
