@@ -11,6 +11,7 @@ mod linear;
 pub mod low_rank;
 pub mod magnitude;
 pub mod nystrom;
+pub mod projection;
 pub mod prune;
 pub mod quantize;
 pub mod refit;

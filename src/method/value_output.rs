@@ -7,16 +7,19 @@
 //! has the bases on its diagonal: W' = W·G·P·(PᵀGP)⁻¹). Bases begin with the leading directions of
 //! each head, its values whitened and weighted by the output projection (as in the whitened SVD of
 //! W_O·W_V), and then take turns with the fit: a step down the output's error, preconditioned by
-//! what each head is and what is read of it. Whitening by calibration is as in SVD-LLM (Wang et
-//! al., 2024); the joint treatment of W_V and W_O as in SliceGPT's and Palu's low-rank values.
+//! what each head is and what is read of it. Whitening is as in SVD-LLM (Wang et al., 2024), keeping
+//! values in fewer directions as in Palu (Chang et al., 2024).
 
-use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
 use faer::{Mat, MatRef, Par};
 
 use super::eigen::Eigen;
 use super::error::{MethodError, check_weights};
 use super::gram::Gram;
-use super::linear::{cholesky, product, product_f32, solve, widen_transposed};
+use super::linear::{cholesky, product, solve, widen_transposed};
+use super::projection::{Projection, ValueHeads, first_inputs};
 use super::whitened::DAMPING;
 
 /// How often the bases and the fit take turns.
@@ -25,122 +28,8 @@ const ROUNDS: usize = 10;
 /// How much further than the best step for a fixed fit a basis goes: the fit follows it.
 const BEYOND: f64 = 1.5;
 
-/// Which inputs of an output projection belong together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ValueHeads {
-    /// Elements of a value.
-    pub length: usize,
-    /// Neighbouring query heads that share a key and value head.
-    pub shared_by: usize,
-    /// The key and value heads that stay, ascending.
-    pub kept: Vec<usize>,
-}
-
-/// A map from an output projection's inputs to fewer: each key and value head that stays has a
-/// basis, which all query heads that share it go through.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Projection {
-    heads: ValueHeads,
-    /// Elements of a value that stay.
-    reduced: usize,
-    /// For each head that stays: `length` rows of `reduced` elements.
-    bases: Vec<Vec<f32>>,
-}
-
-impl Projection {
-    /// Elements of a value that stay.
-    pub fn reduced(&self) -> usize {
-        self.reduced
-    }
-
-    /// Inputs that stay.
-    pub fn width(&self) -> usize {
-        self.heads.kept.len() * self.heads.shared_by * self.reduced
-    }
-
-    /// For each query head that stays: its first input, and its basis.
-    fn each(&self) -> impl Iterator<Item = (usize, &[f32])> {
-        first_inputs(&self.heads).map(|(first, basis)| (first, &self.bases[basis][..]))
-    }
-
-    /// Inputs, rows of n elements, as they reach the narrowed projection.
-    pub fn narrow(&self, inputs: &[f32], n: usize) -> Vec<f32> {
-        let (length, reduced, width) = (self.heads.length, self.reduced, self.width());
-        let rows = inputs.len() / n;
-        let mut out = vec![0.0; rows * width];
-        for (place, (first, basis)) in self.each().enumerate() {
-            let head = inputs
-                .chunks_exact(n)
-                .flat_map(|r| &r[first..first + length]);
-            let head: Vec<f32> = head.copied().collect();
-            let mapped = product_f32(&head, basis, rows, length, reduced);
-            for (to, from) in out.chunks_exact_mut(width).zip(mapped.chunks(reduced)) {
-                to[place * reduced..][..reduced].copy_from_slice(from);
-            }
-        }
-        out
-    }
-
-    /// A narrowed projection, rows of [`Self::width`] elements, as one that reads all n inputs.
-    pub fn widen(&self, w: &[f32], n: usize) -> Vec<f32> {
-        let (length, reduced, width) = (self.heads.length, self.reduced, self.width());
-        let rows = w.len() / width;
-        let mut out = vec![0.0; rows * n];
-        for (place, (first, basis)) in self.each().enumerate() {
-            let part = w.chunks_exact(width);
-            let part = part.flat_map(|r| &r[place * reduced..(place + 1) * reduced]);
-            let part: Vec<f32> = part.copied().collect();
-            let transposed = super::linear::transpose(basis, length, reduced);
-            let mapped = product_f32(&part, &transposed, rows, reduced, length);
-            for (to, from) in out.chunks_exact_mut(n).zip(mapped.chunks(length)) {
-                to[first..first + length].copy_from_slice(from);
-            }
-        }
-        out
-    }
-
-    /// The rows that make the values of the heads that stay, `cols` elements each; of a bias, one.
-    pub fn values(&self, w: &[f32], cols: usize) -> Vec<f32> {
-        let (length, reduced) = (self.heads.length, self.reduced);
-        let heads = self.heads.kept.iter().zip(&self.bases);
-        heads
-            .flat_map(|(head, basis)| {
-                let transposed = super::linear::transpose(basis, length, reduced);
-                let rows = &w[head * length * cols..(head + 1) * length * cols];
-                product_f32(&transposed, rows, reduced, length, cols)
-            })
-            .collect()
-    }
-
-    /// The output projection w, `rows` rows of the Gram's width, fitted to what it reads now: rows
-    /// of [`Self::width`] elements.
-    ///
-    /// # Errors
-    /// As [`reduce`].
-    pub fn refit(&self, w: &[f32], rows: usize, gram: Gram<'_>) -> Result<Vec<f32>, MethodError> {
-        let problem = Problem::new(w, rows, gram, &self.heads)?;
-        let (length, reduced) = (self.heads.length, self.reduced);
-        let widened =
-            |b: &Vec<f32>| Mat::from_fn(length, reduced, |i, j| f64::from(b[i * reduced + j]));
-        let bases: Vec<Mat<f64>> = self.bases.iter().map(widened).collect();
-        let fitted = problem.fit(&problem.map(&bases))?;
-        Ok((0..rows)
-            .flat_map(|i| fitted.row(i).iter().map(|v| *v as f32).collect::<Vec<_>>())
-            .collect())
-    }
-}
-
-/// For each query head that stays, its first input and the place of its basis.
-fn first_inputs(heads: &ValueHeads) -> impl Iterator<Item = (usize, usize)> {
-    heads
-        .kept
-        .iter()
-        .enumerate()
-        .flat_map(move |(place, head)| {
-            let first = head * heads.shared_by;
-            (first..first + heads.shared_by).map(move |query| (query * heads.length, place))
-        })
-}
+/// The part of the output that may be lost without another turn.
+const ENOUGH: f64 = 1e-4;
 
 /// The bases in which values of `reduced` elements serve the output projection w best, `rows` rows
 /// of the Gram's width. In them, a head's values have a second moment of one.
@@ -182,12 +71,35 @@ pub fn reduce(
     })
 }
 
+/// The output projection w, `rows` rows of the Gram's width, fitted to what it reads through a
+/// projection of its heads: rows of [`Projection::width`] elements.
+///
+/// # Errors
+/// As [`reduce`].
+pub fn refit(
+    w: &[f32],
+    rows: usize,
+    gram: Gram<'_>,
+    projection: &Projection,
+) -> Result<Vec<f32>, MethodError> {
+    let problem = Problem::new(w, rows, gram, &projection.heads)?;
+    let (length, reduced) = (projection.heads.length, projection.reduced);
+    let widened =
+        |b: &Vec<f32>| Mat::from_fn(length, reduced, |i, j| f64::from(b[i * reduced + j]));
+    let bases: Vec<Mat<f64>> = projection.bases.iter().map(widened).collect();
+    let fitted = problem.fit(&problem.map(&bases))?;
+    let columns = (0..rows).flat_map(|i| fitted.col_as_slice(i));
+    Ok(columns.map(|v| *v as f32).collect())
+}
+
 /// An output projection, its input's second moment, and its heads.
 struct Problem<'a> {
     heads: &'a ValueHeads,
     /// Wᵀ: n rows.
     wt: Mat<f64>,
     gram: Mat<f64>,
+    /// What the projection gives per token.
+    energy: f64,
     /// The Cholesky factor of each head's second moment, the mean of those who share it.
     roots: Vec<Mat<f64>>,
 }
@@ -207,19 +119,19 @@ impl<'a> Problem<'a> {
         if expected > n {
             return Err(MethodError::Length { expected, found: n });
         }
-        let mut damped = widen_transposed(gram.values, n, n);
+        let moment = widen_transposed(gram.values, n, n);
         let mean = gram.mean_square();
-        // A layer that no token reached: all directions alike.
-        let damping = if mean > 0.0 { DAMPING * mean } else { 1.0 };
-        (0..n).for_each(|i| damped[(i, i)] += damping);
+        let wt = widen_transposed(w, rows, n);
+        let seen = product(moment.as_ref(), wt.as_ref());
         let mut problem = Problem {
             heads,
-            wt: widen_transposed(w, rows, n),
-            gram: damped,
+            energy: inner(wt.as_ref(), seen.as_ref()),
+            wt,
+            gram: moment,
             roots: Vec::new(),
         };
         problem.roots = (0..heads.kept.len())
-            .map(|head| cholesky(problem.mean(head)).ok_or(MethodError::NoConvergence))
+            .map(|head| definite_root(problem.mean(head), DAMPING, mean))
             .collect::<Result<_, _>>()?;
         Ok(problem)
     }
@@ -274,26 +186,26 @@ impl<'a> Problem<'a> {
     }
 
     /// W' for a map, transposed: a column for each row of the output.
-    fn fit_transposed(&self, map: &Mat<f64>) -> Result<Mat<f64>, MethodError> {
+    fn fit(&self, map: &Mat<f64>) -> Result<Mat<f64>, MethodError> {
         let across = product(self.gram.as_ref(), map.as_ref());
         let inner = product(map.transpose(), across.as_ref());
-        let root = cholesky(inner).ok_or(MethodError::NoConvergence)?;
+        // Bases are whitened, so what counts is near one, however little of it there is.
+        let root = definite_root(inner, DAMPING, 1.0)?;
         let mut fitted = product(across.transpose(), self.wt.as_ref());
         solve(&root, &mut fitted);
         Ok(fitted)
-    }
-
-    fn fit(&self, map: &Mat<f64>) -> Result<Mat<f64>, MethodError> {
-        Ok(self.fit_transposed(map)?.transpose().to_owned())
     }
 
     /// Moves the bases to where the output's error is less; false where they are there.
     fn step(&self, bases: &mut [Mat<f64>]) -> Result<bool, MethodError> {
         let length = self.heads.length;
         let map = self.map(bases);
-        let fitted = self.fit_transposed(&map)?;
+        let fitted = self.fit(&map)?;
         let rest = &self.wt - product(map.as_ref(), fitted.as_ref());
         let pull = product(self.gram.as_ref(), rest.as_ref());
+        if inner(rest.as_ref(), pull.as_ref()) <= ENOUGH * self.energy {
+            return Ok(false);
+        }
         let (mut steps, mut gain) = (Vec::new(), 0.0);
         let mut place = 0;
         for (head, root) in self.roots.iter().enumerate() {
@@ -336,17 +248,33 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// The Cholesky factor of a second moment with as much on its diagonal as makes it positive definite,
+/// rounded as it is: parts of a mean, from `damping` on.
+fn definite_root(moment: Mat<f64>, damping: f64, mean: f64) -> Result<Mat<f64>, MethodError> {
+    // A layer that no token reached: all directions alike.
+    let (mut added, most) = if mean > 0.0 {
+        (damping * mean, mean)
+    } else {
+        (1.0, 1.0)
+    };
+    loop {
+        let mut damped = moment.clone();
+        (0..damped.ncols()).for_each(|i| damped[(i, i)] += added);
+        match cholesky(damped) {
+            Some(root) => return Ok(root),
+            None if added > most => return Err(MethodError::NoConvergence),
+            None => added *= 10.0,
+        }
+    }
+}
+
 /// The same directions, of a second moment of one: B·R⁻¹ with BᵀCB = RᵀR.
 fn whiten(basis: &Mat<f64>, root: &Mat<f64>) -> Result<Mat<f64>, MethodError> {
     let seen = product(root.transpose(), basis.as_ref());
     let moment = product(seen.transpose(), seen.as_ref());
     let lower = cholesky(moment).ok_or(MethodError::NoConvergence)?;
     let mut transposed = basis.transpose().to_owned();
-    faer::linalg::triangular_solve::solve_lower_triangular_in_place(
-        lower.as_ref(),
-        transposed.as_mut(),
-        Par::Seq,
-    );
+    solve_lower_triangular_in_place(lower.as_ref(), transposed.as_mut(), Par::Seq);
     Ok(transposed.transpose().to_owned())
 }
 
@@ -359,6 +287,7 @@ fn inner(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::linear::product_f32;
     use super::super::sample::{correlated, distance, noise};
     use super::super::tensor::transpose;
     use super::*;
@@ -394,7 +323,7 @@ mod tests {
         let gram = Gram::new(&gram, N).unwrap();
         let w = noise(ROWS * N, 3);
         let p = reduce(&w, ROWS, gram, &pairs(), free).unwrap();
-        let fitted = p.refit(&w, ROWS, gram).unwrap();
+        let fitted = refit(&w, ROWS, gram, &p).unwrap();
         let before = product_f32(&x, &transpose(&w, ROWS, N), tokens, N, ROWS);
         let narrow = p.narrow(&x, N);
         let width = p.width();
@@ -407,7 +336,7 @@ mod tests {
         );
         assert_eq!(width, HEADS * free);
         assert!(
-            distance(&before, &after) < 5e-3,
+            distance(&before, &after) < 1e-3,
             "{}",
             distance(&before, &after)
         );
@@ -445,7 +374,7 @@ mod tests {
         let problem = Problem::new(&w, ROWS, gram, &heads).unwrap();
         let error = |bases: &[Mat<f64>]| {
             let map = problem.map(bases);
-            let fitted = problem.fit_transposed(&map).unwrap();
+            let fitted = problem.fit(&map).unwrap();
             let rest = &problem.wt - product(map.as_ref(), fitted.as_ref());
             inner(
                 rest.as_ref(),
@@ -470,14 +399,14 @@ mod tests {
         let gram = Gram::new(&gram, N).unwrap();
         let w = noise(ROWS * N, 5);
         let whole = reduce(&w, ROWS, gram, &pairs(), LENGTH).unwrap();
-        let fitted = whole.refit(&w, ROWS, gram).unwrap();
+        let fitted = refit(&w, ROWS, gram, &whole).unwrap();
         assert!(distance(&w, &whole.widen(&fitted, N)) < 1e-3);
         let one = ValueHeads {
             kept: vec![1],
             ..pairs()
         };
         let part = reduce(&w, ROWS, gram, &one, 4).unwrap();
-        let wide = part.widen(&part.refit(&w, ROWS, gram).unwrap(), N);
+        let wide = part.widen(&refit(&w, ROWS, gram, &part).unwrap(), N);
         assert!(
             wide.chunks(N)
                 .all(|r| r[..2 * LENGTH].iter().all(|v| *v == 0.0))
@@ -490,7 +419,7 @@ mod tests {
         let nothing = Gram::new(&nothing, N).unwrap();
         let p = reduce(&vec![0.0; ROWS * N], ROWS, nothing, &one, 4).unwrap();
         assert!(
-            p.refit(&vec![0.0; ROWS * N], ROWS, nothing)
+            refit(&vec![0.0; ROWS * N], ROWS, nothing, &p)
                 .unwrap()
                 .iter()
                 .all(|v| *v == 0.0)

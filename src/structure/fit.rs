@@ -12,7 +12,8 @@ use super::{StructureError, form};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::method::nystrom::refit;
-use crate::method::value_output::Projection;
+use crate::method::projection::Projection;
+use crate::method::value_output;
 use crate::statistics::Measured;
 
 /// Fitted matrices, by their position in [`Model::tensors`]: rows of the columns that are kept, the
@@ -107,7 +108,7 @@ pub fn fit(
             Inputs::Values(projection) => {
                 let w = slice_values(tensor, 0, source)?;
                 let gram = gram(measured, tensor, 0)?;
-                fitted = projection.refit(&w, rows, gram).map_err(failed(tensor))?;
+                fitted = value_output::refit(&w, rows, gram, projection).map_err(failed(tensor))?;
             }
         }
         tensor.release(source);

@@ -106,6 +106,11 @@ pub(super) fn architecture<'a>(
             let has_none = format!("the same, as `{UNEVEN}` has no `rope_freqs.weight`");
             return Err(refuse(has_none));
         }
+        let scaling = model.metadata.get(&format!("{own}.rope.scaling.type"));
+        if scaling.is_some_and(|kind| kind.as_str() != Some("none")) {
+            let has_none = format!("the same, as `{UNEVEN}` does not scale its rotary embedding");
+            return Err(refuse(has_none));
+        }
         return Ok(UNEVEN);
     }
     match is_irregular {

@@ -7,7 +7,8 @@ use super::blocks::Attention;
 use super::budget::{Orders, failed, gram, left, slice_values};
 use super::kept::{Kept, KeptBlock};
 use super::wish::Wish;
-use crate::method::value_output::{self, Projection, ValueHeads};
+use crate::method::projection::{Projection, ValueHeads};
+use crate::method::value_output;
 
 /// Chooses heads, and the directions of their values, as wished.
 pub(super) fn choose(

@@ -2,7 +2,7 @@
 
 use super::blocks::{Attention, Blocks};
 use super::rotary::Pairs;
-use crate::method::value_output::Projection;
+use crate::method::projection::Projection;
 
 /// What stays of each block; `None` where the whole block leaves.
 #[derive(Debug, Clone, PartialEq)]
