@@ -119,8 +119,7 @@ impl<'a> Problem<'a> {
         if expected > n {
             return Err(MethodError::Length { expected, found: n });
         }
-        let moment = widen_transposed(gram.values, n, n);
-        let mean = gram.mean_square();
+        let moment = definite(gram)?;
         let wt = widen_transposed(w, rows, n);
         let seen = product(moment.as_ref(), wt.as_ref());
         let mut problem = Problem {
@@ -131,7 +130,7 @@ impl<'a> Problem<'a> {
             roots: Vec::new(),
         };
         problem.roots = (0..heads.kept.len())
-            .map(|head| definite_root(problem.mean(head), DAMPING, mean))
+            .map(|head| cholesky(problem.mean(head)).ok_or(MethodError::NoConvergence))
             .collect::<Result<_, _>>()?;
         Ok(problem)
     }
@@ -189,8 +188,7 @@ impl<'a> Problem<'a> {
     fn fit(&self, map: &Mat<f64>) -> Result<Mat<f64>, MethodError> {
         let across = product(self.gram.as_ref(), map.as_ref());
         let inner = product(map.transpose(), across.as_ref());
-        // Bases are whitened, so what counts is near one, however little of it there is.
-        let root = definite_root(inner, DAMPING, 1.0)?;
+        let root = cholesky(inner).ok_or(MethodError::NoConvergence)?;
         let mut fitted = product(across.transpose(), self.wt.as_ref());
         solve(&root, &mut fitted);
         Ok(fitted)
@@ -248,23 +246,21 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The Cholesky factor of a second moment with as much on its diagonal as makes it positive definite,
-/// rounded as it is: parts of a mean, from `damping` on.
-fn definite_root(moment: Mat<f64>, damping: f64, mean: f64) -> Result<Mat<f64>, MethodError> {
+/// The Gram with as much on its diagonal as makes it positive definite, rounded as it is.
+fn definite(gram: Gram<'_>) -> Result<Mat<f64>, MethodError> {
+    let mean = gram.mean_square();
     // A layer that no token reached: all directions alike.
-    let (mut added, most) = if mean > 0.0 {
-        (damping * mean, mean)
-    } else {
-        (1.0, 1.0)
-    };
+    let mut damping = if mean > 0.0 { DAMPING * mean } else { 1.0 };
     loop {
-        let mut damped = moment.clone();
-        (0..damped.ncols()).for_each(|i| damped[(i, i)] += added);
-        match cholesky(damped) {
-            Some(root) => return Ok(root),
-            None if added > most => return Err(MethodError::NoConvergence),
-            None => added *= 10.0,
+        let mut damped = widen_transposed(gram.values, gram.n, gram.n);
+        (0..gram.n).for_each(|i| damped[(i, i)] += damping);
+        if cholesky(damped.clone()).is_some() {
+            return Ok(damped);
         }
+        if damping > mean {
+            return Err(MethodError::NoConvergence);
+        }
+        damping *= 10.0;
     }
 }
 

@@ -14,9 +14,9 @@ const STRUCTURED: &[(&str, &[&str], bool)] = &[
     ("f16", &["keep = 0.6"], true),
     ("f16", &["value_length = 48"], false),
     ("f16", &["value_length = 48"], true),
-    ("f16", &["value_length = 56", "key_length = 56"], true),
+    ("f16", &["value_length = 48", "key_length = 48"], false),
     ("f16", &["value_length = 48", "key_length = 48"], true),
-    ("f16", &["drop = 2"], true),
+    ("f16", &["drop = 2"], false),
     ("q8_0", &["keep = 0.8"], true),
     ("q6_k", &["keep = 0.9"], true),
     ("q8_0", &[], false),
@@ -75,7 +75,14 @@ fn row(
     let path = subject.file("recipe.toml");
     std::fs::write(&path, recipe).map_err(|e| e.to_string())?;
     let file = subject.file("model").with_extension(extension);
-    let compressed = json(subject.compress(&path, sequential).arg("-o").arg(&file))?;
+    let mut compress = subject.compress(&path, sequential);
+    let by_text = ["key_length", "drop"]
+        .iter()
+        .any(|key| recipe.contains(key));
+    if by_text && !sequential {
+        compress.arg("--text").arg(&subject.calibration);
+    }
+    let compressed = json(compress.arg("-o").arg(&file))?;
     let evaluated = subject.evaluate(&file)?;
     let speed = json(program("bench").arg(&file).args(["--runs", "3", "--json"]))?;
     println!(
