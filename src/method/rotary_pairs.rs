@@ -15,6 +15,9 @@ use super::linear::cholesky;
 /// Added to the diagonal, as a fraction of its mean.
 const DAMPING: f64 = 1e-3;
 
+/// What a head's queries are multiplied by for each pair: real and imaginary part of a complex number.
+pub type Factors = Vec<[f64; 2]>;
+
 /// What the pairs of one head give to its scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairScores {
@@ -69,15 +72,14 @@ impl PairScores {
     }
 }
 
-/// Which pairs stay in all heads, ascending, and what each head's queries are multiplied by for each
-/// of them: real and imaginary part of a complex number.
+/// Which pairs stay in all heads, ascending, and each head's factors for them.
 ///
 /// # Errors
 /// [`MethodError::Rank`] for a number of pairs that is not there, [`MethodError::NoConvergence`].
 pub fn choose(
     heads: &[PairScores],
     stay: usize,
-) -> Result<(Vec<usize>, Vec<Vec<[f64; 2]>>), MethodError> {
+) -> Result<(Vec<usize>, Vec<Factors>), MethodError> {
     let pairs = heads.first().map_or(0, |h| h.covariance.ncols() / 2);
     if stay == 0 || stay > pairs {
         return Err(MethodError::Rank {

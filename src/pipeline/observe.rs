@@ -10,6 +10,9 @@ use crate::llama::model::Model;
 /// Every so many tokens one goes through to the output.
 pub(super) const STRIDE: usize = 4;
 
+/// Called with rows of an input; an error ends the evaluation.
+pub(super) type Observer<'a> = dyn FnMut(&LinearInput, &[f32]) -> Result<(), FitError> + 'a;
+
 /// Evaluates chunks of a text and shows the inputs that are wanted of each chunk: rows of all
 /// tokens, past the last attention of every [`STRIDE`]th.
 ///
@@ -20,7 +23,7 @@ pub(super) fn observe(
     text: &str,
     options: &FitOptions,
     is_wanted: impl Fn(&LinearInput) -> bool,
-    observer: &mut dyn FnMut(&LinearInput, &[f32]) -> Result<(), FitError>,
+    observer: &mut Observer<'_>,
 ) -> Result<(), FitError> {
     let chunks = cut(model, text, options)?;
     let ctx = chunks.ctx as u32;

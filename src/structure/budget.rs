@@ -23,6 +23,7 @@ const LEAST_WIDTH: f64 = 0.25;
 ///
 /// # Errors
 /// [`StructureError`].
+#[allow(clippy::too_many_arguments)]
 pub fn decide(
     wish: &Wish,
     pairs: Option<Pairs>,
