@@ -4,7 +4,9 @@
 //! A column of a feed-forward layer is a row of `ffn_gate` and `ffn_up` and a column of `ffn_down`; a
 //! key and value head is rows of `attn_q`, `attn_k`, `attn_v` and columns of `attn_output`. Both are
 //! chosen by what they cost the layer's output, and the matrix that reads them is fitted to what
-//! stays ([`nystrom`](crate::method::nystrom)).
+//! stays ([`nystrom`](crate::method::nystrom)). Heads get shorter where their values go through a
+//! basis ([`value_output`](crate::method::value_output)) or lose rotary pairs
+//! ([`rotary_pairs`](crate::method::rotary_pairs)); experts and whole blocks leave by what they give.
 
 mod blocks;
 mod budget;
