@@ -1,104 +1,25 @@
 //! Models that lose what is redundant in them, and say the same afterwards.
 
+#[path = "common/smaller.rs"]
+mod smaller;
 #[path = "common/tiny.rs"]
 mod tiny;
 
 mod folder;
 mod program;
 
-use std::path::{Path, PathBuf};
-
-use dwindle::llama::context::{Context, ContextOptions};
-use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{Factors, load};
 use dwindle_formats::gguf::{Array, TensorType, Value as Meta, read_header};
-use folder::{FEED_FORWARD, Folder, HIDDEN, families};
+use folder::{FEED_FORWARD, HIDDEN, families};
 use program::{checkpoint, dwindle, fixture, refusal, says, stdout};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use smaller::{calibrate, change, compress, difference, metadata, open, randomize};
 use tempfile::tempdir;
-use tiny::{EMBD, FFN, Kind, Tiny, batch};
+use tiny::{EMBD, FFN, Kind, Tiny};
 
-/// Statistics of a model that were measured on the fixture's text.
-fn calibrate(model: &Path) -> PathBuf {
-    let stats = model.with_extension("stats");
-    let mut command = dwindle(["calibrate", "--ctx", "64", "--chunks", "32", "-t", "1"]);
-    command
-        .arg(model)
-        .arg("--text")
-        .arg(fixture("kjv-calibration.txt"));
-    stdout(command.arg("-o").arg(&stats));
-    stats
-}
-
-/// `dwindle compress` with this table `[structure]`.
-fn compress(model: &Path, ty: &str, structure: &str, to: &Path) -> assert_cmd::Command {
-    let recipe = to.with_extension("toml");
-    std::fs::write(
-        &recipe,
-        format!("type = \"{ty}\"\n[structure]\n{structure}\n"),
-    )
-    .unwrap();
-    let mut command = dwindle(["compress"]);
-    command.arg(model).arg("--recipe").arg(recipe);
-    command.arg("--stats").arg(model.with_extension("stats"));
-    command.arg("-o").arg(to);
-    command
-}
-
-fn open(file: &Path) -> Model {
-    load(
-        file,
-        &ModelOptions::default(),
-        Factors::default(),
-        &mut |_, _| (),
-    )
-    .unwrap()
-}
-
-/// The logits of the first 48 tokens of the calibration's text: what is redundant in it need not be
-/// in a text of other characters.
-fn logits(model: &Model) -> Vec<f32> {
-    let options = ContextOptions {
-        ctx: 64,
-        batch: 64,
-        threads: Some(2),
-        ..ContextOptions::default()
-    };
-    let text = std::fs::read_to_string(fixture("kjv-calibration.txt")).unwrap();
-    let tokens = model.tokenize(&text[..4096], true, false).unwrap()[..48].to_vec();
-    let mut context = Context::new(model, &options).unwrap();
-    context.decode(&batch(&tokens)).unwrap();
-    context.logits().to_vec()
-}
-
-/// The largest difference of two models' logits, as a part of the largest logit.
-fn difference(a: &Path, b: &Path) -> f32 {
-    let (a, b) = (logits(&open(a)), logits(&open(b)));
-    assert_eq!(a.len(), b.len());
-    let largest = a.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
-    off.fold(0.0, f32::max) / largest
-}
-
-/// Gives a folder random weights, and the second half of the feed-forward layers' columns those of
-/// the first.
-fn repeat_columns(folder: &mut Folder) {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for (name, tensor) in &mut folder.tensors {
-        let elements: usize = tensor.shape.iter().product();
-        let mut values: Vec<f32> = (0..elements)
-            .map(|_| match tensor.shape.len() {
-                1 if name.ends_with("norm.weight") => 1.0,
-                _ => rng.random_range(-0.6..0.6),
-            })
-            .collect();
-        if tensor.shape == [FEED_FORWARD, HIDDEN] {
-            values.copy_within(..elements / 2, elements / 2);
-        }
-        tensor.dtype = safetensors::Dtype::F32;
-        tensor.bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+/// Gives the second half of the feed-forward layers' columns the values of the first.
+fn repeat_columns(_: &str, shape: &[usize], values: &mut [f32]) {
+    if shape == [FEED_FORWARD, HIDDEN] {
+        values.copy_within(..values.len() / 2, values.len() / 2);
     }
 }
 
@@ -106,7 +27,7 @@ fn repeat_columns(folder: &mut Folder) {
 fn every_family_loses_columns_that_repeat_others() {
     let dir = tempdir().unwrap();
     for (name, mut folder) in families() {
-        repeat_columns(&mut folder);
+        randomize(&mut folder, repeat_columns);
         let (model, whole) = (dir.path().join(name), dir.path().join("whole.gguf"));
         folder.write(&model);
         calibrate(&model);
@@ -129,27 +50,11 @@ fn every_family_loses_columns_that_repeat_others() {
     }
 }
 
-/// Changes a matrix of the tiny Llama, rows one after another.
-fn change(tiny: &mut Tiny, name: &str, change: impl Fn(&mut Vec<f32>)) {
-    let at = tiny.layout.iter().position(|t| t.name == name).unwrap();
-    let floats = tiny.data[at]
-        .chunks_exact(4)
-        .map(bytemuck::pod_read_unaligned);
-    let mut values: Vec<f32> = floats.collect();
-    change(&mut values);
-    tiny.data[at] = bytemuck::cast_slice(&values).to_vec();
-}
-
 fn repeat_half(tiny: &mut Tiny, name: &str) {
     change(tiny, name, |v| {
         let half = v.len() / 2;
         v.copy_within(..half, half);
     });
-}
-
-fn metadata(file: &Path, key: &str) -> Option<Meta> {
-    let header = read_header(&std::fs::read(file).unwrap()).unwrap();
-    header.metadata.get(key).cloned()
 }
 
 #[test]

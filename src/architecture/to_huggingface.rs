@@ -38,7 +38,7 @@ struct CheckpointTensor<'a> {
 /// Sees a model as a checkpoint of the family of `origin`.
 ///
 /// # Errors
-/// Another family, blocks that differ in width, a tensor that the family has no place for or that
+/// Another family, blocks that differ in width, heads of another length, a tensor that the family has no place for or that
 /// can't be read.
 pub fn to_huggingface<'a>(
     origin: &HuggingFace,
@@ -71,6 +71,19 @@ pub fn to_huggingface<'a>(
     let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
     let embedding = need("embedding_length")?;
     let key_length = number("attention.key_length").unwrap_or(embedding / heads.max(1));
+    let value_length = number("attention.value_length").unwrap_or(key_length);
+    let own = |key: &str| origin.config().get(key).and_then(Value::as_u64);
+    let own_length = own("head_dim")
+        .or_else(|| own("hidden_size")?.checked_div(own("num_attention_heads")?))
+        .unwrap_or(key_length);
+    if [key_length, value_length] != [own_length; 2] {
+        let found =
+            format!("heads with keys of {key_length} and values of {value_length} elements");
+        return Err(refuse(
+            found,
+            format!("{own_length} of each, as in the checkpoint"),
+        ));
+    }
 
     let by_name: HashMap<&str, &ModelTensor> =
         model.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
@@ -127,6 +140,15 @@ pub fn to_huggingface<'a>(
     match number("expert_feed_forward_length") {
         Some(width) => set("moe_intermediate_size", width),
         None => set("intermediate_size", need("feed_forward_length")?),
+    }
+    for (key, suffix) in [
+        ("num_local_experts", "expert_count"),
+        ("num_experts", "expert_count"),
+        ("num_experts_per_tok", "expert_used_count"),
+    ] {
+        if let (Some(value), Some(count)) = (config.get_mut(key), number(suffix)) {
+            *value = count.into();
+        }
     }
     if let Some(Value::Array(kinds)) = config.get_mut("layer_types") {
         kinds.truncate(layers as usize);

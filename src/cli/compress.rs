@@ -63,11 +63,12 @@ pub struct Args {
     /// Runs the checkpoint and a copy in F16 side by side, on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// The text of --sequential, or on which sensitivities are measured, UTF-8
+    /// The text of --sequential, on which sensitivities are measured, and of what `[structure]` decides
+    /// by a text, UTF-8
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Chunks of the text, of 512 tokens, that are evaluated at once
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "sequential", value_parser = at_least_one)]
+    #[arg(long, default_value_t = 64, value_name = "N", requires = "text", value_parser = at_least_one)]
     chunks: usize,
     /// Print the plan with its bytes and stop
     #[arg(long)]
@@ -105,8 +106,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         // Before a plan that may take minutes.
         check_destination(output).map_err(PipelineError::from)?;
     }
-    args.check()?;
     let recipe = args.recipe()?;
+    args.check(&recipe)?;
     let importance = args
         .importance
         .as_deref()
@@ -135,6 +136,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let text = args.text.as_deref().map(|path| structure::Text {
         path,
         options: args.fit_options(),
+        sequential: args.sequential && !args.dry_run,
     });
     let whole = model;
     let smaller = match &recipe.structure {
@@ -145,7 +147,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             &whole,
             source.as_ref(),
             &measured,
-            text.as_ref().filter(|_| !args.dry_run),
+            text.as_ref(),
         )?),
         None => None,
     };
@@ -255,8 +257,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     /// What clap can't hold against one another.
-    fn check(&self) -> Result<(), Failure> {
+    fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
         let target = self.target.is_wanted();
+        let watches = recipe.structure.as_ref().is_some_and(Wish::needs_text);
         let wrong = match () {
             () if target && self.stats.is_none() => {
                 "a target shares bytes by what each layer reads; give `--stats`, as `dwindle calibrate` measures them"
@@ -264,8 +267,9 @@ impl Args {
             () if target && self.text.is_none() => {
                 "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
             }
-            () if self.text.is_some() && !target && !self.sequential => {
-                "`--text` is for `--sequential` and for targets (`--size`, `--bpw`, `--max-kld`)"
+            () if self.text.is_some() && !target && !self.sequential && !watches => {
+                "`--text` goes with `--sequential`, with a target (`--size`, `--bpw`, `--max-kld`), or with \
+                 `key_length` or a number for `drop` in `[structure]`"
             }
             () => "",
         };

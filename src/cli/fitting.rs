@@ -9,16 +9,29 @@ use fs_err as fs;
 
 use super::{Failure, progress};
 
+/// The checkpoint as it is.
+pub fn on_cpu(checkpoint: &Path) -> Result<Model, Failure> {
+    let options = cpu_options();
+    Ok(pipeline::load(
+        checkpoint,
+        &options,
+        Factors::default(),
+        &mut |_, _| (),
+    )?)
+}
+
 /// The checkpoint, and a copy in F16 whose weights can be replaced.
 pub fn running_pair(checkpoint: &Path) -> Result<(Model, Model), Failure> {
-    let on_cpu = ModelOptions {
+    let copy = Recipe::base("f16");
+    let running = pipeline::load_as(checkpoint, &copy, &cpu_options(), &mut |_, _| ())?;
+    Ok((on_cpu(checkpoint)?, running))
+}
+
+fn cpu_options() -> ModelOptions {
+    ModelOptions {
         devices: Some(Vec::new()),
         ..ModelOptions::default()
-    };
-    let original = pipeline::load(checkpoint, &on_cpu, Factors::default(), &mut |_, _| ())?;
-    let copy = Recipe::base("f16");
-    let running = pipeline::load_as(checkpoint, &copy, &on_cpu, &mut |_, _| ())?;
-    Ok((original, running))
+    }
 }
 
 /// Runs the checkpoint and its compressed copy side by side.

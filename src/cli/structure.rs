@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
-use dwindle::architecture::Model;
+use dwindle::architecture::{Model, ModelTensor};
 use dwindle::checkpoint::Source;
-use dwindle::pipeline::{FitOptions, repair};
+use dwindle::llama;
+use dwindle::pipeline::{FitOptions, influence, repair, rotary_pairs};
 use dwindle::plan::{Base, Recipe};
 use dwindle::statistics::{Importance, Measured};
-use dwindle::structure::{self, Blocks, Fits, Kept, Wish, decide, fit, parameters, reduce};
+use dwindle::structure::{
+    self, Blocks, Drop, Fits, Kept, Pairs, Wish, decide, fit, parameters, reduce,
+};
 use fs_err as fs;
 use serde::Serialize;
 
-use super::fitting::running_pair;
+use super::fitting::{on_cpu, running_pair};
 use super::{Failure, progress};
 
 /// A model that lost structure.
@@ -34,12 +37,34 @@ pub struct Report {
     feed_forward: Vec<Option<usize>>,
     /// Key and value heads of each block.
     heads: Vec<Option<usize>>,
+    /// Elements of a head's queries and keys.
+    key_length: usize,
+    /// Elements of a head's values.
+    value_length: usize,
+    /// Experts of each block that has some.
+    experts: Vec<Option<usize>>,
+    /// Blocks that left.
+    dropped: Vec<usize>,
+    /// Bytes that a token takes in a cache in F16.
+    cache_bytes_per_token: Option<u64>,
+    source_cache_bytes_per_token: Option<u64>,
+    /// Whether the output has become a copy of the embedding, with which it was one.
+    output_copied: bool,
 }
 
 /// Where a text to follow is, and how much of it.
 pub struct Text<'a> {
     pub path: &'a Path,
     pub options: FitOptions,
+    /// Whether layers are fitted one after the other.
+    pub sequential: bool,
+}
+
+impl Text<'_> {
+    fn read(&self) -> Result<String, Failure> {
+        String::from_utf8(fs::read(self.path)?)
+            .map_err(|_| Failure::file(self.path, "the text is not valid UTF-8"))
+    }
 }
 
 /// Makes a model smaller as a recipe wants.
@@ -53,15 +78,33 @@ pub fn shrink(
     text: Option<&Text<'_>>,
 ) -> Result<Smaller, Failure> {
     let blocks = Blocks::of(model)?;
+    wish.check(&blocks)?;
+    let watched = Watched {
+        checkpoint,
+        model,
+        blocks: &blocks,
+        source,
+        text,
+    };
+    let wish = &watched.with_numbers(wish)?;
+    let pairs = watched.pairs(wish)?;
     let bar = progress::count(blocks.all.len() as u64, "choosing");
     let granule = granule(&recipe.base);
-    let kept = decide(wish, model, &blocks, source, measured, granule, &|| {
-        bar.inc(1)
-    })?;
+    let kept = decide(
+        wish,
+        pairs,
+        model,
+        &blocks,
+        source,
+        measured,
+        granule,
+        &|| bar.inc(1),
+    )?;
     bar.finish_and_clear();
     let mut fits = fit(&kept, model, &blocks, source, measured)?;
-    if let Some(text) = text {
-        fits = follow(checkpoint, &kept, &blocks, &fits, model, source, text)?;
+    if let Some(text) = text.filter(|t| t.sequential) {
+        let repaired = follow(checkpoint, &kept, &blocks, &fits, model, source, text)?;
+        fits.extend(repaired);
     }
     let smaller = reduce(model, source, &blocks, &kept, &fits)?;
     Ok(Smaller {
@@ -71,6 +114,72 @@ pub fn shrink(
         report: report(model, &smaller, &blocks, &kept),
         model: smaller,
     })
+}
+
+/// A model to be watched over a text.
+struct Watched<'a> {
+    checkpoint: &'a Path,
+    model: &'a Model,
+    blocks: &'a Blocks,
+    source: &'a dyn Source,
+    text: Option<&'a Text<'a>>,
+}
+
+impl Watched<'_> {
+    /// The model as it runs, and the text that a key of the recipe is decided by.
+    fn start(&self, key: &str) -> Result<(llama::model::Model, &Text<'_>, String), Failure> {
+        let text = self.text.ok_or_else(|| {
+            Failure::Usage(format!(
+                "`{key}` in `[structure]` is decided by what the model does with a text; give `--text`"
+            ))
+        })?;
+        Ok((on_cpu(self.checkpoint)?, text, text.read()?))
+    }
+
+    /// A wish that names the blocks that leave.
+    fn with_numbers(&self, wish: &Wish) -> Result<Wish, Failure> {
+        let Drop::Count(count) = wish.drop else {
+            return Ok(wish.clone());
+        };
+        let (running, text, words) = self.start("drop")?;
+        let measured = influence(
+            self.model,
+            self.blocks,
+            self.source,
+            &running,
+            &words,
+            &text.options,
+        )?;
+        let mut order: Vec<usize> = (0..measured.len()).collect();
+        order.sort_by(|a, b| measured[*a].total_cmp(&measured[*b]));
+        order.truncate(count);
+        order.sort_unstable();
+        Ok(Wish {
+            drop: Drop::Blocks(order),
+            ..wish.clone()
+        })
+    }
+
+    /// The rotary pairs that stay.
+    fn pairs(&self, wish: &Wish) -> Result<Option<Pairs>, Failure> {
+        let whole = self.blocks.key_length;
+        let Some(length) = wish.key_length.filter(|n| *n < whole) else {
+            return Ok(None);
+        };
+        structure::check_rotary(self.model, self.blocks)?;
+        let frequencies = structure::frequencies(self.model, self.source, self.blocks)?;
+        let (running, text, words) = self.start("key_length")?;
+        Ok(Some(rotary_pairs(
+            self.model,
+            self.blocks,
+            &frequencies,
+            self.source,
+            &running,
+            &words,
+            &text.options,
+            length / 2,
+        )?))
+    }
 }
 
 /// Widths that suit the blocks of the type that most matrices get.
@@ -95,8 +204,7 @@ fn follow(
     source: &dyn Source,
     text: &Text<'_>,
 ) -> Result<Fits, Failure> {
-    let words = String::from_utf8(fs::read(text.path)?)
-        .map_err(|_| Failure::file(text.path, "the text is not valid UTF-8"))?;
+    let words = text.read()?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
     let fits = repair(
@@ -118,6 +226,7 @@ fn follow(
 }
 
 fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Report {
+    let is_output = |t: &ModelTensor| t.name == "output.weight";
     let of_blocks = kept.blocks.iter().zip(&blocks.all);
     Report {
         architecture: smaller.architecture.clone(),
@@ -131,11 +240,23 @@ fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Repor
             })
             .collect(),
         heads: of_blocks
+            .clone()
+            .map(|(kept, block)| Some(kept.as_ref()?.heads_of(block.attention.as_ref()?).len()))
+            .collect(),
+        experts: of_blocks
             .map(|(kept, block)| {
-                let full = block.attention.as_ref()?.kv_heads;
-                Some(kept.as_ref()?.heads.as_ref().map_or(full, Vec::len))
+                let all = block.ffn.as_ref()?.experts;
+                let kept = kept.as_ref()?.experts.as_ref();
+                Some(kept.map_or(all, Vec::len)).filter(|n| *n > 1 || all > 1)
             })
             .collect(),
+        key_length: kept.key_length(blocks),
+        value_length: kept.value_length,
+        dropped: kept.dropped().collect(),
+        cache_bytes_per_token: kept.cache_bytes(blocks),
+        source_cache_bytes_per_token: Kept::all(blocks).cache_bytes(blocks),
+        output_copied: smaller.tensors.iter().any(is_output)
+            && !model.tensors.iter().any(is_output),
     }
 }
 
@@ -150,20 +271,37 @@ impl Report {
                 _ => "none".to_string(),
             }
         };
-        let architecture = match self.architecture == source.architecture {
-            true => String::new(),
-            false => format!(
-                "; as a `{}`, whose blocks may differ in width",
-                self.architecture
-            ),
-        };
-        format!(
-            "{} of {} parameters of the blocks stay ({:.1} %): feed-forward columns {}, key and value heads {}{architecture}",
+        let mut line = format!(
+            "{} of {} parameters of the blocks stay ({:.1} %): feed-forward columns {}, key and value \
+             heads {} with keys of {} and values of {} elements",
             self.parameters,
             self.source_parameters,
             100.0 * self.parameters as f64 / self.source_parameters as f64,
             range(&self.feed_forward),
             range(&self.heads),
-        )
+            self.key_length,
+            self.value_length,
+        );
+        if self.experts.iter().any(Option::is_some) {
+            line += &format!(", experts {}", range(&self.experts));
+        }
+        if !self.dropped.is_empty() {
+            let numbers: Vec<String> = self.dropped.iter().map(usize::to_string).collect();
+            line += &format!("; blocks {} leave", numbers.join(", "));
+        }
+        if let (Some(before), Some(after)) = (
+            self.source_cache_bytes_per_token,
+            self.cache_bytes_per_token,
+        ) && before != after
+        {
+            line += &format!("; a token's keys and values take {after} bytes of {before} in F16");
+        }
+        if self.architecture != source.architecture {
+            line += &format!("; as a `{}`, which has such a form", self.architecture);
+        }
+        if self.output_copied {
+            line += ", but wants an output of its own, a copy of the embedding";
+        }
+        line
     }
 }

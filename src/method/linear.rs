@@ -5,6 +5,9 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor as llt;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
 use faer::{Accum, Mat, MatRef, Par};
 
 /// The lower Cholesky factor of a symmetric matrix, of which only the lower half is read; `None`
@@ -24,6 +27,12 @@ pub(super) fn cholesky(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
         matrix.col_as_slice_mut(j)[..j].fill(0.0);
     }
     Some(matrix)
+}
+
+/// (L·Lᵀ)⁻¹·x in place.
+pub(super) fn solve(l: &Mat<f64>, x: &mut Mat<f64>) {
+    solve_lower_triangular_in_place(l.as_ref(), x.as_mut(), Par::Seq);
+    solve_upper_triangular_in_place(l.transpose(), x.as_mut(), Par::Seq);
 }
 
 /// left · right.

@@ -11,9 +11,11 @@ mod linear;
 pub mod low_rank;
 pub mod magnitude;
 pub mod nystrom;
+pub mod projection;
 pub mod prune;
 pub mod quantize;
 pub mod refit;
+pub mod rotary_pairs;
 pub mod rounding;
 #[cfg(test)]
 mod sample;
@@ -24,5 +26,6 @@ pub mod svd;
 pub mod tensor;
 pub mod tensor_train;
 pub mod tucker;
+pub mod value_output;
 pub mod wanda;
 pub mod whitened;

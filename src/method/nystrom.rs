@@ -7,14 +7,11 @@
 //! trace(W_g·(G⁻¹_{g,g})⁻¹·W_gᵀ), and the cheapest goes. One sweep gives the cost of every width.
 
 use faer::linalg::matmul::matmul;
-use faer::linalg::triangular_solve::{
-    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
-};
 use faer::{Accum, Mat, MatRef, Par};
 
 use super::error::{MethodError, check_weights};
 use super::gram::Gram;
-use super::linear::{cholesky, product, widen_transposed};
+use super::linear::{cholesky, product, solve, widen_transposed};
 use super::whitened::DAMPING;
 
 /// Groups leave at least so many at a time as make about this many steps of a whole sweep.
@@ -207,12 +204,6 @@ fn root(gram: Gram<'_>, inputs: &[usize]) -> Result<(Mat<f64>, f64), MethodError
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// (L·Lᵀ)⁻¹·x in place.
-fn solve(l: &Mat<f64>, x: &mut Mat<f64>) {
-    solve_lower_triangular_in_place(l.as_ref(), x.as_mut(), Par::Seq);
-    solve_upper_triangular_in_place(l.transpose(), x.as_mut(), Par::Seq);
 }
 
 fn subtract(from: &mut Mat<f64>, left: MatRef<'_, f64>, right: MatRef<'_, f64>) {

@@ -15,7 +15,7 @@ use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};
 use crate::plan::TransformError;
-use crate::structure::{Blocks, Fits, Kept, Narrowed, narrowed};
+use crate::structure::{Blocks, Fits, Inputs, Kept, Narrowed, narrowed};
 
 /// Families whose residual stream is such a sum.
 const FAMILIES: [&str; 5] = ["llama", "deci", "qwen2", "qwen3", "granite"];
@@ -52,6 +52,7 @@ pub fn repair(
             architecture: model.architecture.clone(),
         });
     }
+    turn_queries(kept, blocks, model, source, running)?;
     let mut models = SideBySide::new(original, running, text, options)?;
     let ends = Ends::of(kept, blocks, model);
     let layers = models.inputs().to_vec();
@@ -94,6 +95,32 @@ pub fn repair(
     Ok(repair.made)
 }
 
+/// Gives the copy queries without the rotary pairs that leave.
+fn turn_queries(
+    kept: &Kept,
+    blocks: &Blocks,
+    model: &architecture::Model,
+    source: &dyn Source,
+    running: &Model,
+) -> Result<(), FitError> {
+    let Some(pairs) = &kept.pairs else {
+        return Ok(());
+    };
+    for (number, block) in blocks.all.iter().enumerate() {
+        for index in block.attention.iter().flat_map(|a| &a.q) {
+            let tensor = &model.tensors[*index];
+            let failed = |source: TransformError| FitError::Transform {
+                tensor: tensor.name.clone(),
+                source,
+            };
+            let w = values(tensor, source, 0..tensor.row_count()).map_err(|e| failed(e.into()))?;
+            let turned = pairs.turn(&w, tensor, number, model, blocks.key_length);
+            running.replace(&tensor.name, &turned)?;
+        }
+    }
+    Ok(())
+}
+
 /// The matrices that end layers.
 struct Ends {
     by_name: HashMap<String, End>,
@@ -106,7 +133,7 @@ struct End {
 
 enum Columns {
     All,
-    Some(Vec<usize>),
+    Some(Inputs),
     /// The block leaves.
     None,
 }
@@ -128,13 +155,8 @@ impl Ends {
                 add(tensor, columns);
             }
         }
-        for Narrowed {
-            tensor,
-            mut columns,
-            ..
-        } in narrowed(kept, blocks)
-        {
-            add(tensor, Columns::Some(columns.swap_remove(0)));
+        for Narrowed { tensor, inputs, .. } in narrowed(kept, blocks) {
+            add(tensor, Columns::Some(inputs));
         }
         Ends { by_name }
     }
@@ -209,21 +231,16 @@ impl Repair<'_> {
                 self.made.insert(end.tensor, fitted.clone());
                 (fitted, Some(added))
             }
-            Columns::Some(columns) => {
+            Columns::Some(inputs) => {
                 let prior = &self.fits[&end.tensor];
-                let picked: Vec<f32> = now
-                    .chunks(n)
-                    .flat_map(|row| columns.iter().map(|c| row[*c]))
-                    .collect();
-                let fitted = match tokens < ROWS_PER_ELEMENT * columns.len() {
+                let width = inputs.width();
+                let picked = narrow(inputs, now, n);
+                let fitted = match tokens < ROWS_PER_ELEMENT * width {
                     true => prior.clone(),
-                    false => regress(&picked, columns.len(), &target, prior, RIDGE[0])?,
+                    false => regress(&picked, width, &target, prior, RIDGE[0])?,
                 };
-                let added = forward(&picked, &fitted, columns.len(), rows);
-                let mut all = vec![0.0; w.len()];
-                for (row, short) in all.chunks_mut(n).zip(fitted.chunks(columns.len())) {
-                    columns.iter().zip(short).for_each(|(c, v)| row[*c] = *v);
-                }
+                let added = forward(&picked, &fitted, width, rows);
+                let all = widen(inputs, &fitted, n);
                 self.made.insert(end.tensor, fitted);
                 (all, Some(added))
             }
@@ -241,5 +258,30 @@ impl Repair<'_> {
         let rows = self.difference.chunks(width).zip(&self.at_the_end);
         let kept = rows.filter(|(_, stays)| **stays).flat_map(|(row, _)| row);
         self.difference = kept.copied().collect();
+    }
+}
+
+/// Rows of n inputs as they reach a matrix that reads less.
+fn narrow(inputs: &Inputs, rows: &[f32], n: usize) -> Vec<f32> {
+    match inputs {
+        Inputs::Values(projection) => projection.narrow(rows, n),
+        Inputs::Columns(lists) => {
+            let of_row = |row: &[f32]| lists[0].iter().map(|c| row[*c]).collect::<Vec<_>>();
+            rows.chunks(n).flat_map(of_row).collect()
+        }
+    }
+}
+
+/// A matrix that reads less as one that reads all n inputs.
+fn widen(inputs: &Inputs, w: &[f32], n: usize) -> Vec<f32> {
+    match inputs {
+        Inputs::Values(projection) => projection.widen(w, n),
+        Inputs::Columns(lists) => {
+            let mut all = vec![0.0; w.len() / lists[0].len() * n];
+            for (row, short) in all.chunks_mut(n).zip(w.chunks(lists[0].len())) {
+                lists[0].iter().zip(short).for_each(|(c, v)| row[*c] = *v);
+            }
+            all
+        }
     }
 }

@@ -75,17 +75,7 @@ impl<'m> SideBySide<'m> {
         text: &str,
         options: &FitOptions,
     ) -> Result<SideBySide<'m>, FitError> {
-        let ctx = options.ctx.min(original.n_ctx_train());
-        let cut = EvalOptions {
-            ctx,
-            chunks: Some(options.chunks.clamp(1, MAX_SEQUENCES)),
-            ..EvalOptions::default()
-        };
-        let chunks = Chunks::new(original, text, &cut).map_err(|e| match e {
-            EvalError::TextTooShort { tokens, ctx } => FitError::TextTooShort { tokens, ctx },
-            EvalError::Encoder => FitError::Encoder,
-            other => other.into(),
-        })?;
+        let chunks = cut(original, text, options)?;
         let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
         // Only tokens that want logits reach the last layer's end.
         let stride = (tokens.len() * original.n_vocab())
@@ -95,7 +85,7 @@ impl<'m> SideBySide<'m> {
             token.logits = i % stride == 0;
         }
         let context = ContextOptions {
-            ctx,
+            ctx: chunks.ctx as u32,
             sequences: chunks.count as u32,
             batch: tokens.len() as u32,
             ubatch: tokens.len() as u32,
@@ -145,4 +135,18 @@ impl<'m> SideBySide<'m> {
             None => Ok(shown?),
         }
     }
+}
+
+/// Cuts a text into chunks for a model that reads forward.
+pub(super) fn cut(model: &Model, text: &str, options: &FitOptions) -> Result<Chunks, FitError> {
+    let options = EvalOptions {
+        ctx: options.ctx.min(model.n_ctx_train()),
+        chunks: Some(options.chunks.clamp(1, MAX_SEQUENCES)),
+        ..EvalOptions::default()
+    };
+    Chunks::new(model, text, &options).map_err(|e| match e {
+        EvalError::TextTooShort { tokens, ctx } => FitError::TextTooShort { tokens, ctx },
+        EvalError::Encoder => FitError::Encoder,
+        other => other.into(),
+    })
 }

@@ -129,31 +129,32 @@ impl Importance {
         all.get(start..start + row_len)
     }
 
-    /// The weights of a model that was made smaller: of each tensor under its new name, those of the
-    /// columns that it kept, where `columns` has a list for each slice.
+    /// The weights of a model that was made smaller: of each tensor with rows of this length, under
+    /// its new name, those of the part that it kept.
     pub fn of_kept<'a>(
         &self,
-        tensors: impl Iterator<Item = (&'a str, String, Option<(usize, &'a [Vec<usize>])>)>,
+        tensors: impl Iterator<Item = (&'a str, usize, String, Part<'a>)>,
     ) -> Importance {
         let mut kept = HashMap::new();
-        for (old, new, narrowed) in tensors {
+        for (old, width, new, part) in tensors {
             let Some(all) = self.columns.get(old) else {
                 continue;
             };
-            let of_slice = |(slice, columns): (usize, &Vec<usize>), width| {
-                let weights = self.columns(old, width, slice).unwrap_or(&[]);
-                columns
-                    .iter()
-                    .map(|c| weights.get(*c).copied().unwrap_or(1.0))
-                    .collect()
-            };
-            let columns = match narrowed {
-                None => all.clone(),
-                Some((width, lists)) => lists
-                    .iter()
-                    .enumerate()
-                    .flat_map(|list| -> Vec<f32> { of_slice(list, width) })
-                    .collect(),
+            let of_slice = |slice| self.columns(old, width, slice).unwrap_or(&[]);
+            let columns = match part {
+                Part::All => all.clone(),
+                Part::Columns(lists) => {
+                    let of_list = |(slice, list): (usize, &'a Vec<usize>)| {
+                        let weights = of_slice(slice);
+                        let weight = |c: &usize| weights.get(*c).copied().unwrap_or(1.0);
+                        list.iter().map(weight).collect::<Vec<f32>>()
+                    };
+                    lists.iter().enumerate().flat_map(of_list).collect()
+                }
+                Part::Slices(slices) => {
+                    let of_slices = slices.iter().flat_map(|s| of_slice(*s));
+                    of_slices.copied().collect()
+                }
             };
             kept.insert(new, columns);
         }
@@ -169,6 +170,17 @@ impl Importance {
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }
+}
+
+/// What a tensor of a smaller model kept.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// All columns of all slices.
+    All,
+    /// Some columns, a list for each slice.
+    Columns(&'a [Vec<usize>]),
+    /// Some slices.
+    Slices(&'a [usize]),
 }
 
 /// What an importance file says of one weight.

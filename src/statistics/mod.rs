@@ -17,7 +17,7 @@ pub use calibrate::{
 };
 pub use diagnosis::{Diagnosis, DiagnosisError, DiagnosisText, InputDiagnosis, TensorDiagnosis};
 pub use identity::{Identity, digest, is_norm};
-pub use imatrix::{Importance, ImportanceError};
+pub use imatrix::{Importance, ImportanceError, Part};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
 pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};

@@ -56,6 +56,8 @@ pub struct FeedForward {
     pub width: usize,
     /// Experts, or 1.
     pub experts: usize,
+    /// What has a row for each expert: the router, its biases.
+    pub router: Vec<usize>,
 }
 
 impl Blocks {
@@ -189,11 +191,18 @@ impl<'a> Names<'a> {
                 [_, n, e] => n == width && e as usize == experts,
                 _ => false,
             });
+        let of_experts = [
+            "ffn_gate_inp.weight",
+            "ffn_gate_inp.bias",
+            "exp_probs_b.bias",
+        ];
+        let router = of_experts.iter().filter_map(|name| self.find(block, name));
         fits.then_some(FeedForward {
             rows,
             down,
             width: width as usize,
             experts,
+            router: router.collect(),
         })
     }
 }

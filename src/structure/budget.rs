@@ -3,8 +3,11 @@
 use rayon::prelude::*;
 
 use super::blocks::{ALIKE, Blocks, FeedForward, parameters};
+use super::form;
+use super::kept::Kept;
+use super::rotary::Pairs;
 use super::wish::Wish;
-use super::{StructureError, reduce};
+use super::{StructureError, experts, heads};
 use crate::architecture::{Model, ModelTensor, values};
 use crate::checkpoint::Source;
 use crate::method::allocate::{Choice, choose};
@@ -15,49 +18,15 @@ use crate::statistics::Measured;
 /// The least fraction of a feed-forward layer's columns that a budget leaves.
 const LEAST_WIDTH: f64 = 0.25;
 
-/// What stays of each block; `None` where the whole block leaves.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Kept {
-    /// One for each block of the model.
-    pub blocks: Vec<Option<KeptBlock>>,
-}
-
-/// What stays of a block.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct KeptBlock {
-    /// Columns of the feed-forward layer, ascending; of a stack, of each expert. Empty where the
-    /// layer is not touched.
-    pub columns: Vec<Vec<usize>>,
-    /// Key and value heads, ascending; `None` where the attention is not touched.
-    pub heads: Option<Vec<usize>>,
-}
-
-impl Kept {
-    /// Whether feed-forward layers, or attention layers, differ in width.
-    pub fn is_irregular(&self, blocks: &Blocks) -> bool {
-        let widths = |kept: &KeptBlock, i: usize| {
-            let block = &blocks.all[i];
-            let ffn = block.ffn.as_ref().map_or(0, |f| f.width);
-            let heads = block.attention.as_ref().map_or(0, |a| a.kv_heads);
-            (
-                kept.columns.first().map_or(ffn, Vec::len),
-                kept.heads.as_ref().map_or(heads, Vec::len),
-            )
-        };
-        let stay = self.blocks.iter().enumerate();
-        let mut all = stay.filter_map(|(i, kept)| Some(widths(kept.as_ref()?, i)));
-        let first = all.next();
-        all.any(|widths| Some(widths) != first)
-    }
-}
-
-/// Decides what stays. Widths are multiples of `granule` where the layers are that wide. `done` is
+/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of `granule` where the layers are that wide. `done` is
 /// called when the columns of one more block are in order.
 ///
 /// # Errors
 /// [`StructureError`].
+#[allow(clippy::too_many_arguments)]
 pub fn decide(
     wish: &Wish,
+    pairs: Option<Pairs>,
     model: &Model,
     blocks: &Blocks,
     source: &dyn Source,
@@ -65,15 +34,16 @@ pub fn decide(
     granule: usize,
     done: &(dyn Fn() + Sync),
 ) -> Result<Kept, StructureError> {
-    wish.check(blocks.all.len())?;
-    if (!wish.drop.is_empty() || wish.heads.is_some()) && !ALIKE.contains(&&*model.architecture) {
+    wish.check(blocks)?;
+    let drop = wish.drop.numbers();
+    if wish.is_deep() && !ALIKE.contains(&&*model.architecture) {
         return Err(StructureError::Wish {
-            what: "the architecture for `heads` or `drop`",
+            what: "the architecture for `heads`, `value_length`, `key_length` or `drop`",
             found: format!("`{}`", model.architecture),
             expected: format!("one of {}", ALIKE.join(", ")),
         });
     }
-    let stays = |block: &usize| !wish.drop.contains(block);
+    let stays = |block: &usize| !drop.contains(block);
     let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
     let orders = Orders {
         model,
@@ -81,26 +51,10 @@ pub fn decide(
         source,
         measured,
     };
-    let mut kept = Kept {
-        blocks: vec![None; blocks.all.len()],
-    };
-    for block in &staying {
-        kept.blocks[*block] = Some(KeptBlock {
-            columns: Vec::new(),
-            heads: None,
-        });
-    }
-    if let Some(count) = wish.heads {
-        let heads: Vec<Vec<usize>> = staying
-            .par_iter()
-            .map(|block| orders.heads(*block, count))
-            .collect::<Result<_, _>>()?;
-        for (block, heads) in staying.iter().zip(heads) {
-            if let Some(kept) = &mut kept.blocks[*block] {
-                kept.heads = Some(heads);
-            }
-        }
-    }
+    let mut kept = Kept::without(drop, pairs, blocks);
+    heads::choose(&mut kept, wish, &orders)?;
+    experts::choose(&mut kept, wish, &orders)?;
+    form::architecture(&kept, model, blocks)?;
     if wish.ffn.is_none() && wish.keep.is_none() {
         return Ok(kept);
     }
@@ -137,7 +91,7 @@ fn rounded(width: f64, full: usize, granule: usize) -> usize {
 }
 
 /// What an order leaves of `full` parts when so many stay, ascending.
-fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
+pub(super) fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
     let mut stays = vec![true; full];
     sweep.order[..full - stay]
         .iter()
@@ -145,19 +99,25 @@ fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
     (0..full).filter(|i| stays[*i]).collect()
 }
 
-struct Orders<'a> {
-    model: &'a Model,
-    blocks: &'a Blocks,
-    source: &'a dyn Source,
-    measured: &'a Measured<'a>,
+/// A model, and what is known to choose by.
+pub(super) struct Orders<'a> {
+    pub model: &'a Model,
+    pub blocks: &'a Blocks,
+    pub source: &'a dyn Source,
+    pub measured: &'a Measured<'a>,
 }
 
 impl Orders<'_> {
-    fn tensor(&self, index: usize) -> &ModelTensor {
+    pub fn tensor(&self, index: usize) -> &ModelTensor {
         &self.model.tensors[index]
     }
 
-    fn unknown(&self, block: usize, part: &'static str, instead: &'static str) -> StructureError {
+    pub fn unknown(
+        &self,
+        block: usize,
+        part: &'static str,
+        instead: &'static str,
+    ) -> StructureError {
         StructureError::Unknown {
             block,
             architecture: self.model.architecture.clone(),
@@ -166,14 +126,14 @@ impl Orders<'_> {
         }
     }
 
-    fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
+    pub fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
         let instead = "leave `ffn` and `keep` away";
         let ffn = self.blocks.all[block].ffn.as_ref();
         ffn.ok_or_else(|| self.unknown(block, "feed-forward layer", instead))
     }
 
     /// The order in which groups of columns of a matrix leave.
-    fn order(
+    pub fn order(
         &self,
         tensor: usize,
         slice: usize,
@@ -187,24 +147,6 @@ impl Orders<'_> {
         let sweep = eliminate(&w, rows, gram, group, most).map_err(failed(tensor));
         tensor.release(self.source);
         sweep
-    }
-
-    /// The heads that stay of a block.
-    fn heads(&self, block: usize, count: usize) -> Result<Vec<usize>, StructureError> {
-        let instead = "leave `heads` away";
-        let attention = self.blocks.all[block].attention.as_ref();
-        let attention = attention.ok_or_else(|| self.unknown(block, "attention", instead))?;
-        let full = attention.kv_heads;
-        if count == 0 || count > full {
-            return Err(StructureError::Wish {
-                what: "`heads`",
-                found: count.to_string(),
-                expected: format!("1 to {full}"),
-            });
-        }
-        let group = self.blocks.shared_by * self.blocks.value_length;
-        let sweep = self.order(attention.output, 0, group, full - count)?;
-        Ok(left(&sweep, full, count))
     }
 
     /// The order in which the columns of each expert leave.
@@ -223,7 +165,7 @@ impl Orders<'_> {
         keep: f64,
         granule: usize,
     ) -> Result<Vec<usize>, StructureError> {
-        let apart = reduce::irregular_architecture(self.model, self.blocks).is_some();
+        let apart = form::allows_irregular(self.model, self.blocks);
         let mut items: Vec<Vec<(usize, Choice)>> = Vec::new();
         for ((_, ffn), sweeps) in layers.iter().zip(sweeps) {
             let weight = if apart { self.sensitivity(ffn)? } else { 1.0 };
@@ -231,7 +173,7 @@ impl Orders<'_> {
         }
         if !apart {
             if items.iter().any(|item| item.len() != items[0].len()) {
-                return Err(reduce::differ(&self.model.architecture));
+                return Err(form::differ(&self.model.architecture));
             }
             // One item of all layers, whose widths are the same.
             let sums = (0..items[0].len()).map(|i| {
@@ -346,7 +288,23 @@ pub(super) fn slice_values(
 ) -> Result<Vec<f32>, StructureError> {
     let rows = tensor.shape[1];
     let first = slice as u64 * rows;
-    values(tensor, source, first..first + rows).map_err(|source| StructureError::Read {
+    read(tensor, source, first..first + rows)
+}
+
+/// All values of a tensor.
+pub(super) fn all_values(
+    tensor: &ModelTensor,
+    source: &dyn Source,
+) -> Result<Vec<f32>, StructureError> {
+    read(tensor, source, 0..tensor.row_count())
+}
+
+fn read(
+    tensor: &ModelTensor,
+    source: &dyn Source,
+    rows: std::ops::Range<u64>,
+) -> Result<Vec<f32>, StructureError> {
+    values(tensor, source, rows).map_err(|source| StructureError::Read {
         tensor: tensor.name.clone(),
         source,
     })

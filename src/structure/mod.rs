@@ -4,19 +4,29 @@
 //! A column of a feed-forward layer is a row of `ffn_gate` and `ffn_up` and a column of `ffn_down`; a
 //! key and value head is rows of `attn_q`, `attn_k`, `attn_v` and columns of `attn_output`. Both are
 //! chosen by what they cost the layer's output, and the matrix that reads them is fitted to what
-//! stays ([`nystrom`](crate::method::nystrom)).
+//! stays ([`nystrom`](crate::method::nystrom)). Heads get shorter where their values go through a
+//! basis ([`value_output`](crate::method::value_output)) or lose rotary pairs
+//! ([`rotary_pairs`](crate::method::rotary_pairs)); experts and whole blocks leave by what they give.
 
 mod blocks;
 mod budget;
+mod experts;
 mod fit;
+mod form;
+mod heads;
+mod kept;
 mod reduce;
+mod rotary;
 mod wish;
 
 pub use blocks::{Blocks, parameters};
-pub use budget::{Kept, KeptBlock, decide};
-pub use fit::{Fits, Narrowed, fit, narrowed};
-pub use reduce::{digest, importance, irregular_architecture, reduce};
-pub use wish::Wish;
+pub use budget::decide;
+pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
+pub use form::pair_elements;
+pub use kept::{Kept, KeptBlock};
+pub use reduce::{digest, importance, reduce};
+pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
+pub use wish::{Drop, Wish};
 
 use crate::eval::EvalError;
 use crate::llama::ggml::GgmlError;

@@ -5,39 +5,14 @@ use std::collections::HashMap;
 use dwindle_formats::gguf::{Metadata, TensorType, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::StructureError;
 use super::blocks::{Block, Blocks};
-use super::budget::{Kept, KeptBlock};
-use super::fit::{Fits, narrowed};
+use super::fit::{Fits, Inputs, narrowed};
+use super::kept::{Kept, KeptBlock};
+use super::{StructureError, form, rotary};
 use crate::architecture::{Assembly, Model, ModelTensor, role};
 use crate::checkpoint::Source;
 use crate::llama::ggml;
-use crate::statistics::Importance;
-
-/// The architecture of llama.cpp in which a model's blocks may differ in width: `deci` for what is
-/// shaped as a Llama. `None` where there is none.
-pub fn irregular_architecture(model: &Model, blocks: &Blocks) -> Option<&'static str> {
-    let llama = ["llama", "deci"].contains(&model.architecture.as_str());
-    let alike = |block: &Block| {
-        let is_dense = block
-            .ffn
-            .as_ref()
-            .is_some_and(|f| f.experts == 1 && f.rows.len() > 1);
-        block.attention.is_some() && is_dense
-    };
-    // deci's heads are as wide for keys as for values.
-    let fits = llama && blocks.key_length == blocks.value_length;
-    (fits && blocks.all.iter().all(alike)).then_some("deci")
-}
-
-/// That blocks would differ in width where they can't.
-pub(super) fn differ(architecture: &str) -> StructureError {
-    StructureError::Wish {
-        what: "the width of the blocks",
-        found: "different from one to another".to_string(),
-        expected: format!("the same, as `{architecture}` has no other"),
-    }
-}
+use crate::statistics::{Importance, Part};
 
 /// Makes the smaller model. Fitted matrices are in F32 if the source's are, else in half precision.
 ///
@@ -50,25 +25,26 @@ pub fn reduce(
     kept: &Kept,
     fits: &Fits,
 ) -> Result<Model, StructureError> {
+    let architecture = form::architecture(kept, model, blocks)?;
     let mut reduced = model.clone();
-    if kept.is_irregular(blocks) {
-        let architecture = irregular_architecture(model, blocks);
-        reduced.architecture = architecture
-            .ok_or_else(|| differ(&model.architecture))?
-            .to_string();
-        reduced.metadata = renamed(&model.metadata, &model.architecture, &reduced.architecture);
+    if architecture != model.architecture {
+        reduced.metadata = renamed(&model.metadata, &model.architecture, architecture);
+        reduced.architecture = architecture.to_string();
     }
     describe(&mut reduced, model, blocks, kept);
 
+    let order = form::head_order(kept, blocks, [&model.architecture, architecture]);
     let mut selections = HashMap::new();
     for (kept, block) in kept.blocks.iter().zip(&blocks.all) {
         if let Some(kept) = kept {
-            select(&mut selections, kept, block, blocks);
+            select_heads(&mut selections, kept, block, blocks, order.as_deref());
+            select_columns(&mut selections, kept, block);
+            select_experts(&mut selections, kept, block, model);
         }
     }
-    let columns: HashMap<usize, usize> = narrowed(kept, blocks)
+    let widths: HashMap<usize, usize> = narrowed(kept, blocks)
         .into_iter()
-        .map(|n| (n.tensor, n.columns[0].len()))
+        .map(|n| (n.tensor, n.inputs.width()))
         .collect();
     reduced.tensors = Vec::new();
     for (index, tensor) in model.tensors.iter().enumerate() {
@@ -76,17 +52,37 @@ pub fn reduce(
             continue;
         };
         let mut made = tensor.clone();
-        if let Some(rows) = selections.remove(&index) {
-            made = rows_of(tensor, rows);
+        if let Some(selection) = selections.remove(&index) {
+            made = selection.of(tensor);
         }
         if let Some(values) = fits.get(&index) {
-            let width = columns.get(&index).map_or(tensor.shape[0], |n| *n as u64);
+            let width = widths.get(&index).map(|n| *n as u64);
             made = fitted(tensor, source, width, values)?;
         }
         made.name = name;
         reduced.tensors.push(made);
     }
+    if let Some(pairs) = &kept.pairs {
+        let factors = rotary::factors(pairs, model, source, blocks)?;
+        let is_factors = |t: &ModelTensor| t.name == factors.name;
+        reduced.tensors.retain(|t| !is_factors(t));
+        reduced.tensors.push(factors);
+    }
+    if needs_output(&reduced) {
+        let is_embedding = |t: &&ModelTensor| t.name == "token_embd.weight";
+        let embedding = reduced.tensors.iter().find(is_embedding);
+        reduced.tensors.extend(embedding.cloned().map(|mut copy| {
+            copy.name = "output.weight".to_string();
+            copy
+        }));
+    }
     Ok(reduced)
+}
+
+/// Whether llama.cpp wants an output that the model shares with its embedding.
+fn needs_output(model: &Model) -> bool {
+    let is_output = |t: &ModelTensor| t.name == "output.weight";
+    model.architecture == form::UNEVEN && !model.tensors.iter().any(is_output)
 }
 
 /// A tensor's name once blocks have left; `None` if its own did.
@@ -101,64 +97,118 @@ fn new_name(name: &str, kept: &Kept) -> Option<String> {
     Some(format!("blk.{number}.{rest}"))
 }
 
-/// Which rows of which tensors stay of a block.
-fn select(
-    selections: &mut HashMap<usize, Vec<u64>>,
-    kept: &KeptBlock,
-    block: &Block,
-    blocks: &Blocks,
-) {
-    if let (Some(heads), Some(attention)) = (&kept.heads, &block.attention) {
-        let of_heads = |width: usize| -> Vec<u64> {
-            let rows = heads.iter().flat_map(|h| h * width..(h + 1) * width);
-            rows.map(|r| r as u64).collect()
-        };
-        let query = blocks.shared_by * blocks.key_length;
-        for (tensors, width) in [
-            (&attention.q, query),
-            (&attention.k, blocks.key_length),
-            (&attention.v, blocks.value_length),
-        ] {
-            for tensor in tensors {
-                selections.insert(*tensor, of_heads(width));
-            }
+/// Rows of a tensor that stay.
+struct Selection {
+    rows: Vec<u64>,
+    /// Slices of a stack that they are of.
+    slices: Option<usize>,
+}
+
+impl Selection {
+    fn of(self, tensor: &ModelTensor) -> ModelTensor {
+        let mut shape = tensor.shape.clone();
+        if let (Some(slices), Some(stacked)) = (self.slices, shape.get_mut(2)) {
+            *stacked = slices as u64;
         }
-    }
-    if let Some(ffn) = block.ffn.as_ref().filter(|_| !kept.columns.is_empty()) {
-        let rows: Vec<u64> = (0u64..)
-            .zip(&kept.columns)
-            .flat_map(|(expert, columns)| {
-                let first = expert * ffn.width as u64;
-                columns.iter().map(move |c| first + *c as u64)
-            })
-            .collect();
-        for tensor in &ffn.rows {
-            selections.insert(*tensor, rows.clone());
+        let slices: u64 = shape.iter().skip(2).product();
+        let side = if shape.len() == 1 { 0 } else { 1 };
+        shape[side] = self.rows.len() as u64 / slices;
+        ModelTensor {
+            name: tensor.name.clone(),
+            shape,
+            assembly: Assembly::Select {
+                of: Box::new(tensor.clone()),
+                rows: self.rows,
+            },
+            always_f32: tensor.always_f32,
         }
     }
 }
 
-/// Some rows of a tensor, evenly from all slices of a stack.
-fn rows_of(tensor: &ModelTensor, rows: Vec<u64>) -> ModelTensor {
-    let mut shape = tensor.shape.clone();
-    let slices: u64 = shape.iter().skip(2).product();
-    let side = if shape.len() == 1 { 0 } else { 1 };
-    shape[side] = rows.len() as u64 / slices;
-    ModelTensor {
-        name: tensor.name.clone(),
-        shape,
-        assembly: Assembly::Select {
-            of: Box::new(tensor.clone()),
-            rows,
-        },
-        always_f32: tensor.always_f32,
+/// The rows of heads that stay, the elements of queries and keys in an order of their own.
+fn select_heads(
+    selections: &mut HashMap<usize, Selection>,
+    kept: &KeptBlock,
+    block: &Block,
+    blocks: &Blocks,
+    order: Option<&[usize]>,
+) {
+    let Some(attention) = &block.attention else {
+        return;
+    };
+    if kept.heads.is_none() && order.is_none() {
+        return;
+    }
+    let heads = kept.heads_of(attention);
+    let whole: Vec<usize> = (0..blocks.key_length).collect();
+    let key = order.unwrap_or(&whole);
+    let value: Vec<usize> = (0..blocks.value_length).collect();
+    for (tensors, elements, length, group) in [
+        (&attention.q, key, blocks.key_length, blocks.shared_by),
+        (&attention.k, key, blocks.key_length, 1),
+        (&attention.v, &value[..], blocks.value_length, 1),
+    ] {
+        let heads = heads.iter().flat_map(|h| h * group..(h + 1) * group);
+        let rows: Vec<u64> = heads
+            .flat_map(|head| elements.iter().map(move |e| (head * length + e) as u64))
+            .collect();
+        for tensor in tensors {
+            let rows = rows.clone();
+            selections.insert(*tensor, Selection { rows, slices: None });
+        }
+    }
+}
+
+/// The rows of a feed-forward layer's columns that stay.
+fn select_columns(selections: &mut HashMap<usize, Selection>, kept: &KeptBlock, block: &Block) {
+    let Some(ffn) = block.ffn.as_ref().filter(|_| !kept.columns.is_empty()) else {
+        return;
+    };
+    let rows: Vec<u64> = (0u64..)
+        .zip(&kept.columns)
+        .flat_map(|(expert, columns)| {
+            let first = expert * ffn.width as u64;
+            columns.iter().map(move |c| first + *c as u64)
+        })
+        .collect();
+    for tensor in &ffn.rows {
+        let rows = rows.clone();
+        selections.insert(*tensor, Selection { rows, slices: None });
+    }
+}
+
+/// The slices of experts that stay, and their rows of the router.
+fn select_experts(
+    selections: &mut HashMap<usize, Selection>,
+    kept: &KeptBlock,
+    block: &Block,
+    model: &Model,
+) {
+    let (Some(experts), Some(ffn)) = (&kept.experts, &block.ffn) else {
+        return;
+    };
+    for tensor in ffn.rows.iter().chain([&ffn.down]) {
+        let rows = model.tensors[*tensor].shape[1];
+        let of = |e: &usize| *e as u64 * rows..(*e as u64 + 1) * rows;
+        let selection = Selection {
+            rows: experts.iter().flat_map(of).collect(),
+            slices: Some(experts.len()),
+        };
+        selections.insert(*tensor, selection);
+    }
+    for tensor in &ffn.router {
+        let selection = Selection {
+            rows: experts.iter().map(|e| *e as u64).collect(),
+            slices: None,
+        };
+        selections.insert(*tensor, selection);
     }
 }
 
 fn fitted(
     tensor: &ModelTensor,
     source: &dyn Source,
-    width: u64,
+    width: Option<u64>,
     values: &[f32],
 ) -> Result<ModelTensor, StructureError> {
     // Half precision where the source has no more, with as many digits as the range leaves.
@@ -169,9 +219,16 @@ fn fitted(
         _ => TensorType::BF16,
     };
     let mut shape = tensor.shape.clone();
-    shape[0] = width;
+    match &mut shape[..] {
+        [elements] => *elements = values.len() as u64,
+        [columns, rows, stacked @ ..] => {
+            *columns = width.unwrap_or(*columns);
+            *rows = values.len() as u64 / (*columns * stacked.iter().product::<u64>());
+        }
+        [] => {}
+    }
     let mut bytes = vec![0; ty.bytes(&shape).unwrap_or(0) as usize];
-    ggml::quantize(ty, values, width as usize, None, &mut bytes).map_err(|source| {
+    ggml::quantize(ty, values, shape[0] as usize, None, &mut bytes).map_err(|source| {
         StructureError::Read {
             tensor: tensor.name.clone(),
             source,
@@ -195,11 +252,26 @@ pub fn importance(whole: &Importance, model: &Model, blocks: &Blocks, kept: &Kep
             .enumerate()
             .filter_map(|(index, tensor)| {
                 let new = new_name(&tensor.name, kept)?;
-                let columns = narrowed.iter().find(|n| n.tensor == index);
-                let columns = columns.map(|n| (tensor.shape[0] as usize, &n.columns[..]));
-                Some((tensor.name.as_str(), new, columns))
+                let inputs = narrowed.iter().find(|n| n.tensor == index);
+                let part = match inputs.map(|n| &n.inputs) {
+                    Some(Inputs::Columns(lists)) => Part::Columns(lists),
+                    // Whitened: no input matters more than another.
+                    Some(Inputs::Values(_)) => return None,
+                    None => match kept_experts(kept, tensor) {
+                        Some(experts) => Part::Slices(experts),
+                        None => Part::All,
+                    },
+                };
+                Some((tensor.name.as_str(), tensor.shape[0] as usize, new, part))
             }),
     )
+}
+
+/// The experts that stay of a stack.
+fn kept_experts<'a>(kept: &'a Kept, tensor: &ModelTensor) -> Option<&'a [usize]> {
+    let block = role(&tensor.name).0? as usize;
+    let experts = kept.blocks.get(block)?.as_ref()?.experts.as_ref()?;
+    (tensor.shape.len() == 3).then_some(experts)
 }
 
 /// A digest of what the smaller model has that its source has not.
@@ -274,14 +346,33 @@ fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
         metadata.get(&key("attention.head_count")),
         Some(Value::Array(_))
     );
-    let has_changed = listed || staying.iter().any(|(kept, _)| kept.heads.is_some());
+    let key_length = kept.key_length(blocks);
+    let lengths = [key_length, kept.value_length];
+    let has_changed = listed
+        || lengths != [blocks.key_length, blocks.value_length]
+        || staying.iter().any(|(kept, _)| kept.heads.is_some());
     if let Some(heads) = heads.filter(|_| has_changed) {
         let queries: Vec<u32> = heads.iter().map(|n| n * blocks.shared_by as u32).collect();
         metadata.set(key("attention.head_count"), one_or_all(&queries));
         metadata.set(key("attention.head_count_kv"), one_or_all(&heads));
         // Otherwise llama.cpp divides the embedding's length by the heads.
-        metadata.set(key("attention.key_length"), blocks.key_length as u32);
-        metadata.set(key("attention.value_length"), blocks.value_length as u32);
+        metadata.set(key("attention.key_length"), key_length as u32);
+        metadata.set(key("attention.value_length"), kept.value_length as u32);
+    }
+    if kept.pairs.is_some() {
+        metadata.set(key("rope.dimension_count"), key_length as u32);
+    }
+    if architecture == form::UNEVEN {
+        form::describe_uneven(metadata, staying.len());
+    }
+    if let Some(experts) = staying.first().and_then(|(kept, _)| kept.experts.as_ref()) {
+        let count = experts.len() as u32;
+        metadata.set(key("expert_count"), count);
+        let used = metadata.get(&key("expert_used_count"));
+        if let Some(used) = used.and_then(Value::as_u64) {
+            let used = used.min(count.into()) as u32;
+            metadata.set(key("expert_used_count"), used);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::StructureError;
+use super::blocks::Blocks;
 
 /// The table `[structure]` of a recipe.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -14,9 +15,41 @@ pub struct Wish {
     pub ffn: Option<f64>,
     /// Key and value heads that stay, the same number in each block.
     pub heads: Option<usize>,
-    /// Blocks that leave, counted from 0.
+    /// Elements of each head's values that stay.
+    pub value_length: Option<usize>,
+    /// Elements of each head's queries and keys that stay, two for a rotary pair.
+    pub key_length: Option<usize>,
+    /// Experts that stay, the same number in each block.
+    pub experts: Option<usize>,
+    /// Blocks that leave.
     #[serde(default)]
-    pub drop: Vec<usize>,
+    pub drop: Drop,
+}
+
+/// Blocks that leave.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Drop {
+    /// So many, those that change the residual stream least.
+    Count(usize),
+    /// These, counted from 0.
+    Blocks(Vec<usize>),
+}
+
+impl Default for Drop {
+    fn default() -> Drop {
+        Drop::Blocks(Vec::new())
+    }
+}
+
+impl Drop {
+    /// The blocks, where they are known.
+    pub(super) fn numbers(&self) -> &[usize] {
+        match self {
+            Drop::Count(_) => &[],
+            Drop::Blocks(numbers) => numbers,
+        }
+    }
 }
 
 impl Wish {
@@ -28,8 +61,23 @@ impl Wish {
         }
     }
 
-    /// Holds it against itself and the number of blocks.
-    pub(super) fn check(&self, blocks: usize) -> Result<(), StructureError> {
+    /// Whether it is decided by what the model does with a text.
+    pub fn needs_text(&self) -> bool {
+        self.key_length.is_some() || matches!(self.drop, Drop::Count(_))
+    }
+
+    /// Whether more than columns of feed-forward layers leaves.
+    pub(super) fn is_deep(&self) -> bool {
+        let counts = [self.heads, self.value_length, self.key_length, self.experts];
+        counts.iter().any(Option::is_some) || self.drop != Drop::default()
+    }
+
+    /// Holds it against itself and the model.
+    ///
+    /// # Errors
+    /// [`StructureError::Wish`].
+    pub fn check(&self, model: &Blocks) -> Result<(), StructureError> {
+        let blocks = model.all.len();
         let bad = |what, found: String, expected: &str| StructureError::Wish {
             what,
             found,
@@ -45,18 +93,40 @@ impl Wish {
             let found = "given beside `ffn` or `heads`".to_string();
             return Err(bad("`keep`", found, "one or the other"));
         }
-        if self.keep.is_none() && self.ffn.is_none() && self.heads.is_none() && self.drop.is_empty()
-        {
-            let expected = "`keep`, `ffn`, `heads` or `drop`";
+        let narrows = self.keep.is_some() || self.ffn.is_some();
+        if self.experts.is_some() && narrows {
+            let found = "given beside `ffn` or `keep`".to_string();
+            return Err(bad("`experts`", found, "one after the other"));
+        }
+        let counts = [self.experts, self.heads, self.value_length, self.key_length];
+        if !narrows && counts.iter().all(Option::is_none) && self.drop == Drop::default() {
+            let expected =
+                "`keep`, `ffn`, `heads`, `value_length`, `key_length`, `experts` or `drop`";
             return Err(bad("`[structure]`", "empty".to_string(), expected));
         }
-        if let Some(block) = self.drop.iter().find(|b| **b >= blocks) {
+        for (what, length, whole) in [
+            ("`value_length`", self.value_length, model.value_length),
+            ("`key_length`", self.key_length, model.key_length),
+        ] {
+            // llama.cpp's caches and kernels go by pairs.
+            let fits = |n: &usize| (2..=whole).contains(n) && n.is_multiple_of(2);
+            if let Some(length) = length.filter(|n| !fits(n)) {
+                let expected = format!("an even number of 2 to {whole}");
+                return Err(bad(what, length.to_string(), &expected));
+            }
+        }
+        if let Drop::Count(count) = self.drop
+            && count >= blocks
+        {
+            let expected = format!("less than {blocks}, one block at least stays");
+            return Err(bad("`drop`", count.to_string(), &expected));
+        }
+        let drop = self.drop.numbers();
+        if let Some(block) = drop.iter().find(|b| **b >= blocks) {
             let expected = format!("blocks below {blocks}");
             return Err(bad("`drop`", block.to_string(), &expected));
         }
-        let mut left: Vec<bool> = vec![true; blocks];
-        self.drop.iter().for_each(|b| left[*b] = false);
-        if !left.contains(&true) {
+        if (0..blocks).all(|block| drop.contains(&block)) {
             return Err(bad("`drop`", "every block".to_string(), "one that stays"));
         }
         Ok(())

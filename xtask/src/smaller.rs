@@ -4,20 +4,24 @@
 use crate::shell::{json, number};
 use crate::subject::{Subject, program};
 
-/// Type, the fraction of the blocks' parameters that stays, and whether layers are fitted one after
-/// the other.
-const STRUCTURED: &[(&str, Option<f64>, bool)] = &[
-    ("f16", None, false),
-    ("f16", Some(0.92), false),
-    ("f16", Some(0.92), true),
-    ("f16", Some(0.81), false),
-    ("f16", Some(0.81), true),
-    ("f16", Some(0.6), true),
-    ("q8_0", Some(0.8), true),
-    ("q6_k", Some(0.9), true),
-    ("q8_0", None, false),
-    ("q6_k", None, false),
-    ("q5_k_m", None, false),
+/// Type, the table `[structure]`, and whether layers are fitted one after the other.
+const STRUCTURED: &[(&str, &[&str], bool)] = &[
+    ("f16", &[], false),
+    ("f16", &["keep = 0.92"], false),
+    ("f16", &["keep = 0.92"], true),
+    ("f16", &["keep = 0.81"], false),
+    ("f16", &["keep = 0.81"], true),
+    ("f16", &["keep = 0.6"], true),
+    ("f16", &["value_length = 48"], false),
+    ("f16", &["value_length = 48"], true),
+    ("f16", &["value_length = 48", "key_length = 48"], false),
+    ("f16", &["value_length = 48", "key_length = 48"], true),
+    ("f16", &["drop = 2"], false),
+    ("q8_0", &["keep = 0.8"], true),
+    ("q6_k", &["keep = 0.9"], true),
+    ("q8_0", &[], false),
+    ("q6_k", &[], false),
+    ("q5_k_m", &[], false),
 ];
 
 /// What is no stock file: a rule for all linear layers of the blocks.
@@ -35,14 +39,19 @@ pub fn main(args: &[&str]) -> Result<(), String> {
         "| recipe | bytes | perplexity | mean KLD | same top | prompt, tokens/s | generation, \
          tokens/s | keys and values |\n|---|---|---|---|---|---|---|---|"
     );
-    for (ty, keep, sequential) in STRUCTURED {
-        let structure = keep.map_or(String::new(), |k| format!("[structure]\nkeep = {k}\n"));
-        let name = match (keep, sequential) {
-            (None, _) => format!("`{ty}`"),
-            (Some(k), false) => format!("`{ty}`, `keep = {k}`"),
-            (Some(k), true) => format!("`{ty}`, `keep = {k}`, `--sequential`"),
-        };
-        let recipe = format!("type = \"{ty}\"\n{structure}");
+    for (ty, structure, sequential) in STRUCTURED {
+        let mut name = format!("`{ty}`");
+        let mut recipe = format!("type = \"{ty}\"\n");
+        if !structure.is_empty() {
+            recipe += "[structure]\n";
+        }
+        for wish in *structure {
+            recipe += &format!("{wish}\n");
+            name += &format!(", `{wish}`");
+        }
+        if *sequential {
+            name += ", `--sequential`";
+        }
         row(&subject, &name, &recipe, "gguf", *sequential)?;
     }
     for rule in RULES {
@@ -66,7 +75,14 @@ fn row(
     let path = subject.file("recipe.toml");
     std::fs::write(&path, recipe).map_err(|e| e.to_string())?;
     let file = subject.file("model").with_extension(extension);
-    let compressed = json(subject.compress(&path, sequential).arg("-o").arg(&file))?;
+    let mut compress = subject.compress(&path, sequential);
+    let by_text = ["key_length", "drop"]
+        .iter()
+        .any(|key| recipe.contains(key));
+    if by_text && !sequential {
+        compress.arg("--text").arg(&subject.calibration);
+    }
+    let compressed = json(compress.arg("-o").arg(&file))?;
     let evaluated = subject.evaluate(&file)?;
     let speed = json(program("bench").arg(&file).args(["--runs", "3", "--json"]))?;
     println!(

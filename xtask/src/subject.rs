@@ -13,7 +13,8 @@ const CALIBRATION_CHUNKS: &str = "64";
 /// The model, and the texts to calibrate and to measure on.
 pub struct Subject {
     model: PathBuf,
-    calibration: PathBuf,
+    /// The text that is calibrated and fitted on.
+    pub calibration: PathBuf,
     text: PathBuf,
     folder: PathBuf,
 }
