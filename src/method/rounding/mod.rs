@@ -71,10 +71,11 @@ pub fn round(
     let after = errors(w, rows, curvature, ty, &fitted)?;
     for (i, (before, after)) in before.iter().zip(&after).enumerate() {
         // Not a number compares as false.
-        if !(after < before) {
-            let row = i * row_bytes..(i + 1) * row_bytes;
-            fitted[row.clone()].copy_from_slice(&nearest[row]);
+        if after < before {
+            continue;
         }
+        let row = i * row_bytes..(i + 1) * row_bytes;
+        fitted[row.clone()].copy_from_slice(&nearest[row]);
     }
     Ok(fitted)
 }
@@ -131,7 +132,6 @@ mod tests {
             let ratio = total(&w, rows, &curvature, ty, &fitted)
                 / total(&w, rows, &curvature, ty, &nearest);
             let most = if Grid::of(ty).is_some() { 0.7 } else { 1.0 };
-            println!("{ty}: {ratio}");
             assert!(ratio <= most, "{ty}: {ratio}");
             // Rows are rounded apart from one another.
             let half = round(
