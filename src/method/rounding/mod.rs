@@ -7,7 +7,7 @@
 //! before it, weighted by U, have been added (LDLQ of QuIP, Chee and others, 2023; the same as GPTQ,
 //! Frantar and others, 2023). Where ggml's blocks are made of scales and codes of single elements
 //! ([`Grid`]), scales are searched by ggml for each block as the errors have left it, and coordinate
-//! descent goes on from there ([`descent`]): every code, scale and min in turn to its optimum while
+//! descent goes on from there: every code, scale and min in turn to its optimum while
 //! all others stay. Where a code stands for several elements, whole blocks are rounded by ggml and
 //! the errors go from block to block.
 //!
