@@ -118,7 +118,7 @@ struct Gate {
 impl Effort {
     fn grouping(self) -> Grouping {
         match self {
-            Effort::Fast => Grouping::Neighbours(6),
+            Effort::Fast => Grouping::Neighbours(4),
             _ => Grouping::Single,
         }
     }

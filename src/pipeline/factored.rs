@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dwindle_formats::gguf::TensorType;
+
 use super::contract::multiply_out;
 use super::execute::Inputs;
 use super::factor;
@@ -23,6 +25,19 @@ pub(super) struct Made {
     pub values: Vec<f32>,
     /// What that lost.
     pub sums: ErrorSums,
+}
+
+impl Made {
+    /// A dense tensor that stands for W.
+    fn dense(ty: TensorType, bytes: Vec<u8>, w: &[f32]) -> Result<Made, TransformError> {
+        let mut values = vec![0f32; w.len()];
+        ggml::dequantize(ty, &bytes, &mut values)?;
+        Ok(Made {
+            parts: vec![bytes],
+            sums: ErrorSums::of(w, &values),
+            values,
+        })
+    }
 }
 
 /// Computes the tensors of a plan.
@@ -143,13 +158,7 @@ impl<'a> Factorizer<'a> {
         let ty = self.plan.steps[step].stored.parts[0].ty;
         let importance = self.inputs.measured.importance;
         let bytes = encode(ty, values, tensor, 0..tensor.row_count(), importance)?;
-        let mut back = vec![0f32; values.len()];
-        ggml::dequantize(ty, &bytes, &mut back)?;
-        Ok(Made {
-            parts: vec![bytes],
-            sums: ErrorSums::of(w, &back),
-            values: back,
-        })
+        Made::dense(ty, bytes, w)
     }
 
     /// A dense tensor in a quantized type, each of its operands rounded for what it reads.
@@ -172,13 +181,7 @@ impl<'a> Factorizer<'a> {
             let rows = operand.w.len() / operand.cols;
             bytes.extend(round(&operand.w, rows, &curvature, ty, weights)?);
         }
-        let mut back = vec![0f32; w.len()];
-        ggml::dequantize(ty, &bytes, &mut back)?;
-        Ok(Made {
-            parts: vec![bytes],
-            sums: ErrorSums::of(w, &back),
-            values: back,
-        })
+        Made::dense(ty, bytes, w)
     }
 
     /// Parts in their types, and what is lost by all slices that they stand for.
