@@ -1,6 +1,6 @@
 //! What llama-quantize would make: the files that a file of ours is held against.
 
-use dwindle_formats::container::stock_len;
+use dwindle_formats::container::plain_len;
 
 use super::Subject;
 use crate::plan::{Plan, Recipe, resolve};
@@ -19,7 +19,7 @@ pub struct Rung {
     pub file_type: String,
     /// The plan that gives its tensors llama-quantize's bytes.
     pub plan: Plan,
-    /// Bytes of the file.
+    /// Bytes of the file as llama-quantize writes it, without our checksums.
     pub bytes: u64,
 }
 
@@ -30,7 +30,7 @@ pub fn rungs<'a>(subject: &Subject<'_>, names: impl IntoIterator<Item = &'a str>
         let plan = resolve(&recipe, subject.model, subject.source, &subject.measured).ok()?;
         Some(Rung {
             file_type: name.to_string(),
-            bytes: stock_len(plan.metadata.clone(), &plan.stored())?,
+            bytes: plain_len(&plan.metadata, &plan.stored())?,
             plan,
         })
     };

@@ -255,8 +255,14 @@ fn measure(
     let mut rows = Vec::new();
     for (rung, bytes) in sizes {
         let chosen = of_size(costs, &bench.subject.subject(), bytes)?;
+        let plain = rung.as_ref().map(|r| -> Result<Point, Failure> {
+            Ok(Point {
+                bytes: r.bytes,
+                ..bench.point(&r.plan)?
+            })
+        });
         rows.push(Row {
-            plain: rung.as_ref().map(|r| bench.point(&r.plan)).transpose()?,
+            plain: plain.transpose()?,
             file_type: rung.map(|r| r.file_type),
             own: bench.point(&chosen.plan)?,
             predicted_kld: chosen.assignment.kld,

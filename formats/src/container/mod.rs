@@ -18,7 +18,7 @@ pub use file::{Container, ContainerError, is_container};
 pub use form::{Form, Over};
 pub use plan::{Part, PlanError, StoredPlan, StoredTensor};
 pub use verify::{Damage, verify};
-pub use writer::{ContainerWriter, WriteError, check_destination, stock_len};
+pub use writer::{ContainerWriter, WriteError, check_destination, plain_len, stock_len};
 
 /// The version of the specification that is written and the highest that is read.
 pub const VERSION: u32 = 1;

@@ -268,9 +268,13 @@ impl Drop for Leftovers {
 /// Bytes of a file whose chunks are all stored as they are, as in a stock file; `None` where its sizes
 /// overflow.
 pub fn stock_len(model: Metadata, plan: &StoredPlan) -> Option<u64> {
-    let empty = placeholders(plan);
-    let metadata = with_digests(model, plan, &empty, &[0; 32]);
-    let header = header_len(&metadata, &infos(plan, &empty)?);
+    let metadata = with_digests(model, plan, &placeholders(plan), &[0; 32]);
+    plain_len(&metadata, plan)
+}
+
+/// Bytes of the same file with this metadata and nothing of ours, as other programs write it.
+pub fn plain_len(metadata: &Metadata, plan: &StoredPlan) -> Option<u64> {
+    let header = header_len(metadata, &infos(plan, &placeholders(plan))?);
     let padded = |p: &Part| align_up(p.bytes(), DEFAULT_ALIGNMENT);
     plan.parts()
         .try_fold(align_up(header, DEFAULT_ALIGNMENT)?, |sum, part| {
