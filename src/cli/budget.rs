@@ -60,7 +60,7 @@ pub struct Choosing {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Effort {
-    /// A few neighbouring layers at a time, on 1 chunk of the text
+    /// A quarter of the layers at a time, on 1 chunk of the text
     Fast,
     /// Each tensor for itself, on 2 chunks
     Normal,

@@ -267,6 +267,10 @@ impl Args {
             () if target && self.text.is_none() => {
                 "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
             }
+            () if self.target.max_kld.is_some() && self.sequential => {
+                "`--max-kld` measures files whose layers are not fitted to one another; leave `--sequential` out, or \
+                 give `--size`"
+            }
             () if self.text.is_some() && !target && !self.sequential && !watches => {
                 "`--text` goes with `--sequential`, with a target (`--size`, `--bpw`, `--max-kld`), or with \
                  `key_length` or a number for `drop` in `[structure]`"

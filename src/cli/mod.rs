@@ -10,6 +10,7 @@ mod eval;
 mod export;
 mod failure;
 mod fitting;
+mod frontier;
 mod inspect;
 mod meter;
 mod model;

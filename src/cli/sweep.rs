@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle::architecture;
-use dwindle::budget::{Costs, LADDER, Rung, of_size, planned, rungs};
+use dwindle::budget::{BudgetError, Costs, LADDER, Rung, of_size, planned, rungs};
 use dwindle::checkpoint::{self, Caches};
-use dwindle::eval::Evaluation;
 use dwindle::pipeline::Options;
 use dwindle::plan::Plan;
 use dwindle::statistics::{Importance, Measured, Statistics};
@@ -17,6 +16,7 @@ use serde::Serialize;
 use super::budget::{Choosing, FileSize, file_size};
 use super::chart::{Axis, Chart, Series, svg};
 use super::compress::{available_threads, rounding};
+use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
 use super::output::{at_least_one, json, line, parse_bytes, size, table};
 use super::{Failure, progress};
@@ -88,29 +88,6 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A file that was measured.
-#[derive(Debug, Clone, Serialize)]
-struct Point {
-    bytes: u64,
-    kld: f64,
-    kld_error: f64,
-    perplexity: f64,
-    /// Perplexity over the checkpoint's.
-    ratio: f64,
-    same_top: f64,
-    /// On the second text.
-    gate_kld: Option<f64>,
-}
-
-/// One size.
-#[derive(Debug, Serialize)]
-struct Row {
-    file_type: Option<String>,
-    plain: Option<Point>,
-    own: Point,
-    predicted_kld: f64,
-}
-
 #[derive(Debug, Serialize)]
 struct Report {
     checkpoint_bytes: u64,
@@ -119,15 +96,6 @@ struct Report {
     ratio: Option<f64>,
     recommendation: Vec<String>,
     check: Option<Check>,
-}
-
-/// Predictions held against measurements.
-#[derive(Debug, Serialize)]
-struct Check {
-    /// Predicted and measured.
-    files: Vec<(f64, f64)>,
-    /// Spearman's rank correlation.
-    correlation: f64,
 }
 
 /// Runs `dwindle sweep`.
@@ -177,7 +145,14 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let report = Report {
         checkpoint_bytes: subject.bytes(),
         ratio: ratio(&rows),
-        recommendation: recommend(args, &rows, subject.bytes()),
+        recommendation: recommend(
+            &rows,
+            subject.bytes(),
+            Wishes {
+                memory_reduction: args.target_memory_reduction,
+                quality_loss: args.max_quality_loss,
+            },
+        ),
         rows,
         check: match args.check {
             0 => None,
@@ -251,10 +226,20 @@ fn measure(
     costs: &Costs,
     sizes: Vec<(Option<Rung>, u64)>,
 ) -> Result<Vec<Row>, Failure> {
-    let bar = progress::count(sizes.len() as u64, "sizes");
-    let mut rows = Vec::new();
+    // All are chosen before the first is measured: a size that can't be must not be found out late.
+    let mut chosen = Vec::new();
     for (rung, bytes) in sizes {
-        let chosen = of_size(costs, &bench.subject.subject(), bytes)?;
+        match (of_size(costs, &bench.subject.subject(), bytes), rung) {
+            (Err(BudgetError::TooSmall { smallest, .. }), Some(rung)) => eprintln!(
+                "note: `{}` is left out: it has {bytes} bytes, and the smallest file with checksums {smallest}",
+                rung.file_type
+            ),
+            (found, rung) => chosen.push((rung, found?)),
+        }
+    }
+    let bar = progress::count(chosen.len() as u64, "sizes");
+    let mut rows = Vec::new();
+    for (rung, chosen) in chosen {
         let plain = rung.as_ref().map(|r| -> Result<Point, Failure> {
             Ok(Point {
                 bytes: r.bytes,
@@ -286,111 +271,7 @@ fn check(bench: &Bench<'_>, costs: &Costs, files: usize) -> Result<Check, Failur
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(Check {
-        correlation: rank_correlation(&found),
-        files: found,
-    })
-}
-
-/// Spearman's rank correlation of pairs without ties.
-fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
-    let ranks = |get: fn(&(f64, f64)) -> f64| {
-        let mut order: Vec<usize> = (0..pairs.len()).collect();
-        order.sort_by(|a, b| get(&pairs[*a]).total_cmp(&get(&pairs[*b])));
-        let mut ranks = vec![0.0; pairs.len()];
-        for (rank, i) in order.into_iter().enumerate() {
-            ranks[i] = rank as f64;
-        }
-        ranks
-    };
-    let n = pairs.len() as f64;
-    let apart = ranks(|p| p.0).into_iter().zip(ranks(|p| p.1));
-    let squares: f64 = apart.map(|(a, b)| (a - b).powi(2)).sum();
-    1.0 - 6.0 * squares / (n * (n * n - 1.0)).max(1.0)
-}
-
-impl Point {
-    fn new(bytes: u64, found: &Evaluation, gate: Option<&Evaluation>) -> Point {
-        let kld = |e: &Evaluation| e.divergence.as_ref().map_or(0.0, |d| d.kld.value);
-        let of =
-            |get: fn(&dwindle::eval::Divergence) -> f64| found.divergence.as_ref().map_or(0.0, get);
-        Point {
-            bytes,
-            kld: kld(found),
-            kld_error: of(|d| d.kld.error),
-            perplexity: found.perplexity.perplexity.value,
-            ratio: of(|d| d.perplexity_ratio.value),
-            same_top: of(|d| d.same_top.value),
-            gate_kld: gate.map(kld),
-        }
-    }
-}
-
-fn ratio(rows: &[Row]) -> Option<f64> {
-    let logs: Vec<f64> = rows
-        .iter()
-        .filter_map(|r| Some((r.own.kld / r.plain.as_ref()?.kld).ln()))
-        .collect();
-    (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
-}
-
-/// The recommendations, each in a sentence.
-fn recommend(args: &Args, rows: &[Row], whole: u64) -> Vec<String> {
-    let words = |row: &Row| {
-        format!(
-            "{} bytes ({:.0} % less than the checkpoint; perplexity {:+.2} %, KL divergence {:.4})",
-            row.own.bytes,
-            (1.0 - row.own.bytes as f64 / whole as f64) * 100.0,
-            (row.own.ratio - 1.0) * 100.0,
-            row.own.kld
-        )
-    };
-    let mut out = Vec::new();
-    if let Some(part) = args.target_memory_reduction {
-        let most = (1.0 - part) * whole as f64;
-        let fits = rows.iter().filter(|r| r.own.bytes as f64 <= most);
-        out.push(match fits.min_by(|a, b| a.own.kld.total_cmp(&b.own.kld)) {
-            Some(row) => format!(
-                "At least {:.0} % less memory: {}.",
-                part * 100.0,
-                words(row)
-            ),
-            None => format!(
-                "None of these files takes {:.0} % less memory; give smaller `--sizes`.",
-                part * 100.0
-            ),
-        });
-    }
-    if let Some(loss) = args.max_quality_loss {
-        let good = rows.iter().filter(|r| r.own.ratio <= 1.0 + loss);
-        out.push(match good.min_by_key(|r| r.own.bytes) {
-            Some(row) => format!("At most {:.1} % worse: {}.", loss * 100.0, words(row)),
-            None => format!(
-                "None of these files is within {:.1} %; give larger `--sizes`.",
-                loss * 100.0
-            ),
-        });
-    }
-    if let Some(row) = knee(rows) {
-        out.push(format!("The knee: {}.", words(row)));
-    }
-    out
-}
-
-/// The size farthest below the line from the smallest to the largest (Satopää and others, 2011).
-fn knee(rows: &[Row]) -> Option<&Row> {
-    let (largest, smallest) = (rows.first()?, rows.last()?);
-    let span = (largest.own.bytes - smallest.own.bytes) as f64;
-    let fall = smallest.own.kld - largest.own.kld;
-    if rows.len() < 3 || span <= 0.0 || fall <= 0.0 {
-        return None;
-    }
-    let below = |row: &Row| {
-        let x = (row.own.bytes - smallest.own.bytes) as f64 / span;
-        let y = (row.own.kld - largest.own.kld) / fall;
-        1.0 - x - y
-    };
-    rows.iter().max_by(|a, b| below(a).total_cmp(&below(b)))
+    Ok(Check::of(found))
 }
 
 fn draw(report: &Report) -> String {
