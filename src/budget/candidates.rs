@@ -38,7 +38,7 @@ pub const TYPES: &[TensorType] = &[
 ];
 
 /// Rows of a tensor by which its types are judged.
-const SAMPLE: u64 = 32;
+const SAMPLE: u64 = 48;
 
 /// Slices of a stack by which its types are judged.
 const SLICES: u64 = 4;

@@ -60,7 +60,7 @@ pub struct Choosing {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Effort {
-    /// A quarter of the layers at a time, on 1 chunk of the text
+    /// A sixth of the layers at a time, on 1 chunk of the text
     Fast,
     /// Each tensor for itself, on 2 chunks
     Normal,
@@ -118,7 +118,7 @@ struct Gate {
 impl Effort {
     fn grouping(self) -> Grouping {
         match self {
-            Effort::Fast => Grouping::Neighbours(4),
+            Effort::Fast => Grouping::Neighbours(6),
             _ => Grouping::Single,
         }
     }
