@@ -12,10 +12,10 @@ mod program;
 use std::path::Path;
 
 use dwindle_formats::gguf::{TensorType, read_header};
-use folder::{HEAD_DIM, families};
+use folder::HEAD_DIM;
 use program::{dwindle, fixture, refusal, says, stdout};
 use serde_json::Value;
-use smaller::{calibrate, change, compress, difference, metadata, open, randomize};
+use smaller::{calibrate, change, compress, difference, each_family, metadata, open};
 use tempfile::tempdir;
 use tiny::{EMBD, EXPERTS, Kind};
 
@@ -40,12 +40,6 @@ fn redundant_heads(name: &str, shape: &[usize], values: &mut [f32]) {
     }
 }
 
-/// `dwindle compress` without loss.
-fn whole(model: &Path, to: &Path) {
-    let mut command = dwindle(["compress", "--preset", "f32"]);
-    stdout(command.arg(model).arg("-o").arg(to));
-}
-
 fn length(file: &Path, key: &str) -> Option<u64> {
     metadata(file, key).and_then(|v| v.as_u64())
 }
@@ -53,12 +47,7 @@ fn length(file: &Path, key: &str) -> Option<u64> {
 #[test]
 fn values_lose_the_directions_that_others_have() {
     let dir = tempdir().unwrap();
-    for (name, mut folder) in families() {
-        randomize(&mut folder, redundant_heads);
-        let (model, before) = (dir.path().join(name), dir.path().join("whole.gguf"));
-        folder.write(&model);
-        calibrate(&model);
-        whole(&model, &before);
+    for (name, model, before) in each_family(dir.path(), redundant_heads) {
         let small = dir.path().join("small.gguf");
         let mut command = compress(&model, "f32", &format!("value_length = {HALF}"), &small);
         let reason = match name {
@@ -87,12 +76,7 @@ fn values_lose_the_directions_that_others_have() {
 #[test]
 fn heads_lose_the_rotary_pairs_that_give_nothing() {
     let dir = tempdir().unwrap();
-    for (name, mut folder) in families() {
-        randomize(&mut folder, redundant_heads);
-        let (model, before) = (dir.path().join(name), dir.path().join("whole.gguf"));
-        folder.write(&model);
-        calibrate(&model);
-        whole(&model, &before);
+    for (name, model, before) in each_family(dir.path(), redundant_heads) {
         let small = dir.path().join("small.gguf");
         let lengths = format!("value_length = {HALF}\nkey_length = {HALF}");
         let mut command = compress(&model, "f32", &lengths, &small);

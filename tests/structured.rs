@@ -9,10 +9,10 @@ mod folder;
 mod program;
 
 use dwindle_formats::gguf::{Array, TensorType, Value as Meta, read_header};
-use folder::{FEED_FORWARD, HIDDEN, families};
+use folder::{FEED_FORWARD, HIDDEN};
 use program::{checkpoint, dwindle, fixture, refusal, says, stdout};
 use serde_json::Value;
-use smaller::{calibrate, change, compress, difference, metadata, open, randomize};
+use smaller::{calibrate, change, compress, difference, each_family, metadata, open};
 use tempfile::tempdir;
 use tiny::{EMBD, FFN, Kind, Tiny};
 
@@ -26,17 +26,7 @@ fn repeat_columns(_: &str, shape: &[usize], values: &mut [f32]) {
 #[test]
 fn every_family_loses_columns_that_repeat_others() {
     let dir = tempdir().unwrap();
-    for (name, mut folder) in families() {
-        randomize(&mut folder, repeat_columns);
-        let (model, whole) = (dir.path().join(name), dir.path().join("whole.gguf"));
-        folder.write(&model);
-        calibrate(&model);
-        stdout(
-            dwindle(["compress", "--preset", "f32"])
-                .arg(&model)
-                .arg("-o")
-                .arg(&whole),
-        );
+    for (name, model, whole) in each_family(dir.path(), repeat_columns) {
         let half = dir.path().join("half.gguf");
         stdout(&mut compress(&model, "f32", "ffn = 0.5", &half));
         let off = difference(&whole, &half);

@@ -10,7 +10,7 @@ use dwindle_formats::gguf::{TensorType, Value, read_header};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::folder::Folder;
+use crate::folder::{Folder, families};
 use crate::program::{dwindle, fixture, stdout};
 use crate::tiny::{Tiny, batch};
 
@@ -82,7 +82,7 @@ pub fn difference(a: &Path, b: &Path) -> f32 {
 
 /// Gives a folder random weights, in which `change` may make something redundant: it sees each
 /// tensor's name, shape and values.
-pub fn randomize(folder: &mut Folder, change: impl Fn(&str, &[usize], &mut [f32])) {
+fn randomize(folder: &mut Folder, change: impl Fn(&str, &[usize], &mut [f32])) {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for (name, tensor) in &mut folder.tensors {
         let elements: usize = tensor.shape.iter().product();
@@ -96,6 +96,23 @@ pub fn randomize(folder: &mut Folder, change: impl Fn(&str, &[usize], &mut [f32]
         tensor.dtype = safetensors::Dtype::F32;
         tensor.bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     }
+}
+
+/// A model of each family with such weights, measured, and the file that holds all of it: the family's
+/// name, the folder, the file.
+pub fn each_family(
+    dir: &Path,
+    change: impl Fn(&str, &[usize], &mut [f32]),
+) -> impl Iterator<Item = (&'static str, PathBuf, PathBuf)> {
+    families().into_iter().map(move |(name, mut folder)| {
+        randomize(&mut folder, &change);
+        let (model, whole) = (dir.join(name), dir.join("whole.gguf"));
+        folder.write(&model);
+        calibrate(&model);
+        let mut command = dwindle(["compress", "--preset", "f32"]);
+        stdout(command.arg(&model).arg("-o").arg(&whole));
+        (name, model, whole)
+    })
 }
 
 /// Changes a matrix of the tiny Llama, rows one after another.
