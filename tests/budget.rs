@@ -210,6 +210,33 @@ fn experts_untied_outputs_and_other_architectures_can_have_a_size() {
 }
 
 #[test]
+fn files_that_are_tried_better_the_choice() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("model-f32.gguf");
+    low_rank(Kind::Untied, 64).write(&model);
+    let stats = dir.path().join("model.stats");
+    calibrate(&model, &stats);
+    // So short that the files are tried on all that is measured in the end.
+    let text = dir.path().join("text.txt");
+    let whole = std::fs::read_to_string(fixture("kjv-calibration.txt")).unwrap();
+    std::fs::write(&text, &whole[..4000]).unwrap();
+    let [normal, best] = ["normal", "best"].map(|effort| {
+        let own = dir.path().join(format!("{effort}.gguf"));
+        let mut command = dwindle(["compress", "--json", "--types", TYPES]);
+        command
+            .arg(&model)
+            .args(["--bpw", "4.5", "--effort", effort]);
+        command.arg("--stats").arg(&stats).arg("--text").arg(&text);
+        command.arg("--sensitivity").arg(dir.path().join("s.json"));
+        let told = report(command.arg("-o").arg(&own));
+        (own, told["target"]["measured_kld"].as_f64().unwrap())
+    });
+    let bytes = |file: &Path| file.metadata().unwrap().len();
+    assert!(bytes(&best.0) <= bytes(&normal.0));
+    assert!(best.1 < normal.1, "{} and {}", best.1, normal.1);
+}
+
+#[test]
 fn a_sweep_orders_files_and_draws_them() {
     let dir = tempdir().unwrap();
     let stats = statistics(dir.path());

@@ -24,6 +24,8 @@ pub struct Costs {
     tensors: Vec<TensorCandidates>,
     /// Divergence for each unit of a tensor's relative output error.
     slopes: Vec<f64>,
+    /// By how much more a tensor's divergence counts where types are chosen.
+    factors: Vec<f64>,
 }
 
 /// A type for each tensor.
@@ -57,7 +59,26 @@ impl Costs {
                 slopes[*i] = if error > 0.0 { kld / error } else { 0.0 };
             }
         }
-        Costs { tensors, slopes }
+        Costs {
+            factors: vec![1.0; tensors.len()],
+            tensors,
+            slopes,
+        }
+    }
+
+    /// The same, with what some tensors' errors count multiplied where types are chosen. Predictions stay as
+    /// they are.
+    pub fn with_factor(&self, tensors: &[usize], factor: f64) -> Costs {
+        let mut out = self.clone();
+        for i in tensors {
+            out.factors[*i] *= factor;
+        }
+        out
+    }
+
+    /// Names of the tensors, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|t| t.name.as_str())
     }
 
     /// The least divergence that so many bytes allow.
@@ -65,7 +86,8 @@ impl Costs {
     /// # Errors
     /// [`BudgetError::TooSmall`].
     pub fn allocate(&self, bytes: u64) -> Result<Assignment, BudgetError> {
-        let items: Vec<Vec<Choice>> = self.tensors.iter().zip(&self.slopes).map(choices).collect();
+        let weights = self.slopes.iter().zip(&self.factors).map(|(s, f)| s * f);
+        let items: Vec<Vec<Choice>> = self.tensors.iter().zip(weights).map(choices).collect();
         let found = match choose(&items, bytes) {
             Err(MethodError::Budget { needed, .. }) => {
                 return Err(BudgetError::TooSmall {
@@ -128,10 +150,10 @@ impl Costs {
     }
 }
 
-fn choices((tensor, slope): (&TensorCandidates, &f64)) -> Vec<Choice> {
+fn choices((tensor, weight): (&TensorCandidates, f64)) -> Vec<Choice> {
     let choice = |c: &Candidate| Choice {
         cost: c.bytes,
-        error: slope * c.error,
+        error: weight * c.error,
     };
     tensor.all.iter().map(choice).collect()
 }

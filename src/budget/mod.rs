@@ -4,17 +4,20 @@
 //! ([`candidates`]); what an error of a tensor's output costs the model is measured, as the KL
 //! divergence of the running model with only this tensor, or a few, rounded ([`measure`]). Divergences
 //! of small errors add up. So the best file of a size is a choice of one type for each tensor with the
-//! least sum, and is found along the convex hulls ([`Costs::allocate`]).
+//! least sum, and is found along the convex hulls ([`Costs::allocate`]). Where there is time for it, files are
+//! made and measured to better that choice ([`Refinement`]).
 
 mod allocation;
 mod candidates;
 mod ladder;
+mod refinement;
 mod sensitivity;
 mod target;
 
 pub use allocation::{Assignment, Costs};
 pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
 pub use ladder::{LADDER, Rung, rungs};
+pub use refinement::Refinement;
 pub use sensitivity::{Grouping, groups, measure};
 pub use target::{Chosen, Search, Subject, of_bits, of_size, planned};
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dwindle::budget::{
-    Chosen, Costs, Grouping, LADDER, Search, TYPES, candidates, groups, measure, of_bits, of_size,
-    rungs,
+    Chosen, Costs, Grouping, LADDER, Refinement, Search, TYPES, candidates, groups, measure,
+    of_bits, of_size, rungs,
 };
 use dwindle::eval::EvalOptions;
 use dwindle::llama;
@@ -64,7 +64,7 @@ enum Effort {
     Fast,
     /// Each tensor for itself, on 2 chunks
     Normal,
-    /// Each tensor for itself, on 8 chunks
+    /// As normal; then up to 32 files are made and measured on 32 chunks, each to better the last
     Best,
 }
 
@@ -100,7 +100,7 @@ fn element_type(text: &str) -> Result<TensorType, String> {
 pub struct Outcome {
     /// The predicted mean KL divergence.
     predicted_kld: f64,
-    /// The measured one, of the file, on chunks of the text behind those that served to choose.
+    /// The measured one, of the file, on the beginning of the text.
     measured_kld: f64,
     error: f64,
     gate: Option<Gate>,
@@ -126,8 +126,7 @@ impl Effort {
     fn chunks(self) -> usize {
         match self {
             Effort::Fast => 1,
-            Effort::Normal => 2,
-            Effort::Best => 8,
+            Effort::Normal | Effort::Best => 2,
         }
     }
 }
@@ -149,6 +148,12 @@ fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {
 /// Chunks on which files are measured.
 const CHUNKS: usize = 8;
 
+/// Files that are made and measured to better a choice.
+const REFINEMENTS: usize = 32;
+
+/// Chunks on which those files are measured: on few, chance would choose.
+const REFINING_CHUNKS: usize = 32;
+
 impl Target {
     /// Whether there is one.
     pub fn is_wanted(&self) -> bool {
@@ -163,7 +168,25 @@ impl Target {
     }
 
     /// The types of the file that was asked for.
-    pub fn choose(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
+    pub fn choose(
+        &self,
+        choosing: &Choosing,
+        checkpoint: &Checkpoint<'_>,
+    ) -> Result<Chosen, Failure> {
+        let costs = choosing.costs(checkpoint, self.bits(checkpoint))?;
+        let chosen = self.by_costs(&costs, checkpoint)?;
+        let Some((costs, better)) = choosing.refined(&costs, checkpoint, &chosen)? else {
+            return Ok(chosen);
+        };
+        if self.max_kld.is_none() {
+            return Ok(better);
+        }
+        let again = self.by_costs(&costs, checkpoint)?;
+        Ok(std::cmp::min_by_key(chosen, again, |c| c.bytes))
+    }
+
+    /// The same, by what was measured of tensors alone.
+    fn by_costs(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
         let subject = checkpoint.subject();
         if let Some(kld) = self.max_kld {
             return smallest(costs, checkpoint, kld);
@@ -260,6 +283,29 @@ impl Choosing {
         Ok(Costs::new(tensors, &groups, &known))
     }
 
+    /// Where the effort allows it, a choice bettered by files that are made and measured, and what errors
+    /// count by it.
+    pub fn refined(
+        &self,
+        costs: &Costs,
+        checkpoint: &Checkpoint<'_>,
+        chosen: &Chosen,
+    ) -> Result<Option<(Costs, Chosen)>, Failure> {
+        if self.effort != Effort::Best {
+            return Ok(None);
+        }
+        let trial = Trial::new(checkpoint, REFINING_CHUNKS)?;
+        let bar = progress::count(REFINEMENTS as u64, "bettering");
+        let first = (chosen.clone(), trial.kld(chosen)?);
+        let mut search = Refinement::new(costs, checkpoint.subject(), first, REFINEMENTS);
+        while let Some(chosen) = search.propose()? {
+            search.found(trial.kld(&chosen)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Some(search.finish()))
+    }
+
     /// Measures what became of a file.
     pub fn outcome(
         &self,
@@ -291,16 +337,36 @@ impl FileSize {
     }
 }
 
+/// Where choices are tried: made as files, and measured.
+struct Trial<'a> {
+    checkpoint: &'a Checkpoint<'a>,
+    meter: Meter,
+    dir: tempfile::TempDir,
+}
+
+impl<'a> Trial<'a> {
+    fn new(checkpoint: &'a Checkpoint<'a>, chunks: usize) -> Result<Trial<'a>, Failure> {
+        Ok(Trial {
+            checkpoint,
+            meter: Meter::new(checkpoint, checkpoint.text, chunks)?,
+            dir: checkpoint.temporary()?,
+        })
+    }
+
+    fn kld(&self, chosen: &Chosen) -> Result<f64, Failure> {
+        let file = self.dir.path().join("candidate.gguf");
+        self.checkpoint.write(&chosen.plan, &file)?;
+        Ok(self.meter.kld(&file)?.value)
+    }
+}
+
 /// The smallest file that is measured to diverge by at most so much.
 fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
-    let meter = Meter::new(checkpoint, checkpoint.text, CHUNKS)?;
-    let dir = checkpoint.temporary()?;
+    let trial = Trial::new(checkpoint, CHUNKS)?;
     let mut search = Search::new(costs, checkpoint.subject(), kld);
     let bar = progress::count(0, "trying files");
     while let Some(chosen) = search.propose()? {
-        let file = dir.path().join("candidate.gguf");
-        checkpoint.write(&chosen.plan, &file)?;
-        let found = meter.kld(&file)?.value;
+        let found = trial.kld(&chosen)?;
         bar.inc(1);
         search.found(chosen, found);
     }

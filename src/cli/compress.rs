@@ -6,7 +6,7 @@ use clap::Parser;
 use dwindle::architecture;
 use dwindle::checkpoint;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, FitOptions, Inputs, Options, PipelineError};
+use dwindle::pipeline::{self, FitOptions, Inputs, PipelineError};
 use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
@@ -16,8 +16,9 @@ use fs_err as fs;
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
 use super::meter::Checkpoint;
-use super::output::{at_least_one, parse_bytes};
+use super::output::at_least_one;
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
+use super::resources::Resources;
 use super::{Failure, progress, structure};
 
 /// Convert a checkpoint into a smaller file
@@ -73,12 +74,8 @@ pub struct Args {
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
-    /// Memory for tensors under way; one tensor above it still passes, alone
-    #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
-    memory: u64,
-    /// Worker threads [default: one per core]
-    #[arg(short, long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    resources: Resources,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -162,11 +159,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         }
         None => &whole,
     };
-    let options = Options {
-        threads: args.threads.unwrap_or_else(available_threads),
-        memory: args.memory,
-        compress: kind == Some(Kind::Container),
-    };
+    let options = args.resources.options(kind == Some(Kind::Container));
     let wanted = args.text.as_deref().filter(|_| args.target.is_wanted());
     let checkpoint = wanted.map(|text| Checkpoint {
         path: &path,
@@ -179,11 +172,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         scratch: folder_of(args.output.as_deref()),
     });
     let chosen = match &checkpoint {
-        Some(checkpoint) => {
-            let bits = args.target.bits(checkpoint);
-            let costs = args.choosing.costs(checkpoint, bits)?;
-            Some(args.target.choose(&costs, checkpoint)?)
-        }
+        Some(checkpoint) => Some(args.target.choose(&args.choosing, checkpoint)?),
         None => None,
     };
     let plan = match &chosen {
@@ -309,7 +298,7 @@ impl Args {
         FitOptions {
             ctx: 512,
             chunks: self.chunks,
-            threads: self.threads.map(|n| n as u32),
+            threads: self.resources.threads.map(|n| n as u32),
         }
     }
 }
@@ -335,10 +324,6 @@ fn presets_help() -> String {
          or f16; each such case is reported.",
     );
     text
-}
-
-pub fn available_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// The folder in which an output is written.

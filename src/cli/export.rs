@@ -7,11 +7,11 @@ use dwindle::architecture::{self, to_huggingface};
 use dwindle::checkpoint::huggingface::HuggingFace;
 use dwindle::checkpoint::{self, Caches};
 use dwindle::llama::mapping::Mapping;
-use dwindle::pipeline::{Options, StockModel, export};
+use dwindle::pipeline::{StockModel, export};
 use dwindle_formats::container::Container;
 
-use super::compress::available_threads;
 use super::output::{json, line, size};
+use super::resources::Resources;
 use super::{Failure, progress};
 
 /// Write a stock `.gguf`, factors multiplied out, from a container, or a Hugging Face folder from a
@@ -30,6 +30,8 @@ pub struct Args {
     /// over
     #[arg(long, value_name = "FOLDER", required_if_eq("format", "hf"))]
     checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    resources: Resources,
     /// Print JSON instead of a line
     #[arg(long)]
     json: bool,
@@ -59,11 +61,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let stock = StockModel::from_container(&container, &bytes);
     let inputs = checkpoint::fingerprint(&args.file, &[])?;
     let bar = progress::bytes(stock.data_bytes(), "exporting");
-    let options = Options {
-        threads: available_threads(),
-        memory: 1 << 30,
-        compress: false,
-    };
+    let options = args.resources.options(false);
     let summary = export(
         &stock,
         &container.plan,

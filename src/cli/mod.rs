@@ -17,6 +17,7 @@ mod model;
 mod output;
 mod progress;
 mod report;
+mod resources;
 mod run;
 mod serve;
 mod structure;

@@ -6,7 +6,6 @@ use clap::Parser;
 use dwindle::architecture;
 use dwindle::budget::{BudgetError, Costs, LADDER, Rung, of_size, planned, rungs};
 use dwindle::checkpoint::{self, Caches};
-use dwindle::pipeline::Options;
 use dwindle::plan::Plan;
 use dwindle::statistics::{Importance, Measured, Statistics};
 use fs_err as fs;
@@ -15,10 +14,11 @@ use serde::Serialize;
 
 use super::budget::{Choosing, FileSize, file_size};
 use super::chart::{Axis, Chart, Series, svg};
-use super::compress::{available_threads, rounding};
+use super::compress::rounding;
 use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
-use super::output::{at_least_one, json, line, parse_bytes, size, table};
+use super::output::{at_least_one, json, line, size, table};
+use super::resources::Resources;
 use super::{Failure, progress};
 
 /// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
@@ -70,12 +70,8 @@ pub struct Args {
     /// Make so many files of random types too, and say how well the predicted divergence orders them
     #[arg(long, default_value_t = 0, value_name = "N")]
     check: usize,
-    /// Memory for tensors under way
-    #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
-    memory: u64,
-    /// Worker threads [default: one per core]
-    #[arg(short, long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    resources: Resources,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -117,11 +113,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         },
         rounding: args.rounding,
         text: &args.text,
-        options: Options {
-            threads: args.threads.unwrap_or_else(available_threads),
-            memory: args.memory,
-            compress: false,
-        },
+        options: args.resources.options(false),
         scratch: Path::new("."),
     };
     let plain = ladder(args, &subject)?;
@@ -141,7 +133,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .choosing
         .costs(&subject, bits.filter(|_| args.check == 0))?;
     let bench = Bench::new(args, &subject)?;
-    let rows = measure(&bench, &costs, sizes)?;
+    let rows = measure(&bench, &args.choosing, &costs, sizes)?;
     let report = Report {
         checkpoint_bytes: subject.bytes(),
         ratio: ratio(&rows),
@@ -223,6 +215,7 @@ impl<'a> Bench<'a> {
 
 fn measure(
     bench: &Bench<'_>,
+    choosing: &Choosing,
     costs: &Costs,
     sizes: Vec<(Option<Rung>, u64)>,
 ) -> Result<Vec<Row>, Failure> {
@@ -246,6 +239,8 @@ fn measure(
                 ..bench.point(&r.plan)?
             })
         });
+        let better = choosing.refined(costs, bench.subject, &chosen)?;
+        let chosen = better.map_or(chosen, |(_, chosen)| chosen);
         rows.push(Row {
             plain: plain.transpose()?,
             file_type: rung.map(|r| r.file_type),
