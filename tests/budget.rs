@@ -154,6 +154,66 @@ fn a_divergence_is_met_by_measurement_or_refused() {
 }
 
 #[test]
+fn a_search_ends_where_no_type_is_good_enough() {
+    let dir = tempdir().unwrap();
+    let stats = statistics(dir.path());
+    let own = dir.path().join("own.gguf");
+    let mut command = dwindle(["compress", "--types", "q5_k,q5_1", "--max-kld", "1e-9"]);
+    command
+        .args(["--effort", "fast"])
+        .arg(checkpoint())
+        .arg("--stats")
+        .arg(&stats);
+    command.arg("--text").arg(fixture("kjv-calibration.txt"));
+    command.arg("--sensitivity").arg(dir.path().join("s.json"));
+    says(
+        &refusal(command.arg("-o").arg(&own), 3),
+        &["the largest possible file diverges by"],
+    );
+}
+
+#[test]
+fn a_quantized_source_keeps_what_it_has() {
+    let dir = tempdir().unwrap();
+    let source = dir.path().join("source.gguf");
+    stdout(&mut compress("q4_k_m", &source));
+    let stats = dir.path().join("source.stats");
+    calibrate(&source, &stats);
+    let own = dir.path().join("own.gguf");
+    let told = report(&mut target(&source, &stats, ["--size", "4MB"], &own));
+    for tensor in told["tensors"].as_array().unwrap() {
+        assert_eq!(
+            tensor["relative_error"].as_f64().unwrap_or(0.0),
+            0.0,
+            "{tensor}"
+        );
+    }
+    // And can lose some.
+    let told = report(&mut target(&source, &stats, ["--size", "80%"], &own));
+    assert!(told["target"]["measured_kld"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_tensor_that_no_type_fits_is_named() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("model-f32.gguf");
+    low_rank(Kind::Untied, 64).write(&model);
+    let stats = dir.path().join("model.stats");
+    calibrate(&model, &stats);
+    let mut command = dwindle(["compress", "--types", "iq2_xxs", "--size", "50%"]);
+    command.arg(&model).arg("--stats").arg(&stats);
+    command
+        .arg("--text")
+        .arg(fixture("kjv-calibration.txt"))
+        .arg("-o")
+        .arg(dir.path().join("own.gguf"));
+    says(
+        &refusal(&mut command, 3),
+        &["`token_embd.weight`", "such as `f16`"],
+    );
+}
+
+#[test]
 fn a_killed_measurement_goes_on_and_gives_the_same_file() {
     let dir = tempdir().unwrap();
     let stats = statistics(dir.path());
@@ -304,7 +364,42 @@ fn what_makes_no_sense_is_refused() {
         &refusal(&mut base(&["--preset", "q8_0", "--rounding", "output"]), 3),
         &["none can be rounded for its output", "`--stats`"],
     );
+    let container = dir.path().join("own.dwn");
+    let mut command = dwindle([
+        "compress", "--size", "50%", "--stats", "s", "--text", "t", "-o",
+    ]);
+    command.arg(&container).arg(checkpoint());
+    says(&refusal(&mut command, 2), &["stock file", "`.gguf`"]);
+    let narrow = ["--preset", "q8_0", "--keep", "0.9", "--rounding", "output"];
+    says(
+        &refusal(&mut base(&narrow), 2),
+        &["smaller model", "second run"],
+    );
+    for wish in [["--bpw", "-1"], ["--bpw", "nan"], ["--max-kld", "0"]] {
+        let wish = format!("{}={}", wish[0], wish[1]);
+        let told = base(&[&wish]).output().unwrap();
+        assert_eq!(told.status.code(), Some(2));
+        let words = String::from_utf8_lossy(&told.stderr).into_owned();
+        says(&words, &["expected a number above 0"]);
+    }
     let stats = statistics(dir.path());
+    let mut command = target(&checkpoint(), &stats, ["--bpw", "1"], &own);
+    says(
+        &refusal(&mut command, 3),
+        &["bits a weight at least, more than the 1"],
+    );
+    let short = dir.path().join("short.txt");
+    std::fs::write(&short, "In the beginning").unwrap();
+    let mut command = base(&["--size", "50%", "--types", "q8_0"]);
+    command.arg("--text").arg(&short).arg("--stats").arg(&stats);
+    command
+        .arg("--sensitivity")
+        .arg(dir.path().join("none.json"));
+    says(
+        &refusal(&mut command, 3),
+        &["short.txt", "name a longer text"],
+    );
+
     let file = stats.with_extension("json");
     std::fs::write(&file, "{}").unwrap();
     let mut command = target(&checkpoint(), &stats, ["--size", "50%"], &own);

@@ -108,10 +108,7 @@ impl Costs {
             .tensors
             .iter()
             .map(|tensor| {
-                let away = |c: &Candidate| {
-                    let (block, bytes) = (c.ty.block_len(), c.ty.bytes(&[c.ty.block_len()]));
-                    (8.0 * bytes.unwrap_or(0) as f64 / block as f64 - bits).abs()
-                };
+                let away = |c: &Candidate| (bits_of(c.ty) - bits).abs();
                 let nearest = tensor.all.iter().map(away).fold(f64::INFINITY, f64::min);
                 let near = |i: &usize| away(&tensor.all[*i]) <= nearest.max(AROUND);
                 let near: Vec<usize> = (0..tensor.all.len()).filter(near).collect();
@@ -150,6 +147,12 @@ impl Costs {
     }
 }
 
+/// Bits that an element takes in a type.
+pub fn bits_of(ty: TensorType) -> f64 {
+    let block = ty.block_len();
+    8.0 * ty.bytes(&[block]).unwrap_or(0) as f64 / block as f64
+}
+
 fn choices((tensor, weight): (&TensorCandidates, f64)) -> Vec<Choice> {
     let choice = |c: &Candidate| Choice {
         cost: c.bytes,
@@ -170,11 +173,7 @@ impl Assignment {
         Recipe {
             base: Base::FileType("f16".into()),
             rules: self.types.iter().map(rule).collect(),
-            // Where all is plain floats there is nothing to round.
-            rounding: match self.types.values().any(|ty| ty.is_quantized()) {
-                true => rounding,
-                false => Rounding::Nearest,
-            },
+            rounding,
             structure: None,
         }
     }

@@ -1,19 +1,16 @@
 //! The types that a tensor could have, and what each does to its output.
 
 use dwindle_formats::gguf::TensorType;
-use rayon::prelude::*;
 
-use super::BudgetError;
-use crate::architecture::{Model, ModelTensor, values};
-use crate::checkpoint::Source;
+use super::{BudgetError, Subject};
+use crate::architecture::{ModelTensor, values};
 use crate::llama::ggml;
-use crate::method::gram::Gram;
 use crate::method::rounding::{Curvature, DAMPING, errors, round};
-use crate::plan::Rounding;
-use crate::statistics::Measured;
+use crate::pipeline::{Options, ordered};
+use crate::plan::{Rounding, TransformError};
 
-/// The types that are considered where nothing else is asked for: llama.cpp computes with all of
-/// them on every backend.
+/// The types that are considered where nothing else is asked for: ggml's k-, i- and legacy quants,
+/// and F16.
 pub const TYPES: &[TensorType] = &[
     TensorType::IQ1_S,
     TensorType::IQ1_M,
@@ -57,7 +54,7 @@ pub struct Candidate {
 /// The types of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorCandidates {
-    /// Its position in [`Model::tensors`].
+    /// Its position among the model's tensors.
     pub index: usize,
     /// Its name.
     pub name: String,
@@ -68,34 +65,45 @@ pub struct TensorCandidates {
 }
 
 /// What each of `types` would do to each weight of a model. Weights whose input was not measured are
-/// judged by their own error. `done` is called after each tensor.
+/// judged by their own error. Threads and memory are those of `options`. `done` is called after each
+/// tensor.
 ///
 /// # Errors
-/// Values that can't be read, damaged statistics.
+/// Values that can't be read, damaged statistics, a tensor that none of the types fits.
 pub fn candidates(
-    model: &Model,
-    source: &dyn Source,
-    measured: &Measured<'_>,
+    subject: &Subject<'_>,
     types: &[TensorType],
-    rounding: Rounding,
+    options: Options,
     done: &(dyn Fn() + Sync),
 ) -> Result<Vec<TensorCandidates>, BudgetError> {
-    let weights: Vec<usize> = (0..model.tensors.len())
-        .filter(|i| !model.tensors[*i].always_f32 && model.tensors[*i].shape.len() > 1)
+    let tensors = &subject.model.tensors;
+    let weights: Vec<usize> = (0..tensors.len())
+        .filter(|i| !tensors[*i].always_f32 && tensors[*i].shape.len() > 1)
         .collect();
+    let judge = |index: usize| Judge {
+        tensor: &tensors[index],
+        subject,
+    };
     let one = |index: &usize| {
-        let judge = Judge {
-            tensor: &model.tensors[*index],
-            source,
-            measured,
-            rounding,
-        };
+        let judge = judge(*index);
         let found = judge.candidates(*index, types);
-        judge.tensor.release(source);
+        judge.tensor.release(subject.source);
         done();
         found
     };
-    let found: Vec<TensorCandidates> = weights.par_iter().map(one).collect::<Result<_, _>>()?;
+    let mut found = Vec::new();
+    let cost = |index: &usize| judge(*index).memory();
+    ordered(
+        &weights,
+        options.threads,
+        options.memory,
+        cost,
+        one,
+        |_, candidates| {
+            found.push(candidates);
+            Ok(())
+        },
+    )?;
     match found.is_empty() {
         true => Err(BudgetError::NothingToChoose),
         false => Ok(found),
@@ -104,22 +112,34 @@ pub fn candidates(
 
 struct Judge<'a> {
     tensor: &'a ModelTensor,
-    source: &'a dyn Source,
-    measured: &'a Measured<'a>,
-    rounding: Rounding,
+    subject: &'a Subject<'a>,
 }
 
 /// Rows of one slice, and what they read.
 struct Sample<'a> {
     w: Vec<f32>,
     rows: usize,
-    curvature: Curvature,
+    /// `None` where the input was not measured.
+    curvature: Option<Curvature>,
     importance: Option<&'a [f32]>,
-    /// Whether the input was measured.
-    is_measured: bool,
 }
 
 impl<'a> Judge<'a> {
+    /// Bytes that judging takes at once: the samples' factored Grams, and one under way.
+    fn memory(&self) -> u64 {
+        let square = self.tensor.shape[0].pow(2);
+        let statistics = self.subject.measured.statistics;
+        match statistics.and_then(|s| s.group(&self.tensor.name)) {
+            // Inputs too wide for one Gram count as not measured.
+            Some(group) if group.blocks.len() == 1 => (16 + 8 * self.slices().min(SLICES)) * square,
+            _ => 0,
+        }
+    }
+
+    fn slices(&self) -> u64 {
+        self.tensor.row_count() / self.tensor.shape[1].max(1)
+    }
+
     fn candidates(
         &self,
         index: usize,
@@ -128,6 +148,7 @@ impl<'a> Judge<'a> {
         let name = &self.tensor.name;
         let samples = self.samples()?;
         let row = self.tensor.shape[0];
+        let own = self.tensor.source_type(self.subject.source);
         let fits = |ty: &TensorType| {
             let known = samples.iter().all(|s| s.importance.is_some());
             row.is_multiple_of(ty.block_len()) && (known || !ggml::requires_importance(*ty))
@@ -137,17 +158,29 @@ impl<'a> Judge<'a> {
             Ok(Candidate {
                 ty,
                 bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
-                error: relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?,
+                // What keeps its type is copied.
+                error: match ty == own {
+                    true => 0.0,
+                    false => {
+                        relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?
+                    }
+                },
             })
         };
         let all = types.iter().copied().filter(fits);
         let all = all
-            .map(|ty| candidate(ty, self.rounding))
+            .map(|ty| candidate(ty, self.subject.rounding))
             .collect::<Result<Vec<_>, _>>()?;
+        if all.is_empty() {
+            return Err(BudgetError::NoType {
+                tensor: name.clone(),
+                row,
+            });
+        }
         let probe = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];
         let probe = probe
             .into_iter()
-            .find(|ty| fits(ty))
+            .find(|ty| fits(ty) && *ty != own)
             .unwrap_or(TensorType::F16);
         Ok(TensorCandidates {
             index,
@@ -161,7 +194,7 @@ impl<'a> Judge<'a> {
     fn samples(&self) -> Result<Vec<Sample<'a>>, BudgetError> {
         let tensor = self.tensor;
         let (row, rows) = (tensor.shape[0] as usize, tensor.shape[1]);
-        let slices = tensor.row_count() / rows.max(1);
+        let slices = self.slices();
         evenly(slices, SLICES)
             .map(|slice| {
                 let mut w = Vec::new();
@@ -169,30 +202,21 @@ impl<'a> Judge<'a> {
                 let chosen: Vec<u64> = evenly(rows, SAMPLE.div_ceil(slices.min(SLICES))).collect();
                 for r in &chosen {
                     let at = first + r..first + r + 1;
-                    w.extend(values(tensor, self.source, at).map_err(super::ggml(&tensor.name))?);
+                    let read = values(tensor, self.subject.source, at);
+                    w.extend(read.map_err(super::ggml(&tensor.name))?);
                 }
                 let slice = slice as usize;
-                let gram = self
-                    .measured
+                let measured = &self.subject.measured;
+                let gram = measured
                     .gram(&tensor.name, slice)
                     .map_err(BudgetError::of(&tensor.name))?;
-                let curvature = match gram {
-                    Some(gram) => Curvature::new(gram, DAMPING),
-                    None => Curvature::new(
-                        Gram {
-                            values: &vec![0.0; row * row],
-                            n: row,
-                        },
-                        DAMPING,
-                    ),
-                };
-                let importance = self.measured.importance;
+                let curvature = gram.map(|gram| Curvature::new(gram, DAMPING)).transpose();
+                let importance = measured.importance;
                 Ok(Sample {
                     w,
                     rows: chosen.len(),
                     curvature: curvature.map_err(BudgetError::of(&tensor.name))?,
                     importance: importance.and_then(|i| i.columns(&tensor.name, row, slice)),
-                    is_measured: gram.is_some(),
                 })
             })
             .collect()
@@ -210,26 +234,52 @@ fn relative_error(
     samples: &[Sample<'_>],
     ty: TensorType,
     rounding: Rounding,
-) -> Result<f64, crate::plan::TransformError> {
+) -> Result<f64, TransformError> {
     let (mut lost, mut whole) = (0.0, 0.0);
-    for s in samples {
-        let n = s.curvature.n();
-        let bytes = if rounding == Rounding::Output && ty.is_quantized() && s.is_measured {
-            round(&s.w, s.rows, &s.curvature, ty, s.importance)?
-        } else {
-            let len = ty.bytes(&[n as u64, s.rows as u64]).unwrap_or(0);
-            let mut bytes = vec![0; len as usize];
-            ggml::quantize(ty, &s.w, n, s.importance, &mut bytes)?;
-            bytes
-        };
-        lost += errors(&s.w, s.rows, &s.curvature, ty, &bytes)?
-            .iter()
-            .sum::<f64>();
-        whole += s.curvature.output_energy(&s.w, s.rows);
+    for sample in samples {
+        let (l, w) = sample.energies(ty, rounding)?;
+        lost += l;
+        whole += w;
     }
     Ok(if whole > 0.0 {
         lost.max(0.0) / whole
     } else {
         0.0
     })
+}
+
+impl Sample<'_> {
+    /// The energy of the output's error in a type, and of the output; of the weights themselves where
+    /// the input was not measured.
+    fn energies(&self, ty: TensorType, rounding: Rounding) -> Result<(f64, f64), TransformError> {
+        let Sample {
+            w,
+            rows,
+            curvature,
+            importance,
+        } = self;
+        let n = w.len() / rows.max(&1);
+        let nearest = || -> Result<Vec<u8>, TransformError> {
+            let len = ty.bytes(&[n as u64, *rows as u64]).unwrap_or(0);
+            let mut bytes = vec![0; len as usize];
+            ggml::quantize(ty, w, n, *importance, &mut bytes)?;
+            Ok(bytes)
+        };
+        let Some(curvature) = curvature else {
+            let mut back = vec![0f32; w.len()];
+            ggml::dequantize(ty, &nearest()?, &mut back)?;
+            let errors = w.iter().zip(&back).map(|(a, b)| a - b);
+            return Ok((energy(errors), energy(w.iter().copied())));
+        };
+        let bytes = match rounding == Rounding::Output && ty.is_quantized() {
+            true => round(w, *rows, curvature, ty, *importance)?,
+            false => nearest()?,
+        };
+        let lost: f64 = errors(w, *rows, curvature, ty, &bytes)?.iter().sum();
+        Ok((lost, curvature.output_energy(w, *rows)))
+    }
+}
+
+fn energy(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v * v)).sum()
 }

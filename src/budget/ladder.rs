@@ -2,11 +2,11 @@
 
 use dwindle_formats::container::plain_len;
 
-use super::Subject;
+use super::{BudgetError, Subject};
 use crate::plan::{Plan, Recipe, resolve};
 
 /// The file types that people use, as a ladder.
-pub const LADDER: &[&str] = &[
+const LADDER: &[&str] = &[
     "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_0", "q3_k_l",
     "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k", "iq2_m", "iq2_s", "iq2_xs",
     "iq2_xxs", "iq1_m", "iq1_s",
@@ -23,16 +23,22 @@ pub struct Rung {
     pub bytes: u64,
 }
 
-/// The rungs that can be made of a model: some types need importance weights.
-pub fn rungs<'a>(subject: &Subject<'_>, names: impl IntoIterator<Item = &'a str>) -> Vec<Rung> {
-    let one = |name: &str| {
-        let recipe = Recipe::base(name);
-        let plan = resolve(&recipe, subject.model, subject.source, &subject.measured).ok()?;
-        Some(Rung {
-            file_type: name.to_string(),
-            bytes: plain_len(&plan.metadata, &plan.stored())?,
-            plan,
-        })
-    };
-    names.into_iter().filter_map(one).collect()
+/// The rung of a file type.
+///
+/// # Errors
+/// [`BudgetError::Plan`] where the model can't have it: some types need importance weights.
+pub fn rung(subject: &Subject<'_>, file_type: &str) -> Result<Rung, BudgetError> {
+    let recipe = Recipe::base(file_type);
+    let plan = resolve(&recipe, subject.model, subject.source, &subject.measured)?;
+    Ok(Rung {
+        file_type: file_type.to_string(),
+        bytes: plain_len(&plan.metadata, &plan.stored()).ok_or(BudgetError::Overflow)?,
+        plan,
+    })
+}
+
+/// The rungs that a model can have, of the file types that people use.
+pub fn rungs(subject: &Subject<'_>) -> Vec<Rung> {
+    let all = LADDER.iter().map(|name| rung(subject, name));
+    all.filter_map(Result::ok).collect()
 }

@@ -14,11 +14,11 @@ mod refinement;
 mod sensitivity;
 mod target;
 
-pub use allocation::{Assignment, Costs};
+pub use allocation::{Assignment, Costs, bits_of};
 pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
-pub use ladder::{LADDER, Rung, rungs};
+pub use ladder::{Rung, rung, rungs};
 pub use refinement::Refinement;
-pub use sensitivity::{Grouping, groups, measure};
+pub use sensitivity::{Grouping, fingerprint, groups, measure};
 pub use target::{Chosen, Search, Subject, of_bits, of_size, planned};
 
 use crate::eval::EvalError;
@@ -45,6 +45,14 @@ pub enum BudgetError {
         "the largest possible file diverges by {least:.6}, more than the {wanted} that were asked for"
     )]
     Divergence { wanted: f64, least: f64 },
+    #[error(
+        "all tensors take {smallest:.3} bits a weight at least, more than the {wanted} that were asked for"
+    )]
+    TooFewBits { wanted: f64, smallest: f64 },
+    #[error(
+        "tensor `{tensor}` has rows of {row} elements, which fit none of the types to choose from, or it has no importance weights that they need; add another type, such as `f16`"
+    )]
+    NoType { tensor: String, row: u64 },
     #[error("the plan's sizes overflow 64 bits")]
     Overflow,
     #[error(transparent)]

@@ -2,13 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{BudgetError, TensorCandidates};
-use crate::architecture::{Model, ModelTensor, role, values};
-use crate::checkpoint::Source;
+use super::{BudgetError, Subject, TensorCandidates};
+use crate::architecture::{ModelTensor, role, values};
 use crate::eval::{EvalOptions, Reference, cache_key, compare, write_reference};
 use crate::llama;
 use crate::llama::ggml;
-use crate::statistics::{Measured, Sensitivities, Sensitivity};
+use crate::statistics::{Sensitivities, Sensitivity, digest};
 
 /// Rows that are rounded by one thread at a time.
 const ROWS: usize = 256;
@@ -48,18 +47,35 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
     roles.into_iter().flat_map(cut).collect()
 }
 
+/// A digest of what measurements of a model depend on beside the text: its tensors, of each of which
+/// the first row stands for all, and the importance weights with which probes are rounded.
+///
+/// # Errors
+/// Values that can't be read.
+pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
+    let mut bytes = Vec::new();
+    for tensor in &subject.model.tensors {
+        bytes.extend(tensor.name.as_bytes());
+        bytes.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
+        let row = values(tensor, subject.source, 0..1).map_err(super::ggml(&tensor.name))?;
+        let width = tensor.shape[0] as usize;
+        let importance = subject.measured.importance;
+        let columns = importance.and_then(|i| i.columns(&tensor.name, width, 0));
+        let all = row.iter().chain(columns.unwrap_or_default());
+        bytes.extend(all.flat_map(|v| v.to_le_bytes()));
+    }
+    Ok(digest(&bytes))
+}
+
 /// Measures the divergence that each group causes when its tensors are rounded to their probes'
 /// types and all others stay, and adds it to `known`, where it is not there yet; `keep` is called with
 /// every new one. `running` is the same model, loaded so that its weights can be replaced; they are as
-/// before afterwards.
+/// before afterwards. Tensors that llama.cpp does not load cost nothing.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.
-#[allow(clippy::too_many_arguments)] // two models, a text, and what to do with what is found
 pub fn measure(
-    model: &Model,
-    source: &dyn Source,
-    measured: &Measured<'_>,
+    subject: &Subject<'_>,
     running: &llama::model::Model,
     tensors: &[TensorCandidates],
     groups: &[Vec<usize>],
@@ -67,6 +83,7 @@ pub fn measure(
     known: &mut Sensitivities,
     keep: &mut dyn FnMut(&Sensitivities) -> std::io::Result<()>,
 ) -> Result<(), BudgetError> {
+    let Subject { model, source, .. } = *subject;
     let dir = tempfile::TempDir::new()?;
     let cache = dir.path().join("reference");
     let key = cache_key(b"sensitivity", text, options);
@@ -74,9 +91,10 @@ pub fn measure(
     for group in groups {
         let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
         if known.of(&names).is_some() {
-            keep(known)?;
             continue;
         }
+        let is_loaded = |i: &&usize| running.has_weight(&tensors[**i].name);
+        let loaded: Vec<usize> = group.iter().filter(is_loaded).copied().collect();
         let kld = || -> Result<(f64, f64), BudgetError> {
             let reference = Reference::Cache(&cache, key);
             let found = compare(running, &reference, text, options, &mut |_| ())?;
@@ -91,13 +109,13 @@ pub fn measure(
                 *rounding.insert(kld()?.0)
             }
         };
-        for i in group {
+        for i in &loaded {
             let tensor = &model.tensors[tensors[*i].index];
-            let rounded = probed(tensor, source, measured, &tensors[*i])?;
+            let rounded = probed(tensor, subject, &tensors[*i])?;
             running.replace(&tensor.name, &rounded)?;
         }
         let (value, error) = kld()?;
-        for i in group {
+        for i in &loaded {
             let tensor = &model.tensors[tensors[*i].index];
             let original = values(tensor, source, 0..tensor.row_count());
             running.replace(&tensor.name, &original.map_err(super::ggml(&tensor.name))?)?;
@@ -116,17 +134,16 @@ pub fn measure(
 /// A tensor as its probe's type holds it.
 fn probed(
     tensor: &ModelTensor,
-    source: &dyn Source,
-    measured: &Measured<'_>,
+    subject: &Subject<'_>,
     candidates: &TensorCandidates,
 ) -> Result<Vec<f32>, BudgetError> {
     let ty = candidates.probe.ty;
     let failed = super::ggml(&tensor.name);
-    let mut w = values(tensor, source, 0..tensor.row_count()).map_err(&failed)?;
+    let mut w = values(tensor, subject.source, 0..tensor.row_count()).map_err(&failed)?;
     let row = tensor.shape[0] as usize;
     let per_slice = tensor.shape[1] as usize * row;
     for (slice, w) in w.chunks_mut(per_slice).enumerate() {
-        let importance = measured.importance;
+        let importance = subject.measured.importance;
         let importance = importance.and_then(|i| i.columns(&tensor.name, row, slice));
         w.par_chunks_mut(ROWS * row)
             .try_for_each(|w| {

@@ -1,11 +1,14 @@
 //! From a target to types: a size of the file to the byte, or a divergence.
 
+use std::collections::BTreeMap;
+
 use dwindle_formats::container::stock_len;
+use dwindle_formats::gguf::TensorType;
 
 use super::{Assignment, BudgetError, Costs};
 use crate::architecture::Model;
 use crate::checkpoint::Source;
-use crate::plan::{Plan, Rounding, resolve};
+use crate::plan::{Plan, PlanError, Rounding, resolve};
 use crate::statistics::Measured;
 
 /// Times that the header's share of a file is looked at anew.
@@ -77,16 +80,19 @@ pub fn of_size(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chose
 /// The best file of at most so many bits a weight: all tensors counted, metadata not.
 ///
 /// # Errors
-/// [`BudgetError::TooSmall`] with the bytes of the tensors whose type can be chosen.
+/// [`BudgetError::TooFewBits`] with the bits of the smallest file.
 pub fn of_bits(costs: &Costs, subject: &Subject<'_>, bits: f64) -> Result<Chosen, BudgetError> {
     let smallest = of_tensors(costs, subject, costs.range().0)?;
-    let fixed = smallest
-        .plan
-        .bytes()
-        .saturating_sub(smallest.assignment.bytes);
     let weights: u64 = subject.model.tensors.iter().map(|t| t.elements()).sum();
     let bytes = (bits * weights as f64 / 8.0) as u64;
-    of_tensors(costs, subject, bytes.saturating_sub(fixed))
+    let whole = smallest.plan.bytes();
+    if bytes < whole {
+        return Err(BudgetError::TooFewBits {
+            wanted: bits,
+            smallest: 8.0 * whole as f64 / weights as f64,
+        });
+    }
+    of_tensors(costs, subject, smallest.assignment.bytes + (bytes - whole))
 }
 
 /// The best file whose tensors that can be chosen take at most so many bytes.
@@ -107,6 +113,7 @@ pub struct Search<'a> {
     /// The most bytes of tensors that are known to be too few, and what they diverge by.
     failed: Option<(u64, f64)>,
     left: usize,
+    tried: Vec<BTreeMap<String, TensorType>>,
 }
 
 impl<'a> Search<'a> {
@@ -120,6 +127,7 @@ impl<'a> Search<'a> {
             best: None,
             failed: None,
             left: FILES,
+            tried: Vec::new(),
         }
     }
 
@@ -143,12 +151,16 @@ impl<'a> Search<'a> {
             0 => high,
             _ => bytes_for(self.costs, AIM * self.wanted / self.factor, low, high)?,
         };
-        of_tensors(self.costs, &self.subject, bytes).map(Some)
+        let chosen = of_tensors(self.costs, &self.subject, bytes)?;
+        // More bytes don't always buy another choice.
+        let is_new = !self.tried.contains(&chosen.assignment.types);
+        Ok(is_new.then_some(chosen))
     }
 
     /// Tells what a file that was proposed diverges by.
     pub fn found(&mut self, chosen: Chosen, kld: f64) {
         self.left = self.left.saturating_sub(1);
+        self.tried.push(chosen.assignment.types.clone());
         if kld > 0.0 && chosen.assignment.kld > 0.0 {
             self.factor = kld / chosen.assignment.kld;
         }
@@ -195,8 +207,12 @@ pub fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, 
         measured,
         rounding,
     } = subject;
-    let recipe = assignment.recipe(*rounding);
-    let plan = resolve(&recipe, model, *source, measured)?;
+    let resolved = |rounding| resolve(&assignment.recipe(rounding), model, *source, measured);
+    let plan = match resolved(*rounding) {
+        // Each tensor is copied, or plain floats, or reads what was not measured.
+        Err(PlanError::NothingToRound) => resolved(Rounding::Nearest),
+        plan => plan,
+    }?;
     let bytes = stock_len(plan.metadata.clone(), &plan.stored()).ok_or(BudgetError::Overflow)?;
     Ok(Chosen {
         assignment,

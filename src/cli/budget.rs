@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dwindle::budget::{
-    Chosen, Costs, Grouping, LADDER, Refinement, Search, TYPES, candidates, groups, measure,
-    of_bits, of_size, rungs,
+    BudgetError, Chosen, Costs, Grouping, Refinement, Search, TYPES, bits_of, candidates,
+    fingerprint, groups, measure, of_bits, of_size, rungs,
 };
 use dwindle::eval::EvalOptions;
 use dwindle::llama;
@@ -17,8 +17,9 @@ use dwindle_formats::gguf::TensorType;
 use fs_err as fs;
 use serde::Serialize;
 
-use super::meter::{Checkpoint, Meter, context, read_text};
-use super::output::parse_bytes;
+use super::meter::{Checkpoint, Meter, context, unusable};
+use super::output::{above_zero, file_name, parse_bytes, read_text};
+use super::scratch::Scratch;
 use super::{Failure, progress};
 
 /// What a file is to be like.
@@ -30,11 +31,11 @@ pub struct Target {
     #[arg(long, value_name = "SIZE", value_parser = file_size, group = "target")]
     pub size: Option<FileSize>,
     /// As --size, with so many bits for each weight, metadata not counted
-    #[arg(long, value_name = "BITS", group = "target")]
+    #[arg(long, value_name = "BITS", value_parser = above_zero, group = "target")]
     pub bpw: Option<f64>,
-    /// The smallest file whose mean KL divergence from the checkpoint, measured on --text, is at most
-    /// this
-    #[arg(long, value_name = "KLD", group = "target")]
+    /// The smallest file whose mean KL divergence from the checkpoint, measured on the first 8 chunks of
+    /// --text, is at most this
+    #[arg(long, value_name = "KLD", value_parser = above_zero, group = "target")]
     pub max_kld: Option<f64>,
 }
 
@@ -44,15 +45,16 @@ pub struct Choosing {
     /// How well sensitivities are measured
     #[arg(long, value_enum, default_value = "normal")]
     effort: Effort,
-    /// Types to choose from [default: all k-, i- and legacy quants, F16]
+    /// Types to choose from [default: all k-, i- and legacy quants, those below 2 bits only for sizes below
+    /// 3 bits a weight, and F16]
     #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = element_type)]
     types: Vec<TensorType>,
     /// Keep what is measured in this file, and go on with it when it is there [default: one in the
     /// user's cache folder]
     #[arg(long, value_name = "FILE")]
     sensitivity: Option<PathBuf>,
-    /// A text unlike the others, UTF-8: warn where the file is worse there than the largest of
-    /// llama-quantize's file types that is not larger
+    /// A text unlike the others, UTF-8, on which files are measured as well; `compress` warns where its
+    /// file is worse there than the largest of llama-quantize's file types that is not larger
     #[arg(long, value_name = "FILE")]
     pub gate: Option<PathBuf>,
 }
@@ -136,12 +138,8 @@ impl Effort {
 const AMPLE_BITS: f64 = 3.0;
 
 fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {
-    let bits = |ty: &TensorType| {
-        let block = ty.block_len();
-        8.0 * ty.bytes(&[block]).unwrap_or(0) as f64 / block as f64
-    };
     let is_ample = least_bits.is_some_and(|bits| bits >= AMPLE_BITS);
-    let wanted = TYPES.iter().filter(|ty| !is_ample || bits(ty) >= 2.0);
+    let wanted = TYPES.iter().filter(|ty| !is_ample || bits_of(**ty) >= 2.0);
     wanted.copied().collect()
 }
 
@@ -219,23 +217,19 @@ impl Choosing {
         checkpoint: &Checkpoint<'_>,
         least_bits: Option<f64>,
     ) -> Result<Costs, Failure> {
-        let Checkpoint {
-            path,
-            model,
-            source,
-            measured,
-            rounding,
-            ..
-        } = *checkpoint;
+        let Checkpoint { path, model, .. } = *checkpoint;
+        let subject = checkpoint.subject();
+        let text = read_text(checkpoint.text)?;
+        // Before measurements that may take hours.
+        self.gate.as_deref().map(read_text).transpose()?;
         let types = match self.types.as_slice() {
             [] => types_for(least_bits),
             own => own.to_vec(),
         };
         let bar = progress::count(model.tensors.len() as u64, "trying types");
-        let tensors = candidates(model, source, &measured, &types, rounding, &|| bar.inc(1))?;
+        let tensors = candidates(&subject, &types, checkpoint.options, &|| bar.inc(1))?;
         bar.finish_and_clear();
         let groups = groups(&tensors, self.effort.grouping());
-        let text = read_text(checkpoint.text)?;
         let ctx = context(model);
         let options = EvalOptions {
             ctx,
@@ -248,26 +242,28 @@ impl Choosing {
             ctx,
             chunks: self.effort.chunks(),
         };
+        let identity = Identity::of(model, checkpoint.source)?;
+        let fingerprint = fingerprint(&subject)?;
         let file = match &self.sensitivity {
             Some(file) => file.clone(),
-            None => cache_file(&Identity::of(model, source)?, &about)?,
+            None => cache_file(&fingerprint, &about)?,
         };
-        let mut known = Sensitivities::open(&file, Identity::of(model, source)?, about)?;
-        let names = |group: &Vec<usize>| -> Vec<String> {
-            group.iter().map(|i| tensors[*i].name.clone()).collect()
+        let mut known = Sensitivities::open(&file, identity, fingerprint, about)?;
+        let is_new = |group: &&Vec<usize>| {
+            let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
+            known.of(&names).is_none()
         };
-        if !groups.iter().all(|g| known.of(&names(g)).is_some()) {
+        let missing = groups.iter().filter(is_new).count();
+        if missing > 0 {
             let running = pipeline::load_as(
                 path,
                 &Recipe::base("f16"),
                 &ModelOptions::default(),
                 &mut |_, _| (),
             )?;
-            let bar = progress::count(groups.len() as u64, "measuring");
+            let bar = progress::count(missing as u64, "measuring");
             measure(
-                model,
-                source,
-                &measured,
+                &subject,
                 &running,
                 &tensors,
                 &groups,
@@ -277,7 +273,11 @@ impl Choosing {
                     bar.inc(1);
                     known.write(&file)
                 },
-            )?;
+            )
+            .map_err(|e| match e {
+                BudgetError::Eval(e) => unusable(checkpoint.text, e),
+                e => e.into(),
+            })?;
             bar.finish_and_clear();
         }
         Ok(Costs::new(tensors, &groups, &known))
@@ -341,7 +341,7 @@ impl FileSize {
 struct Trial<'a> {
     checkpoint: &'a Checkpoint<'a>,
     meter: Meter,
-    dir: tempfile::TempDir,
+    dir: Scratch,
 }
 
 impl<'a> Trial<'a> {
@@ -382,11 +382,13 @@ fn gate(
     file: &Path,
 ) -> Result<Option<Gate>, Failure> {
     let subject = checkpoint.subject();
-    let Some(rung) = rungs(&subject, LADDER.iter().copied())
+    let smaller = rungs(&subject)
         .into_iter()
-        .filter(|rung| rung.bytes <= chosen.bytes)
-        .max_by_key(|rung| rung.bytes)
-    else {
+        .filter(|rung| rung.bytes <= chosen.bytes);
+    let Some(rung) = smaller.max_by_key(|rung| rung.bytes) else {
+        eprintln!(
+            "note: none of llama-quantize's file types is as small, so `--gate` compares nothing"
+        );
         return Ok(None);
     };
     let dir = checkpoint.temporary()?;
@@ -428,13 +430,8 @@ impl Outcome {
     }
 }
 
-fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
-}
-
 /// Where sensitivities of a model on a text are kept, by the convention of the XDG base directories.
-fn cache_file(model: &Identity, text: &DiagnosisText) -> Result<PathBuf, Failure> {
+fn cache_file(model: &str, text: &DiagnosisText) -> Result<PathBuf, Failure> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let cache = var("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -448,7 +445,7 @@ fn cache_file(model: &Identity, text: &DiagnosisText) -> Result<PathBuf, Failure
         })?;
     let folder = cache.join("dwindle");
     fs::create_dir_all(&folder)?;
-    let key = format!("{}{}{}", model.norms_sha256, text.sha256, text.chunks);
+    let key = format!("{model}{}{}", text.sha256, text.chunks);
     let key = digest(key.as_bytes());
     Ok(folder.join(format!("sensitivity-{}.json", &key[..16])))
 }

@@ -8,11 +8,10 @@ use dwindle::pipeline::identity;
 use dwindle::statistics::{
     CalibrateOptions, Calibration, Group, MAX_GRAM_WIDTH, Outputs, calibrate,
 };
-use fs_err as fs;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{json, line, parse_bytes, size, table};
+use super::output::{json, line, parse_bytes, read_text, size, table};
 use super::{Failure, progress};
 
 /// Measure what each linear layer reads, for methods that fit weights to their inputs
@@ -67,9 +66,7 @@ struct Report<'a> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let text = fs::read(&args.text)?;
-    let text = String::from_utf8(text)
-        .map_err(|_| Failure::file(&args.text, "the text is not valid UTF-8"))?;
+    let text = read_text(&args.text)?;
     let chunks = match (args.chunks, args.tokens) {
         (Some(0), _) | (_, Some(0)) => {
             return Err(Failure::Usage(

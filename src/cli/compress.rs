@@ -104,7 +104,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         check_destination(output).map_err(PipelineError::from)?;
     }
     let recipe = args.recipe()?;
-    args.check(&recipe)?;
+    args.check(&recipe, kind)?;
     let importance = args
         .importance
         .as_deref()
@@ -112,6 +112,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        refuse_overwriting_source(&path, output)?;
+    }
     let (source, model) = architecture::open(&path)?;
     let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
     if let Some(statistics) = &statistics {
@@ -188,7 +191,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return print_plan(&plan, args.json);
     };
-    refuse_overwriting_source(&path, output)?;
 
     let mut identity = checkpoint::fingerprint(
         &path,
@@ -246,7 +248,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 
 impl Args {
     /// What clap can't hold against one another.
-    fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
+    fn check(&self, recipe: &Recipe, kind: Option<Kind>) -> Result<(), Failure> {
         let target = self.target.is_wanted();
         let watches = recipe.structure.as_ref().is_some_and(Wish::needs_text);
         let wrong = match () {
@@ -255,6 +257,13 @@ impl Args {
             }
             () if target && self.text.is_none() => {
                 "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
+            }
+            () if target && kind == Some(Kind::Container) => {
+                "a target makes a stock file; name an output that ends in `.gguf`"
+            }
+            () if recipe.structure.is_some() && recipe.rounding == Rounding::Output => {
+                "nothing is known of the inputs of a smaller model's layers, for whose output `--rounding output` would round; \
+                 make the smaller model in F16, calibrate that file, and round it in a second run"
             }
             () if self.target.max_kld.is_some() && self.sequential => {
                 "`--max-kld` measures files whose layers are not fitted to one another; leave `--sequential` out, or \

@@ -12,10 +12,9 @@ use dwindle::statistics::{
     Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
 };
 use dwindle_formats::container::check_destination;
-use fs_err as fs;
 
 use super::model::Runtime;
-use super::output::{at_least_one, json, line, shape, table};
+use super::output::{at_least_one, file_name, json, line, read_text, shape, table};
 use super::{Failure, progress};
 
 /// Find out which tensors bear compression, and which must not be touched
@@ -68,11 +67,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         // Before measurements that may take hours.
         check_destination(output).map_err(PipelineError::from)?;
     }
-    let text = args.text.as_ref().map(|path| {
-        String::from_utf8(fs::read(path)?)
-            .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
-    });
-    let text = text.transpose()?;
+    let text = args.text.as_deref().map(read_text).transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
@@ -116,11 +111,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             &subject, &original, &running, args.keep, text, &options, found,
         )?;
         diagnosis.text = Some(DiagnosisText {
-            name: file
-                .file_name()
-                .unwrap_or(file.as_os_str())
-                .to_string_lossy()
-                .into_owned(),
+            name: file_name(file),
             sha256: digest(text.as_bytes()),
             ctx: args.ctx,
             chunks,

@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{json, line, size, table};
+use super::output::{json, line, read_text, size, table};
 use super::{Failure, progress};
 
 /// Measure perplexity, and the divergence from a reference
@@ -56,9 +56,7 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let text = fs::read(&args.text)?;
-    let text = String::from_utf8(text)
-        .map_err(|_| Failure::file(&args.text, "the text is not valid UTF-8"))?;
+    let text = read_text(&args.text)?;
     let options = EvalOptions {
         ctx: args.ctx,
         chunks: args.chunks,

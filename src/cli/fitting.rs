@@ -5,8 +5,8 @@ use std::path::Path;
 use dwindle::llama::model::{Model, ModelOptions};
 use dwindle::pipeline::{self, Factors, FitOptions, Fitted, Inputs, fit};
 use dwindle::plan::{Plan, Recipe};
-use fs_err as fs;
 
+use super::output::read_text;
 use super::{Failure, progress};
 
 /// The checkpoint as it is.
@@ -42,8 +42,7 @@ pub fn fit_layers(
     inputs: &Inputs<'_>,
     text: &Path,
 ) -> Result<Fitted, Failure> {
-    let words = String::from_utf8(fs::read(text)?)
-        .map_err(|_| Failure::file(text, "the text is not valid UTF-8"))?;
+    let words = read_text(text)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
     let fitted = fit(

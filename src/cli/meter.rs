@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use dwindle::architecture::{Model, ModelTensor};
 use dwindle::budget::Subject;
 use dwindle::checkpoint::Source;
-use dwindle::eval::{Estimate, EvalOptions, Evaluation, Reference, compare, write_reference};
+use dwindle::eval::{
+    Estimate, EvalError, EvalOptions, Evaluation, Reference, compare, write_reference,
+};
 use dwindle::llama;
 use dwindle::llama::model::ModelOptions;
 use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
 use dwindle::plan::{Plan, Rounding};
 use dwindle::statistics::Measured;
-use fs_err as fs;
 
 use super::Failure;
+use super::output::read_text;
+use super::scratch::Scratch;
 
 /// Tokens of a chunk, where the model has as many.
 const CTX: u32 = 512;
@@ -56,10 +59,8 @@ impl Checkpoint<'_> {
     }
 
     /// A folder that is gone when it is dropped.
-    pub fn temporary(&self) -> std::io::Result<tempfile::TempDir> {
-        tempfile::Builder::new()
-            .prefix(".dwindle-")
-            .tempdir_in(self.scratch)
+    pub fn temporary(&self) -> std::io::Result<Scratch> {
+        Scratch::new_in(self.scratch)
     }
 
     /// Writes the file of a plan.
@@ -78,7 +79,7 @@ impl Checkpoint<'_> {
 
 /// The checkpoint's predictions of a text, which files are held against.
 pub struct Meter {
-    dir: tempfile::TempDir,
+    dir: Scratch,
     text: String,
     options: EvalOptions,
 }
@@ -99,8 +100,9 @@ impl Meter {
             },
         };
         let original = load(checkpoint.path)?;
-        let (text, options) = (&meter.text, &meter.options);
-        write_reference(&original, text, options, &meter.cache(), KEY, &mut |_| ())?;
+        let (words, options) = (&meter.text, &meter.options);
+        write_reference(&original, words, options, &meter.cache(), KEY, &mut |_| ())
+            .map_err(|e| unusable(text, e))?;
         Ok(meter)
     }
 
@@ -136,6 +138,14 @@ pub fn context(model: &Model) -> u32 {
     own.map_or(CTX, |own| own.min(u64::from(CTX)) as u32)
 }
 
+/// What is wrong with a text, named.
+pub fn unusable(text: &Path, error: EvalError) -> Failure {
+    match error {
+        EvalError::TextTooShort { .. } => Failure::file(text, error),
+        error => error.into(),
+    }
+}
+
 fn load(path: &Path) -> Result<llama::model::Model, Failure> {
     let options = ModelOptions::default();
     Ok(pipeline::load(
@@ -144,10 +154,4 @@ fn load(path: &Path) -> Result<llama::model::Model, Failure> {
         Factors::default(),
         &mut |_, _| (),
     )?)
-}
-
-/// A text, whole.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(fs::read(path)?)
-        .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
 }

@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod resources;
 mod run;
+mod scratch;
 mod serve;
 mod structure;
 mod sweep;

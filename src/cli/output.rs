@@ -1,9 +1,11 @@
-//! Tables and JSON on stdout, and numbers for people.
+//! Tables and JSON on stdout, numbers for people and from them, and their texts.
 
 use std::io::Write;
+use std::path::Path;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use dwindle_formats::container::StoredTensor;
+use fs_err as fs;
 use serde::Serialize;
 
 use super::Failure;
@@ -93,6 +95,26 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         return Err("expected more than nothing".into());
     }
     Ok((number * unit as f64) as u64)
+}
+
+/// A number above zero, from people.
+pub fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// A text, whole.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(fs::read(path)?)
+        .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+}
+
+/// The last part of a path.
+pub fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 /// The types of a tensor's parts, each told once.

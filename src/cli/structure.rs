@@ -11,10 +11,10 @@ use dwindle::statistics::{Importance, Measured};
 use dwindle::structure::{
     self, Blocks, Drop, Fits, Kept, Pairs, Wish, decide, fit, parameters, reduce,
 };
-use fs_err as fs;
 use serde::Serialize;
 
 use super::fitting::{on_cpu, running_pair};
+use super::output::read_text;
 use super::{Failure, progress};
 
 /// A model that lost structure.
@@ -60,13 +60,6 @@ pub struct Text<'a> {
     pub sequential: bool,
 }
 
-impl Text<'_> {
-    fn read(&self) -> Result<String, Failure> {
-        String::from_utf8(fs::read(self.path)?)
-            .map_err(|_| Failure::file(self.path, "the text is not valid UTF-8"))
-    }
-}
-
 /// Makes a model smaller as a recipe wants.
 pub fn shrink(
     wish: &Wish,
@@ -78,7 +71,7 @@ pub fn shrink(
     text: Option<&Text<'_>>,
 ) -> Result<Smaller, Failure> {
     let blocks = Blocks::of(model)?;
-    wish.check(&blocks)?;
+    wish.check(model, &blocks)?;
     let watched = Watched {
         checkpoint,
         model,
@@ -133,7 +126,7 @@ impl Watched<'_> {
                 "`{key}` in `[structure]` is decided by what the model does with a text; give `--text`"
             ))
         })?;
-        Ok((on_cpu(self.checkpoint)?, text, text.read()?))
+        Ok((on_cpu(self.checkpoint)?, text, read_text(text.path)?))
     }
 
     /// A wish that names the blocks that leave.
@@ -204,7 +197,7 @@ fn follow(
     source: &dyn Source,
     text: &Text<'_>,
 ) -> Result<Fits, Failure> {
-    let words = text.read()?;
+    let words = read_text(text.path)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
     let fits = repair(

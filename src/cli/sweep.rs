@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle::architecture;
-use dwindle::budget::{BudgetError, Costs, LADDER, Rung, of_size, planned, rungs};
+use dwindle::budget::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
 use dwindle::checkpoint::{self, Caches};
+use dwindle::pipeline::PipelineError;
 use dwindle::plan::Plan;
 use dwindle::statistics::{Importance, Measured, Statistics};
+use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -19,6 +21,7 @@ use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
 use super::output::{at_least_one, json, line, size, table};
 use super::resources::Resources;
+use super::scratch::Scratch;
 use super::{Failure, progress};
 
 /// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
@@ -67,9 +70,10 @@ pub struct Args {
     /// Recommend a size whose perplexity is at most this much above the checkpoint's, such as `1%`
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     max_quality_loss: Option<f64>,
-    /// Make so many files of random types too, and say how well the predicted divergence orders them
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    check: usize,
+    /// Make so many files of random types too, at least 2, and say how well the predicted divergence
+    /// orders them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    check: Option<u64>,
     #[command(flatten)]
     resources: Resources,
     /// Print JSON instead of a table
@@ -96,6 +100,10 @@ struct Report {
 
 /// Runs `dwindle sweep`.
 pub fn main(args: &Args) -> Result<(), Failure> {
+    if let Some(svg) = &args.svg {
+        // Before measurements that may take hours.
+        check_destination(svg).map_err(PipelineError::from)?;
+    }
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
@@ -129,10 +137,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     let least = sizes.iter().map(|(_, bytes)| *bytes).min();
     let bits = least.map(|bytes| 8.0 * bytes as f64 / subject.elements() as f64);
+    let bench = Bench::new(args, &subject)?;
     let costs = args
         .choosing
-        .costs(&subject, bits.filter(|_| args.check == 0))?;
-    let bench = Bench::new(args, &subject)?;
+        .costs(&subject, bits.filter(|_| args.check.is_none()))?;
     let rows = measure(&bench, &args.choosing, &costs, sizes)?;
     let report = Report {
         checkpoint_bytes: subject.bytes(),
@@ -146,35 +154,32 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             },
         ),
         rows,
-        check: match args.check {
-            0 => None,
-            files => Some(check(&bench, &costs, files)?),
-        },
+        check: args
+            .check
+            .map(|files| check(&bench, &costs, files))
+            .transpose()?,
     };
-    if let Some(file) = &args.svg {
-        fs::write(file, draw(&report))?;
-    }
     match args.json {
         true => json(&report),
         false => print(&report),
+    }?;
+    match &args.svg {
+        Some(file) => Ok(fs::write(file, draw(&report))?),
+        None => Ok(()),
     }
 }
 
 /// The file types to hold against, the largest first.
 fn ladder(args: &Args, subject: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
+    let subject = subject.subject();
     let mut all = match args.ladder.as_slice() {
-        [] => rungs(&subject.subject(), LADDER.iter().copied()),
+        [] => rungs(&subject),
         own => {
-            let found = rungs(&subject.subject(), own.iter().map(String::as_str));
-            if let Some(bad) = own
-                .iter()
-                .find(|n| !found.iter().any(|r| r.file_type == **n))
-            {
-                return Err(Failure::Usage(format!(
-                    "`{bad}` is no file type that this model can have; `dwindle compress --help` lists them"
-                )));
-            }
-            found
+            let one = |name: &String| match rung(&subject, name) {
+                Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
+                found => Ok(found?),
+            };
+            own.iter().map(one).collect::<Result<_, _>>()?
         }
     };
     all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.file_type.cmp(&b.file_type)));
@@ -186,7 +191,7 @@ struct Bench<'a> {
     subject: &'a Checkpoint<'a>,
     meter: Meter,
     gate: Option<Meter>,
-    dir: tempfile::TempDir,
+    dir: Scratch,
 }
 
 impl<'a> Bench<'a> {
@@ -255,9 +260,9 @@ fn measure(
 }
 
 /// Makes files of random types and measures them.
-fn check(bench: &Bench<'_>, costs: &Costs, files: usize) -> Result<Check, Failure> {
+fn check(bench: &Bench<'_>, costs: &Costs, files: u64) -> Result<Check, Failure> {
     let mut numbers = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let bar = progress::count(files as u64, "checking");
+    let bar = progress::count(files, "checking");
     let mut found = Vec::new();
     for _ in 0..files {
         let assignment = costs.at_random(&mut || numbers.random::<f64>());

@@ -57,7 +57,7 @@ pub enum EvalError {
     )]
     Encoder,
     #[error(
-        "the text has {tokens} tokens, expected at least one context of {ctx}; name a longer text or a smaller `--ctx`"
+        "the text has {tokens} tokens, expected at least one context of {ctx}; name a longer text (or a smaller `--ctx`, where the command has it)"
     )]
     TextTooShort { tokens: usize, ctx: u32 },
     #[error("the model has {found} tokens in its vocabulary, its reference {expected}")]

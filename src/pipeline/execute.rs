@@ -138,7 +138,7 @@ pub fn compress(
     let fingerprint = hash.finalize().into();
 
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
-    let jobs = jobs(plan, inputs, writer.resumed_tensors());
+    let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
     let rounder = Rounder::new(source, measured);
     let work = |job: &Job| {
@@ -298,7 +298,7 @@ fn run<'a>(
     })
 }
 
-fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
+fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {
     let Inputs {
         model,
         source,
@@ -328,11 +328,13 @@ fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
         }
         let geometry = ChunkGeometry::of(&s.stored.parts[0]);
         let copied = s.stored.parts[0].ty == model.tensors[step].source_type(source);
-        let (values_cost, fixed_cost) = match s.treatment {
-            _ if copied => (0, 0),
-            // Values, what the rounding makes of them and its errors; the Gram and its factors.
-            Treatment::Round => (28, 24 * s.stored.shape[0].pow(2)),
-            _ => (8, 0),
+        let square = s.stored.shape[0].pow(2);
+        let (values_cost, factoring, factors) = match s.treatment {
+            _ if copied => (0, 0, 0),
+            // Values, what the rounding makes of them and its errors; the Gram while it is factored, and its
+            // factors, which chunks under way share.
+            Treatment::Round => (28, 24 * square, 8 * square / threads.max(1) as u64),
+            _ => (8, 0, 0),
         };
         for chunk in 0..geometry.chunks() {
             let rows = geometry.rows_of(chunk);
@@ -340,7 +342,9 @@ fn jobs(plan: &Plan, inputs: &Inputs<'_>, first: usize) -> Vec<Job> {
             jobs.push(Job {
                 step,
                 work: Work::Chunk(chunk),
-                cost: 2 * geometry.bytes_of(chunk) + values_cost * values + fixed_cost,
+                cost: 2 * geometry.bytes_of(chunk)
+                    + values_cost * values
+                    + if chunk == 0 { factoring } else { factors },
                 last: chunk + 1 == geometry.chunks(),
             });
         }

@@ -36,55 +36,55 @@ pub fn influence(
             norms.insert(tensor.name.clone(), values);
         }
     }
-    // The norm between the stream and what such a layer reads.
-    let norm_of = |input: &LinearInput| -> Option<&Vec<f32>> {
-        let names = input.readers.iter().find_map(|r| match role(&r.weight) {
-            (Some(block), "attn_q") => Some(format!("blk.{block}.attn_norm.weight")),
-            (None, "output" | "token_embd") => Some("output_norm.weight".to_string()),
-            _ => None,
-        });
-        norms.get(&names?)
-    };
     let count = blocks.all.len();
+    // Before which block the stream is read, or `count` for behind the last, and the norm between the
+    // stream and what is read of it.
+    let place_of = |input: &LinearInput| -> Option<(usize, &Vec<f32>)> {
+        let (place, name) = input.readers.iter().find_map(|r| match role(&r.weight) {
+            (Some(block), "attn_q") => {
+                Some((block as usize, format!("blk.{block}.attn_norm.weight")))
+            }
+            (None, "output" | "token_embd") => Some((count, "output_norm.weight".to_string())),
+            _ => None,
+        })?;
+        norms.get(&name).map(|norm| (place, norm))
+    };
     let mut sums = vec![(0.0, 0usize); count];
-    let mut seen = 0;
-    let mut before: Vec<f32> = Vec::new();
+    // The place that was seen last, and the stream there.
+    let mut before: (usize, Vec<f32>) = (count, Vec::new());
     observe(
         running,
         text,
         options,
-        |input| norm_of(input).is_some(),
+        |input| place_of(input).is_some(),
         &mut |input, rows| {
-            let Some(norm) = norm_of(input) else {
+            let Some((place, norm)) = place_of(input) else {
                 return Ok(());
             };
-            let is_output = seen % (count + 1) == count;
             let rows = rows.chunks_exact(norm.len());
             // The output sees some tokens only, and these are compared.
-            let rows = rows.step_by(if is_output { 1 } else { STRIDE });
+            let rows = rows.step_by(if place == count { 1 } else { STRIDE });
             let direction = |row: &[f32]| -> Vec<f32> {
                 let each = row.iter().zip(norm);
                 each.map(|(v, w)| if *w == 0.0 { 0.0 } else { v / w })
                     .collect()
             };
             let stream: Vec<f32> = rows.flat_map(direction).collect();
-            if seen % (count + 1) > 0 {
-                let (sum, tokens) = &mut sums[seen % (count + 1) - 1];
-                let pairs = before.chunks(norm.len()).zip(stream.chunks(norm.len()));
-                for (a, b) in pairs {
+            let (last, old) = &before;
+            if *last + 1 == place {
+                let (sum, tokens) = &mut sums[*last];
+                for (a, b) in old.chunks(norm.len()).zip(stream.chunks(norm.len())) {
                     *sum += cosine(a, b);
                     *tokens += 1;
                 }
             }
-            before = stream;
-            seen += 1;
+            before = (place, stream);
             Ok(())
         },
     )?;
-    Ok(sums
-        .iter()
-        .map(|(sum, n)| 1.0 - sum / (*n).max(1) as f64)
-        .collect())
+    // A block before or behind which the stream was not seen counts as one that turns it round.
+    let mean = |(sum, n): &(f64, usize)| 1.0 - sum / (*n).max(1) as f64;
+    Ok(sums.iter().map(mean).collect())
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

@@ -23,6 +23,7 @@ pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
 pub use influence::influence;
 pub use load::{Factors, LoadError, identity, load, load_as};
+pub(crate) use ordered::ordered;
 pub use repair::repair;
 pub use rotary::rotary_pairs;
 pub use sequential::{Fitted, fit};

@@ -14,8 +14,8 @@ use crate::method::rounding::{Curvature, DAMPING, round};
 use crate::plan::TransformError;
 use crate::statistics::Measured;
 
-/// Factored Grams that stay in memory: those of the tensors under way.
-const KEPT: usize = 4;
+/// Factored Grams that stay in memory: that of the tensor under way, and the next one's.
+const KEPT: usize = 2;
 
 type Slot = Arc<OnceLock<Result<Curvature, MethodError>>>;
 

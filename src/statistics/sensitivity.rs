@@ -10,7 +10,7 @@ use super::identity::Identity;
 use super::writer::{persist, temporary};
 
 /// The version of this layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Measurements of one model on one text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Sensitivities {
     pub version: u32,
     /// The model.
     pub model: Identity,
+    /// A digest of its weights, and of what they were rounded by.
+    pub fingerprint: String,
     /// The text, of which the first chunks were evaluated.
     pub text: DiagnosisText,
     /// What was measured.
@@ -51,10 +53,11 @@ pub enum SensitivityError {
 
 impl Sensitivities {
     /// None yet.
-    pub fn new(model: Identity, text: DiagnosisText) -> Sensitivities {
+    pub fn new(model: Identity, fingerprint: String, text: DiagnosisText) -> Sensitivities {
         Sensitivities {
             version: VERSION,
             model,
+            fingerprint,
             text,
             groups: Vec::new(),
         }
@@ -67,12 +70,13 @@ impl Sensitivities {
     pub fn open(
         path: &Path,
         model: Identity,
+        fingerprint: String,
         text: DiagnosisText,
     ) -> Result<Sensitivities, SensitivityError> {
         let bytes = match fs_err::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Sensitivities::new(model, text));
+                return Ok(Sensitivities::new(model, fingerprint, text));
             }
             Err(e) => return Err(e.into()),
         };
@@ -95,8 +99,8 @@ impl Sensitivities {
             path: path.clone(),
             what,
         };
-        if found.model.norms_sha256 != model.norms_sha256 {
-            return Err(other("model"));
+        if found.model.norms_sha256 != model.norms_sha256 || found.fingerprint != fingerprint {
+            return Err(other("model, or with other statistics"));
         }
         let cut = |t: &DiagnosisText| (t.sha256.clone(), t.ctx, t.chunks);
         if cut(&found.text) != cut(&text) {

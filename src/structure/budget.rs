@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::blocks::{ALIKE, Blocks, FeedForward, parameters};
+use super::blocks::{Blocks, FeedForward, parameters};
 use super::form;
 use super::kept::Kept;
 use super::rotary::Pairs;
@@ -18,8 +18,8 @@ use crate::statistics::Measured;
 /// The least fraction of a feed-forward layer's columns that a budget leaves.
 const LEAST_WIDTH: f64 = 0.25;
 
-/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of `granule` where the layers are that wide. `done` is
-/// called when the columns of one more block are in order.
+/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of `granule` where
+/// the layers are that wide. `done` is called when the columns of one more block are in order.
 ///
 /// # Errors
 /// [`StructureError`].
@@ -34,15 +34,8 @@ pub fn decide(
     granule: usize,
     done: &(dyn Fn() + Sync),
 ) -> Result<Kept, StructureError> {
-    wish.check(blocks)?;
+    wish.check(model, blocks)?;
     let drop = wish.drop.numbers();
-    if wish.is_deep() && !ALIKE.contains(&&*model.architecture) {
-        return Err(StructureError::Wish {
-            what: "the architecture for `heads`, `value_length`, `key_length` or `drop`",
-            found: format!("`{}`", model.architecture),
-            expected: format!("one of {}", ALIKE.join(", ")),
-        });
-    }
     let stays = |block: &usize| !drop.contains(block);
     let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
     let orders = Orders {
@@ -62,15 +55,17 @@ pub fn decide(
         .iter()
         .map(|i| Ok((*i, orders.ffn(*i)?)))
         .collect::<Result<_, StructureError>>()?;
+    // So many columns at least stay: the order of the others is all that is needed.
+    let least = |ffn: &FeedForward| match wish.ffn {
+        Some(fraction) => rounded(fraction * ffn.width as f64, ffn.width, granule),
+        None => ((ffn.width as f64 * LEAST_WIDTH) as usize).max(1),
+    };
     let sweeps: Vec<Vec<Elimination>> = layers
         .par_iter()
-        .map(|(_, ffn)| orders.columns(ffn).inspect(|_| done()))
+        .map(|(_, ffn)| orders.columns(ffn, least(ffn)).inspect(|_| done()))
         .collect::<Result<_, _>>()?;
     let widths = match (wish.ffn, wish.keep) {
-        (Some(fraction), _) => layers
-            .iter()
-            .map(|(_, ffn)| rounded(fraction * ffn.width as f64, ffn.width, granule))
-            .collect(),
+        (Some(_), _) => layers.iter().map(|(_, ffn)| least(ffn)).collect(),
         (None, keep) => orders.share(&layers, &sweeps, keep.unwrap_or(1.0), granule)?,
     };
     for (((block, ffn), sweeps), width) in layers.iter().zip(&sweeps).zip(widths) {
@@ -149,9 +144,8 @@ impl Orders<'_> {
         sweep
     }
 
-    /// The order in which the columns of each expert leave.
-    fn columns(&self, ffn: &FeedForward) -> Result<Vec<Elimination>, StructureError> {
-        let least = ((ffn.width as f64 * LEAST_WIDTH) as usize).max(1);
+    /// The order in which the columns of each expert leave, until `least` are left.
+    fn columns(&self, ffn: &FeedForward, least: usize) -> Result<Vec<Elimination>, StructureError> {
         (0..ffn.experts)
             .map(|slice| self.order(ffn.down, slice, 1, ffn.width - least))
             .collect()

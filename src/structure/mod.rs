@@ -28,9 +28,7 @@ pub use reduce::{digest, importance, reduce};
 pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
 pub use wish::{Drop, Wish};
 
-use crate::eval::EvalError;
 use crate::llama::ggml::GgmlError;
-use crate::llama::model::LlamaError;
 use crate::method::error::MethodError;
 use crate::statistics::StatisticsError;
 
@@ -70,8 +68,4 @@ pub enum StructureError {
     Read { tensor: String, source: GgmlError },
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
-    #[error(transparent)]
-    Text(#[from] EvalError),
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
 }

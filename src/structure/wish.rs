@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::StructureError;
-use super::blocks::Blocks;
+use super::blocks::{ALIKE, Blocks};
+use crate::architecture::Model;
 
 /// The table `[structure]` of a recipe.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -67,7 +68,7 @@ impl Wish {
     }
 
     /// Whether more than columns of feed-forward layers leaves.
-    pub(super) fn is_deep(&self) -> bool {
+    fn is_deep(&self) -> bool {
         let counts = [self.heads, self.value_length, self.key_length, self.experts];
         counts.iter().any(Option::is_some) || self.drop != Drop::default()
     }
@@ -76,13 +77,20 @@ impl Wish {
     ///
     /// # Errors
     /// [`StructureError::Wish`].
-    pub fn check(&self, model: &Blocks) -> Result<(), StructureError> {
-        let blocks = model.all.len();
+    pub fn check(&self, model: &Model, parts: &Blocks) -> Result<(), StructureError> {
+        let blocks = parts.all.len();
         let bad = |what, found: String, expected: &str| StructureError::Wish {
             what,
             found,
             expected: expected.to_string(),
         };
+        if self.is_deep() && !ALIKE.contains(&&*model.architecture) {
+            return Err(bad(
+                "the architecture for `heads`, `value_length`, `key_length`, `experts` or `drop`",
+                format!("`{}`", model.architecture),
+                &format!("one of {}", ALIKE.join(", ")),
+            ));
+        }
         for (what, value) in [("`keep`", self.keep), ("`ffn`", self.ffn)] {
             if let Some(f) = value.filter(|f| !(*f > 0.0 && *f <= 1.0)) {
                 let expected = "a fraction above 0 and up to 1";
@@ -105,8 +113,8 @@ impl Wish {
             return Err(bad("`[structure]`", "empty".to_string(), expected));
         }
         for (what, length, whole) in [
-            ("`value_length`", self.value_length, model.value_length),
-            ("`key_length`", self.key_length, model.key_length),
+            ("`value_length`", self.value_length, parts.value_length),
+            ("`key_length`", self.key_length, parts.key_length),
         ] {
             // llama.cpp's caches and kernels go by pairs.
             let fits = |n: &usize| (2..=whole).contains(n) && n.is_multiple_of(2);

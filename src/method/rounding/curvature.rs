@@ -24,8 +24,6 @@ pub struct Curvature {
     gram: Mat<f32>,
     /// U without its diagonal: what the errors of the columns before add to a column.
     upper: Mat<f32>,
-    /// Dⱼ: what the square of column j's error costs once the columns behind it have made up for it.
-    pivots: Vec<f32>,
 }
 
 impl Curvature {
@@ -68,7 +66,6 @@ impl Curvature {
             return Ok(Curvature {
                 gram: Mat::from_fn(n, n, |i, j| damped(i, j) as f32),
                 upper: Mat::from_fn(n, n, |i, j| if i < j { scaled(j, i) } else { 0.0 }),
-                pivots: (0..n).map(|j| root(j, j).powi(2) as f32).collect(),
             });
         }
         Err(MethodError::NoConvergence)
@@ -76,12 +73,7 @@ impl Curvature {
 
     /// Columns of the weights.
     pub fn n(&self) -> usize {
-        self.pivots.len()
-    }
-
-    /// The pivots D.
-    pub fn pivots(&self) -> &[f32] {
-        &self.pivots
+        self.gram.nrows()
     }
 
     /// The square of G + damping on the diagonal from `start` on, row after row.
@@ -147,15 +139,20 @@ mod tests {
         let g = correlated(n, 3 * n, 5);
         let gram = Gram::new(&g, n).unwrap();
         let c = Curvature::new(gram, DAMPING).unwrap();
+        let u = |a: usize, b: usize| match a == b {
+            true => 1.0,
+            false => f64::from(c.upper[(a, b)]),
+        };
+        // D follows from the diagonal, from the last column on.
+        let mut pivots = vec![0.0; n];
+        for j in (0..n).rev() {
+            let later: f64 = (j + 1..n).map(|k| u(j, k).powi(2) * pivots[k]).sum();
+            pivots[j] = f64::from(c.gram[(j, j)]) - later;
+            assert!(pivots[j] > 0.0);
+        }
         for i in 0..n {
             for j in 0..n {
-                let u = |a: usize, b: usize| match a == b {
-                    true => 1.0,
-                    false => f64::from(c.upper[(a, b)]),
-                };
-                let own: f64 = (0..n)
-                    .map(|k| u(i, k) * f64::from(c.pivots[k]) * u(j, k))
-                    .sum();
+                let own: f64 = (0..n).map(|k| u(i, k) * pivots[k] * u(j, k)).sum();
                 assert!((own - f64::from(c.gram[(i, j)])).abs() < 1e-4, "{i} {j}");
             }
         }
@@ -165,7 +162,8 @@ mod tests {
     fn a_gram_of_zeros_counts_as_the_identity() {
         let g = vec![0f32; 16];
         let c = Curvature::new(Gram::new(&g, 4).unwrap(), DAMPING).unwrap();
-        assert_eq!(c.pivots(), [1.0; 4]);
+        assert_eq!(c.gram, Mat::<f32>::identity(4, 4));
+        assert_eq!(c.upper, Mat::<f32>::zeros(4, 4));
         assert!(Curvature::new(Gram::new(&g, 4).unwrap(), 0.0).is_err());
     }
 }

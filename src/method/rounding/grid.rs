@@ -8,10 +8,10 @@ use dwindle_formats::gguf::TensorType;
 use half::f16;
 
 /// Elements of the longest block.
-pub const MAX_BLOCK: usize = 256;
+const MAX_BLOCK: usize = 256;
 
 /// Sub-blocks of the block that has most.
-pub const MAX_SUBS: usize = 16;
+const MAX_SUBS: usize = 16;
 
 /// The levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
 const NONLINEAR: [f32; 16] = [

@@ -6,7 +6,7 @@
 //! Σ Dⱼ·((E·U)ⱼ)²: going through the columns from the left, each is rounded after the errors of those
 //! before it, weighted by U, have been added (LDLQ of QuIP, Chee and others, 2023; the same as GPTQ,
 //! Frantar and others, 2023). Where ggml's blocks are made of scales and codes of single elements
-//! ([`Grid`]), scales are searched by ggml for each block as the errors have left it, and coordinate
+//! (`grid.rs`), scales are searched by ggml for each block as the errors have left it, and coordinate
 //! descent goes on from there: every code, scale and min in turn to its optimum while
 //! all others stay. Where a code stands for several elements, whole blocks are rounded by ggml and
 //! the errors go from block to block.
@@ -19,7 +19,7 @@ mod feedback;
 mod grid;
 
 pub use curvature::{Curvature, DAMPING};
-pub use grid::{Block, Grid};
+use grid::{Block, Grid};
 
 use dwindle_formats::gguf::TensorType;
 use faer::Mat;
