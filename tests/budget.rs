@@ -87,6 +87,17 @@ fn rounding_for_the_output_keeps_types_and_bytes_and_lowers_the_divergence() {
         assert_eq!(types(&plain), types(&fitted));
         let ratio = kld(&fitted) / kld(&plain);
         assert!(ratio <= most, "{preset}: {ratio}");
+        // A file that somebody made, rounded again from the checkpoint.
+        let again = dir.path().join(format!("{preset}-again.gguf"));
+        let mut command = dwindle(["compress", "--rounding", "output", "--types-of"]);
+        command
+            .arg(&plain)
+            .arg(checkpoint())
+            .arg("--stats")
+            .arg(&stats);
+        stdout(command.arg("-o").arg(&again));
+        assert_eq!(types(&plain), types(&again));
+        assert_eq!(kld(&again), kld(&fitted));
     }
 }
 

@@ -7,7 +7,7 @@ use dwindle_formats::gguf::TensorType;
 use super::{BudgetError, Candidate, TensorCandidates};
 use crate::method::allocate::{Choice, choose};
 use crate::method::error::MethodError;
-use crate::plan::{Base, Method, Recipe, Rounding, Rule};
+use crate::plan::{Recipe, Rounding, Rule};
 use crate::statistics::Sensitivities;
 
 /// A divergence below this is held for this: a group that measures as nothing is not free.
@@ -164,17 +164,14 @@ fn choices((tensor, weight): (&TensorCandidates, f64)) -> Vec<Choice> {
 impl Assignment {
     /// The recipe that a user could have written: a rule for each tensor.
     pub fn recipe(&self, rounding: Rounding) -> Recipe {
-        let rule = |(name, ty): (&String, &TensorType)| Rule {
-            roles: Vec::new(),
-            layers: Vec::new(),
-            name: Some(name.clone()),
-            method: Method::Quantize(Some(*ty)),
-        };
         Recipe {
-            base: Base::FileType("f16".into()),
-            rules: self.types.iter().map(rule).collect(),
+            rules: self
+                .types
+                .iter()
+                .map(|(name, ty)| Rule::of_tensor(name, *ty))
+                .collect(),
             rounding,
-            structure: None,
+            ..Recipe::base("f16")
         }
     }
 }

@@ -3,20 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dwindle::architecture;
+use dwindle::architecture::{self, Model, ModelTensor};
 use dwindle::checkpoint;
+use dwindle::llama::mapping::Mapping;
 use dwindle::llama::mixture::FILE_TYPES;
 use dwindle::pipeline::{self, FitOptions, Inputs, PipelineError};
-use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding};
+use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
 use dwindle_formats::container::check_destination;
+use dwindle_formats::gguf::read_header;
 use fs_err as fs;
 
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
 use super::meter::Checkpoint;
-use super::output::at_least_one;
+use super::output::{at_least_one, shape};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::resources::Resources;
 use super::{Failure, progress, structure};
@@ -31,11 +33,19 @@ pub struct Args {
     #[arg(short, long, required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Preset or llama-quantize's file type, listed under --help
-    #[arg(long, conflicts_with_all = ["recipe", "target"], required_unless_present_any = ["recipe", "target"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["recipe", "target", "types_of"],
+        required_unless_present_any = ["recipe", "target", "types_of"]
+    )]
     preset: Option<String>,
     /// Recipe: TOML rules from roles, layers and names to methods
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     recipe: Option<PathBuf>,
+    /// Each tensor in the type that it has in this GGUF file: with `--rounding output`, a better file of
+    /// the same types than the one that somebody made
+    #[arg(long, value_name = "GGUF", conflicts_with_all = ["recipe", "target"])]
+    types_of: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -68,9 +78,9 @@ pub struct Args {
     /// by a text, UTF-8
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Chunks of the text, of 512 tokens, that are evaluated at once
-    #[arg(long, default_value_t = 64, value_name = "N", requires = "text", value_parser = at_least_one)]
-    chunks: usize,
+    /// Chunks of the text, of 512 tokens, that are evaluated at once [default: 64]
+    #[arg(long, value_name = "N", requires = "text", value_parser = at_least_one)]
+    chunks: Option<usize>,
     /// Print the plan with its bytes and stop
     #[arg(long)]
     dry_run: bool,
@@ -103,7 +113,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         // Before a plan that may take minutes.
         check_destination(output).map_err(PipelineError::from)?;
     }
-    let recipe = args.recipe()?;
+    let mut recipe = args.recipe()?;
     args.check(&recipe, kind)?;
     let importance = args
         .importance
@@ -116,6 +126,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         refuse_overwriting_source(&path, output)?;
     }
     let (source, model) = architecture::open(&path)?;
+    if let Some(file) = &args.types_of {
+        recipe.rules = types_of(file, &model)?;
+    }
     let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
     if let Some(statistics) = &statistics {
         statistics.check_model(&model, source.as_ref())?;
@@ -269,6 +282,9 @@ impl Args {
                 "`--max-kld` measures files whose layers are not fitted to one another; leave `--sequential` out, or \
                  give `--size`"
             }
+            () if target && self.chunks.is_some() && !self.sequential => {
+                "`--chunks` is for `--sequential`; how much of the text a target measures on is said by `--effort`"
+            }
             () if self.text.is_some() && !target && !self.sequential && !watches => {
                 "`--text` goes with `--sequential`, with a target (`--size`, `--bpw`, `--max-kld`), or with \
                  `key_length` or a number for `drop` in `[structure]`"
@@ -292,7 +308,10 @@ impl Args {
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),
             (None, None) => Recipe {
-                rounding: Rounding::Output,
+                rounding: match self.target.is_wanted() {
+                    true => Rounding::Output,
+                    false => Rounding::Nearest,
+                },
                 ..Recipe::base("f16")
             },
         };
@@ -306,7 +325,7 @@ impl Args {
     fn fit_options(&self) -> FitOptions {
         FitOptions {
             ctx: 512,
-            chunks: self.chunks,
+            chunks: self.chunks.unwrap_or(64),
             threads: self.resources.threads.map(|n| n as u32),
         }
     }
@@ -333,6 +352,37 @@ fn presets_help() -> String {
          or f16; each such case is reported.",
     );
     text
+}
+
+/// Rules that give each weight of a model the type that it has in a GGUF file.
+fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
+    let bytes = Mapping::open(file)?;
+    let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
+    let weights = model
+        .tensors
+        .iter()
+        .filter(|t| !t.always_f32 && t.shape.len() > 1);
+    let rule = |tensor: &ModelTensor| {
+        let found = header.tensors.iter().find(|t| t.name == tensor.name);
+        match found {
+            Some(found) if found.shape == tensor.shape => {
+                Ok(Rule::of_tensor(&found.name, found.ty))
+            }
+            found => Err(Failure::file(
+                file,
+                format!(
+                    "tensor `{}` {}, expected the checkpoint's {}; name a file that was made of this checkpoint",
+                    tensor.name,
+                    found.map_or("is not there".to_string(), |t| format!(
+                        "is {}",
+                        shape(&t.shape)
+                    )),
+                    shape(&tensor.shape),
+                ),
+            )),
+        }
+    };
+    weights.map(rule).collect()
 }
 
 /// The folder in which an output is written.

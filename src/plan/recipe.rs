@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use dwindle_formats::gguf::TensorType;
 use serde::Deserialize;
 
 use super::layers::LayerRange;
@@ -91,6 +92,18 @@ pub struct Rule {
     pub name: Option<String>,
     /// What becomes of the tensors.
     pub method: Method,
+}
+
+impl Rule {
+    /// One tensor in another type.
+    pub fn of_tensor(name: &str, ty: TensorType) -> Rule {
+        Rule {
+            roles: Vec::new(),
+            layers: Vec::new(),
+            name: Some(name.to_string()),
+            method: Method::Quantize(Some(ty)),
+        }
+    }
 }
 
 #[derive(Deserialize)]
