@@ -19,6 +19,12 @@ impl Assembly {
 }
 
 impl ModelTensor {
+    /// Whether it is a matrix, or a stack of some, whose type can be chosen: what llama.cpp keeps in F32 is
+    /// none.
+    pub fn is_weight(&self) -> bool {
+        !self.always_f32 && self.shape.len() > 1
+    }
+
     /// Elements per row.
     pub fn row_len(&self) -> u64 {
         self.shape.first().copied().unwrap_or(1)

@@ -78,7 +78,7 @@ pub fn candidates(
 ) -> Result<Vec<TensorCandidates>, BudgetError> {
     let tensors = &subject.model.tensors;
     let weights: Vec<usize> = (0..tensors.len())
-        .filter(|i| !tensors[*i].always_f32 && tensors[*i].shape.len() > 1)
+        .filter(|i| tensors[*i].is_weight())
         .collect();
     let judge = |index: usize| Judge {
         tensor: &tensors[index],

@@ -358,10 +358,7 @@ fn presets_help() -> String {
 fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     let bytes = Mapping::open(file)?;
     let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
-    let weights = model
-        .tensors
-        .iter()
-        .filter(|t| !t.always_f32 && t.shape.len() > 1);
+    let weights = model.tensors.iter().filter(|t| t.is_weight());
     let rule = |tensor: &ModelTensor| {
         let found = header.tensors.iter().find(|t| t.name == tensor.name);
         match found {

@@ -134,7 +134,7 @@ pub fn resolve(
         recipe
             .rules
             .iter()
-            .rposition(|r| is_weight(tensor) && matches(r))
+            .rposition(|r| tensor.is_weight() && matches(r))
     };
     let rules: Vec<Option<usize>> = model.tensors.iter().map(rule_of).collect();
     let resolver = Resolver {
@@ -188,11 +188,6 @@ pub fn resolve(
     })
 }
 
-/// Rules speak of weight matrices; what llama.cpp keeps in F32 stays out of their reach.
-fn is_weight(tensor: &ModelTensor) -> bool {
-    !tensor.always_f32 && tensor.shape.len() > 1
-}
-
 fn layer_count(model: &Model) -> u32 {
     model
         .tensors
@@ -203,7 +198,7 @@ fn layer_count(model: &Model) -> u32 {
 }
 
 fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), PlanError> {
-    let weights: Vec<_> = model.tensors.iter().filter(|t| is_weight(t)).collect();
+    let weights: Vec<_> = model.tensors.iter().filter(|t| t.is_weight()).collect();
     for rule in &recipe.rules {
         let hit = weights.iter().any(|t| {
             let (layer, role) = role(&t.name);
