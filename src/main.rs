@@ -1,9 +1,7 @@
 //! The `dwindle` command.
 
-mod cli;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    dwindle::cli::main()
 }

@@ -11,11 +11,9 @@ use dwindle::eval::EvalError;
 use dwindle::llama::activations::Probe;
 use dwindle::llama::context::ContextOptions;
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::identity;
-use dwindle::statistics::{
-    CalibrateError, CalibrateOptions, Calibration, Importance, Outputs, Statistics,
-    StatisticsError, calibrate,
-};
+use dwindle::measure::{CalibrateError, CalibrateOptions, Calibration, Outputs, calibrate};
+use dwindle::runtime::identity;
+use dwindle::statistics::{Importance, Statistics, StatisticsError};
 use dwindle_formats::gguf::TensorType;
 use tempfile::TempDir;
 use tiny::{EMBD, EXPERTS, FFN, LAYERS, Tiny, USED_EXPERTS, another, batch, mixture, tiny};

@@ -9,12 +9,12 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
+use dwindle::ggml;
 use dwindle::llama::context::{BatchToken, Context, ContextOptions, FlashAttention};
 use dwindle::llama::device::weights::{Contraction, Link, Operand, Weights};
 use dwindle::llama::feed::BoxError;
-use dwindle::llama::ggml;
 use dwindle::llama::model::{LlamaError, Model, ModelOptions};
-use dwindle::pipeline::{Factors, load};
+use dwindle::runtime::{Factors, load};
 use dwindle_formats::container::Container;
 use dwindle_formats::gguf::{TensorLayout, TensorType};
 use program::{checkpoint, dwindle, fixture, refusal, stdout};

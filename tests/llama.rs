@@ -10,10 +10,10 @@ use dwindle::eval::{
     EvalError, EvalOptions, Evaluation, Reference, SpeedOptions, cache_key, cache_matches, compare,
     perplexity, speed, write_reference,
 };
+use dwindle::ggml;
 use dwindle::llama::context::{BatchToken, Context, ContextOptions};
 use dwindle::llama::feed::{Produce, TensorFeed};
 use dwindle::llama::generate::{Sampling, Stop, generate};
-use dwindle::llama::ggml;
 use dwindle::llama::model::{LlamaError, Model, ModelOptions, Token};
 use dwindle_formats::gguf::TensorType;
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ mod program;
 
 use dwindle::llama::context::{Context, ContextOptions};
 use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline::{Factors, load};
+use dwindle::runtime::{Factors, load};
 use program::{dwindle, stdout};
 use tempfile::tempdir;
 use tiny::{Kind, batch, low_rank};

@@ -19,9 +19,9 @@ use clap::Parser;
 use dwindle::eval::{Speed, SpeedOptions, speed};
 use dwindle::llama::device::weights::{Contraction, Link, Operand, Weights};
 use dwindle::llama::feed::TensorFeed;
-use dwindle::llama::mapping::Mapping;
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{Factors, StockModel, load};
+use dwindle::mapped::Mapping;
+use dwindle::runtime::{Factors, StockModel, load};
 use dwindle_formats::container::Container;
 
 #[derive(Parser)]

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use dwindle::plan::Recipe;
+use dwindle_plan::Recipe;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

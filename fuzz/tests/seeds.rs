@@ -28,7 +28,6 @@ fn the_container_target_runs_its_seeds() {
 }
 
 #[test]
-#[cfg(feature = "recipe")]
 fn the_recipe_target_runs_its_seeds() {
     runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-recipe"), "recipe");
 }

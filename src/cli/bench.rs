@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::eval::{Speed, SpeedOptions, peak_memory, speed};
 use clap::Parser;
-use dwindle::eval::{Speed, SpeedOptions, peak_memory, speed};
 use serde::Serialize;
 
 use super::Failure;

@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use dwindle::budget::{
+use crate::eval::EvalOptions;
+use crate::llama::model::ModelOptions;
+use crate::plan::Recipe;
+use crate::statistics::{DiagnosisText, Identity, Sensitivities, digest};
+use crate::target::{
     BudgetError, Chosen, Costs, Grouping, Refinement, Search, TYPES, bits_of, candidates,
     fingerprint, groups, measure, of_bits, of_size, rungs,
 };
-use dwindle::eval::EvalOptions;
-use dwindle::llama;
-use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline;
-use dwindle::plan::Recipe;
-use dwindle::statistics::{DiagnosisText, Identity, Sensitivities, digest};
+use clap::{Args, ValueEnum};
 use dwindle_formats::gguf::TensorType;
 use fs_err as fs;
 use serde::Serialize;
@@ -91,7 +89,7 @@ pub fn file_size(text: &str) -> Result<FileSize, String> {
 
 fn element_type(text: &str) -> Result<TensorType, String> {
     let ty = text.parse::<TensorType>().map_err(|e| e.to_string())?;
-    match llama::ggml::writable(ty) {
+    match crate::ggml::writable(ty) {
         true => Ok(ty),
         false => Err("it can't be written".into()),
     }
@@ -255,7 +253,7 @@ impl Choosing {
         };
         let missing = groups.iter().filter(is_new).count();
         if missing > 0 {
-            let running = pipeline::load_as(
+            let running = crate::runtime::load_as(
                 path,
                 &Recipe::base("f16"),
                 &ModelOptions::default(),

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::eval::peak_memory;
+use crate::measure::{CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, calibrate};
+use crate::runtime::identity;
+use crate::statistics::Group;
 use clap::Parser;
-use dwindle::eval::peak_memory;
-use dwindle::pipeline::identity;
-use dwindle::statistics::{
-    CalibrateOptions, Calibration, Group, MAX_GRAM_WIDTH, Outputs, calibrate,
-};
 use serde::Serialize;
 
 use super::model::Runtime;
@@ -149,7 +148,7 @@ fn print(args: &Args, calibration: &Calibration) -> Result<(), Failure> {
         let roles: Vec<&str> = group
             .weights
             .iter()
-            .map(|w| dwindle::architecture::role(w).1)
+            .map(|w| crate::architecture::role(w).1)
             .collect();
         let roles = roles.join(", ");
         let bytes = if args.output.is_some() {

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::architecture::{self, Model, ModelTensor};
+use crate::checkpoint;
+use crate::fitting::FitOptions;
+use crate::ggml::FILE_TYPES;
+use crate::mapped::Mapping;
+use crate::plan::Structure;
+use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
+use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
+use crate::writing::{Inputs, PipelineError};
 use clap::Parser;
-use dwindle::architecture::{self, Model, ModelTensor};
-use dwindle::checkpoint;
-use dwindle::llama::mapping::Mapping;
-use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, FitOptions, Inputs, PipelineError};
-use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
-use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
-use dwindle::structure::Wish;
 use dwindle_formats::container::check_destination;
 use dwindle_formats::gguf::read_header;
 use fs_err as fs;
@@ -214,7 +215,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         ],
     )?;
     if smaller.is_some() {
-        let own = dwindle::structure::digest(model);
+        let own = crate::structure::digest(model);
         identity.iter_mut().zip(own).for_each(|(a, b)| *a ^= b);
     }
     let mut inputs = Inputs {
@@ -238,7 +239,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     inputs.fitted = fitted.as_ref();
     let bar = progress::bytes(plan.bytes(), "compressing");
-    let summary = pipeline::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
+    let summary = crate::writing::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
     if summary.resumed_tensors > 0 {
         eprintln!(
@@ -263,7 +264,7 @@ impl Args {
     /// What clap can't hold against one another.
     fn check(&self, recipe: &Recipe, kind: Option<Kind>) -> Result<(), Failure> {
         let target = self.target.is_wanted();
-        let watches = recipe.structure.as_ref().is_some_and(Wish::needs_text);
+        let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
         let wrong = match () {
             () if target && self.stats.is_none() => {
                 "a target shares bytes by what each layer reads; give `--stats`, as `dwindle calibrate` measures them"
@@ -316,7 +317,7 @@ impl Args {
             },
         };
         if let Some(keep) = self.keep {
-            recipe = recipe.with_structure(Wish::keep(keep))?;
+            recipe = recipe.with_structure(Structure::keep(keep))?;
         }
         recipe.rounding = self.rounding.unwrap_or(recipe.rounding);
         Ok(recipe)

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
-use dwindle::architecture;
-use dwindle::checkpoint::{self, Caches};
-use dwindle::diagnosis::{Subject, activations, divergences, tensors};
-use dwindle::eval::EvalOptions;
-use dwindle::pipeline::PipelineError;
-use dwindle::statistics::{
+use crate::architecture;
+use crate::checkpoint::{self, Caches};
+use crate::eval::EvalOptions;
+use crate::measure::{Subject, activations, divergences, tensors};
+use crate::statistics::{
     Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
 };
+use crate::writing::PipelineError;
+use clap::Parser;
 use dwindle_formats::container::check_destination;
 
 use super::model::Runtime;

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
-use dwindle::checkpoint::{self, Caches};
-use dwindle::eval::{
+use crate::checkpoint::{self, Caches};
+use crate::eval::{
     Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
     compare, perplexity, write_reference,
 };
+use clap::Parser;
 use fs_err as fs;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -90,7 +90,7 @@ fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation
         });
     };
     let identity = checkpoint::resolve(path, &Caches::from_env())
-        .map_err(dwindle::architecture::Error::from)
+        .map_err(crate::architecture::Error::from)
         .map(|path| checkpoint::fingerprint(&path, &[]))??;
     let key = cache_key(&identity, text, options);
     if !cache_matches(cache, key) {
@@ -127,8 +127,8 @@ fn watched<E: Into<Failure>>(
 
 /// Bytes of a file, or of a checkpoint's weights.
 fn bytes_of(path: &Path) -> Result<u64, Failure> {
-    let path = checkpoint::resolve(path, &Caches::from_env())
-        .map_err(dwindle::architecture::Error::from)?;
+    let path =
+        checkpoint::resolve(path, &Caches::from_env()).map_err(crate::architecture::Error::from)?;
     if !path.is_dir() {
         return Ok(fs::metadata(path)?.len());
     }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::architecture::{self, to_huggingface};
+use crate::checkpoint::huggingface::HuggingFace;
+use crate::checkpoint::{self, Caches};
+use crate::mapped::Mapping;
+use crate::runtime::{StockModel, export};
 use clap::{Parser, ValueEnum};
-use dwindle::architecture::{self, to_huggingface};
-use dwindle::checkpoint::huggingface::HuggingFace;
-use dwindle::checkpoint::{self, Caches};
-use dwindle::llama::mapping::Mapping;
-use dwindle::pipeline::{StockModel, export};
 use dwindle_formats::container::Container;
 
 use super::output::{json, line, size};

@@ -57,30 +57,33 @@ macro_rules! input_errors {
     )*};
 }
 input_errors!(
-    dwindle::architecture::Error,
-    dwindle::budget::BudgetError,
-    dwindle::llama::model::LlamaError,
-    dwindle::pipeline::PipelineError,
-    dwindle::pipeline::FitError,
-    dwindle::pipeline::LoadError,
-    dwindle::pipeline::StockError,
-    dwindle::plan::RecipeError,
-    dwindle::statistics::ImportanceError,
-    dwindle::statistics::CalibrateError,
-    dwindle::statistics::DiagnosisError,
-    dwindle::diagnosis::DiagnoseError,
-    dwindle::llama::ggml::GgmlError,
-    dwindle::statistics::StatisticsError,
-    dwindle::statistics::SensitivityError,
-    dwindle::eval::EvalError,
-    dwindle::serve::ServeError,
-    dwindle::structure::StructureError,
+    crate::architecture::Error,
+    crate::target::BudgetError,
+    crate::llama::model::LlamaError,
+    crate::writing::PipelineError,
+    crate::fitting::FitError,
+    crate::runtime::LoadError,
+    crate::runtime::ExportError,
+    crate::runtime::StockError,
+    crate::plan::RecipeError,
+    crate::statistics::ImportanceError,
+    crate::measure::CalibrateError,
+    crate::statistics::DiagnosisError,
+    crate::measure::DiagnoseError,
+    crate::ggml::GgmlError,
+    crate::statistics::StatisticsError,
+    crate::statistics::SensitivityError,
+    crate::eval::EvalError,
+    crate::structure::StructureError,
 );
 
-impl From<dwindle::plan::PlanError> for Failure {
-    fn from(e: dwindle::plan::PlanError) -> Failure {
+#[cfg(feature = "serve")]
+input_errors!(crate::serve::ServeError);
+
+impl From<crate::plan::PlanError> for Failure {
+    fn from(e: crate::plan::PlanError) -> Failure {
         match e {
-            dwindle::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
+            crate::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
             _ => Failure::Input(sentence(&e)),
         }
     }

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{self, Factors, FitOptions, Fitted, Inputs, fit};
-use dwindle::plan::{Plan, Recipe};
+use crate::fitting::{FitOptions, fit};
+use crate::llama::model::{Model, ModelOptions};
+use crate::plan::{Plan, Recipe};
+use crate::runtime::Factors;
+use crate::writing::{Fitted, Inputs};
 
 use super::output::read_text;
 use super::{Failure, progress};
@@ -12,7 +14,7 @@ use super::{Failure, progress};
 /// The checkpoint as it is.
 pub fn on_cpu(checkpoint: &Path) -> Result<Model, Failure> {
     let options = cpu_options();
-    Ok(pipeline::load(
+    Ok(crate::runtime::load(
         checkpoint,
         &options,
         Factors::default(),
@@ -23,7 +25,7 @@ pub fn on_cpu(checkpoint: &Path) -> Result<Model, Failure> {
 /// The checkpoint, and a copy in F16 whose weights can be replaced.
 pub fn running_pair(checkpoint: &Path) -> Result<(Model, Model), Failure> {
     let copy = Recipe::base("f16");
-    let running = pipeline::load_as(checkpoint, &copy, &cpu_options(), &mut |_, _| ())?;
+    let running = crate::runtime::load_as(checkpoint, &copy, &cpu_options(), &mut |_, _| ())?;
     Ok((on_cpu(checkpoint)?, running))
 }
 

@@ -1,6 +1,6 @@
 //! What a sweep has found: files of several sizes, and what they say.
 
-use dwindle::eval::Evaluation;
+use crate::eval::Evaluation;
 use serde::Serialize;
 
 /// A file that was measured.
@@ -59,7 +59,7 @@ impl Point {
     pub fn new(bytes: u64, found: &Evaluation, gate: Option<&Evaluation>) -> Point {
         let kld = |e: &Evaluation| e.divergence.as_ref().map_or(0.0, |d| d.kld.value);
         let of =
-            |get: fn(&dwindle::eval::Divergence) -> f64| found.divergence.as_ref().map_or(0.0, get);
+            |get: fn(&crate::eval::Divergence) -> f64| found.divergence.as_ref().map_or(0.0, get);
         Point {
             bytes,
             kld: kld(found),

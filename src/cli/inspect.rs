@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::mapped::Mapping;
 use clap::Parser;
-use dwindle::llama::mapping::Mapping;
 use dwindle_formats::container::{Codec, Container, is_container};
 use dwindle_formats::gguf::{Header, read_header};
 use serde::Serialize;

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use dwindle::architecture::{Model, ModelTensor};
-use dwindle::budget::Subject;
-use dwindle::checkpoint::Source;
-use dwindle::eval::{
+use crate::architecture::{Model, ModelTensor};
+use crate::checkpoint::Source;
+use crate::eval::{
     Estimate, EvalError, EvalOptions, Evaluation, Reference, compare, write_reference,
 };
-use dwindle::llama;
-use dwindle::llama::model::ModelOptions;
-use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
-use dwindle::plan::{Plan, Rounding};
-use dwindle::statistics::Measured;
+use crate::llama;
+use crate::llama::model::ModelOptions;
+use crate::plan::{Plan, Rounding};
+use crate::runtime::Factors;
+use crate::statistics::Measured;
+use crate::target::Subject;
+use crate::writing::{Inputs, Options, PipelineError};
 
 use super::Failure;
 use super::output::read_text;
@@ -73,7 +74,7 @@ impl Checkpoint<'_> {
             identity: &[0; 32],
         };
         let nothing = &mut |_| ();
-        Ok(pipeline::compress(plan, &inputs, file, self.options, nothing)?.bytes)
+        Ok(crate::writing::compress(plan, &inputs, file, self.options, nothing)?.bytes)
     }
 }
 
@@ -148,7 +149,7 @@ pub fn unusable(text: &Path, error: EvalError) -> Failure {
 
 fn load(path: &Path) -> Result<llama::model::Model, Failure> {
     let options = ModelOptions::default();
-    Ok(pipeline::load(
+    Ok(crate::runtime::load(
         path,
         &options,
         Factors::default(),

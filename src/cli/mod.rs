@@ -20,6 +20,7 @@ mod report;
 mod resources;
 mod run;
 mod scratch;
+#[cfg(feature = "serve")]
 mod serve;
 mod structure;
 mod sweep;
@@ -52,6 +53,7 @@ enum Command {
     Inspect(inspect::Args),
     Export(export::Args),
     Run(run::Args),
+    #[cfg(feature = "serve")]
     Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
@@ -59,6 +61,7 @@ enum Command {
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
+    crate::llama::backend::init();
     // llama.cpp's users write `-ngl 99`; clap knows short options of one letter only.
     let args = std::env::args_os().map(|arg| match arg.to_str() {
         Some("-ngl") => "--n-gpu-layers".into(),
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Run(args) => run::main(&args),
+        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::llama::context::{ContextOptions, FlashAttention};
+use crate::llama::model::{Model, ModelOptions};
+use crate::plan::Recipe;
+use crate::runtime::{Factors, load, load_as};
 use clap::{Args, ValueEnum};
-use dwindle::llama::context::{ContextOptions, FlashAttention};
-use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{Factors, load, load_as};
-use dwindle::plan::Recipe;
 
 use dwindle_formats::gguf::TensorType;
 

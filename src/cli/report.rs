@@ -1,9 +1,9 @@
 //! What `compress` tells of its plan and of its file.
 
-use dwindle::architecture::{Model, role};
-use dwindle::eval::peak_memory;
-use dwindle::pipeline::Summary;
-use dwindle::plan::{self, Plan};
+use crate::architecture::{Model, role};
+use crate::eval::peak_memory;
+use crate::plan::{self, Plan};
+use crate::writing::Summary;
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! What a command that writes tensors may use of the machine.
 
+use crate::writing::Options;
 use clap::Args;
-use dwindle::pipeline::Options;
 
 use super::output::parse_bytes;
 

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use crate::llama::context::{Context, ContextOptions};
+use crate::llama::generate::{Sampling, Stop, generate};
 use clap::Parser;
-use dwindle::llama::context::{Context, ContextOptions};
-use dwindle::llama::generate::{Sampling, Stop, generate};
 
 use super::Failure;
 use super::model::{Attention, Runtime};

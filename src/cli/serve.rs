@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::llama::context::ContextOptions;
+use crate::serve::{Engine, EngineOptions, serve};
 use clap::Parser;
-use dwindle::llama::context::ContextOptions;
-use dwindle::serve::{Engine, EngineOptions, serve};
 use tokio::net::TcpListener;
 
 use super::Failure;

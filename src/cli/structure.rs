@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use dwindle::architecture::{Model, ModelTensor};
-use dwindle::checkpoint::Source;
-use dwindle::llama;
-use dwindle::pipeline::{FitOptions, influence, repair, rotary_pairs};
-use dwindle::plan::{Base, Recipe};
-use dwindle::statistics::{Importance, Measured};
-use dwindle::structure::{
-    self, Blocks, Drop, Fits, Kept, Pairs, Wish, decide, fit, parameters, reduce,
-};
+use crate::architecture::{Model, ModelTensor};
+use crate::checkpoint::Source;
+use crate::fitting::{FitOptions, influence, repair, rotary_pairs};
+use crate::llama;
+use crate::plan::{Base, Dropped, Recipe, Structure};
+use crate::statistics::{Importance, Measured};
+use crate::structure::{self, Blocks, Fits, Kept, Pairs, decide, fit, parameters, reduce};
 use serde::Serialize;
 
 use super::fitting::{on_cpu, running_pair};
@@ -62,7 +60,7 @@ pub struct Text<'a> {
 
 /// Makes a model smaller as a recipe wants.
 pub fn shrink(
-    wish: &Wish,
+    wish: &Structure,
     recipe: &Recipe,
     checkpoint: &Path,
     model: &Model,
@@ -71,7 +69,7 @@ pub fn shrink(
     text: Option<&Text<'_>>,
 ) -> Result<Smaller, Failure> {
     let blocks = Blocks::of(model)?;
-    wish.check(model, &blocks)?;
+    structure::check(wish, model, &blocks)?;
     let watched = Watched {
         checkpoint,
         model,
@@ -130,8 +128,8 @@ impl Watched<'_> {
     }
 
     /// A wish that names the blocks that leave.
-    fn with_numbers(&self, wish: &Wish) -> Result<Wish, Failure> {
-        let Drop::Count(count) = wish.drop else {
+    fn with_numbers(&self, wish: &Structure) -> Result<Structure, Failure> {
+        let Dropped::Count(count) = wish.drop else {
             return Ok(wish.clone());
         };
         let (running, text, words) = self.start("drop")?;
@@ -147,14 +145,14 @@ impl Watched<'_> {
         order.sort_by(|a, b| measured[*a].total_cmp(&measured[*b]));
         order.truncate(count);
         order.sort_unstable();
-        Ok(Wish {
-            drop: Drop::Blocks(order),
+        Ok(Structure {
+            drop: Dropped::Blocks(order),
             ..wish.clone()
         })
     }
 
     /// The rotary pairs that stay.
-    fn pairs(&self, wish: &Wish) -> Result<Option<Pairs>, Failure> {
+    fn pairs(&self, wish: &Structure) -> Result<Option<Pairs>, Failure> {
         let whole = self.blocks.key_length;
         let Some(length) = wish.key_length.filter(|n| *n < whole) else {
             return Ok(None);

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::architecture;
+use crate::checkpoint::{self, Caches};
+use crate::plan::Plan;
+use crate::statistics::{Importance, Measured, Statistics};
+use crate::target::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
+use crate::writing::PipelineError;
 use clap::Parser;
-use dwindle::architecture;
-use dwindle::budget::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
-use dwindle::checkpoint::{self, Caches};
-use dwindle::pipeline::PipelineError;
-use dwindle::plan::Plan;
-use dwindle::statistics::{Importance, Measured, Statistics};
 use dwindle_formats::container::check_destination;
 use fs_err as fs;
 use rand::{RngExt, SeedableRng};
@@ -60,7 +60,7 @@ pub struct Args {
     choosing: Choosing,
     /// How weights become codes: `output` or `nearest`
     #[arg(long, value_name = "HOW", value_parser = rounding, default_value = "output")]
-    rounding: dwindle::plan::Rounding,
+    rounding: crate::plan::Rounding,
     /// Draw the frontier in this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::mapped::Mapping;
+use crate::measure::{TensorDifference, compare};
 use clap::Parser;
-use dwindle::llama::mapping::Mapping;
-use dwindle::pipeline::{TensorDifference, compare};
 use dwindle_formats::container::{Container, ContainerError, verify};
 use serde::Serialize;
 
@@ -117,7 +117,7 @@ fn against(
     bytes: &Mapping,
     checkpoint: &Path,
 ) -> Result<Vec<TensorDifference>, Failure> {
-    let (source, model) = dwindle::architecture::open(checkpoint)?;
+    let (source, model) = crate::architecture::open(checkpoint)?;
     let bar = progress::count(container.plan.tensors.len() as u64, "comparing");
     let differences = compare(container, bytes, &model, source.as_ref(), &|| bar.inc(1))?;
     bar.finish_and_clear();

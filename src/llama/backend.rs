@@ -14,10 +14,12 @@ thread_local! {
     static LINES: RefCell<Vec<(sys::ggml_log_level, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Starts llama.cpp if it has not been started, with its log silenced.
-pub(super) fn init() {
+/// Starts llama.cpp if it has not been started, with its log silenced, and makes it the library of
+/// [`dwindle_ggml`].
+pub fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        dwindle_ggml::install(&super::ggml::Linked);
         // SAFETY: called once; the callback is a static function that needs no user data.
         unsafe {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());

@@ -8,8 +8,8 @@ use std::sync::TryLockError;
 use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
-use super::ggml;
 use super::model::{LlamaError, Model};
+use crate::ggml;
 
 unsafe extern "C" {
     fn dwindle_find_tensor(

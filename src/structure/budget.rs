@@ -6,13 +6,13 @@ use super::blocks::{Blocks, FeedForward, parameters};
 use super::form;
 use super::kept::Kept;
 use super::rotary::Pairs;
-use super::wish::Wish;
 use super::{StructureError, experts, heads};
 use crate::architecture::{Model, ModelTensor, values};
 use crate::checkpoint::Source;
 use crate::method::allocate::{Choice, choose};
 use crate::method::gram::Gram;
 use crate::method::nystrom::{Elimination, eliminate};
+use crate::plan::Structure;
 use crate::statistics::Measured;
 
 /// The least fraction of a feed-forward layer's columns that a budget leaves.
@@ -25,7 +25,7 @@ const LEAST_WIDTH: f64 = 0.25;
 /// [`StructureError`].
 #[allow(clippy::too_many_arguments)]
 pub fn decide(
-    wish: &Wish,
+    wanted: &Structure,
     pairs: Option<Pairs>,
     model: &Model,
     blocks: &Blocks,
@@ -34,8 +34,8 @@ pub fn decide(
     granule: usize,
     done: &(dyn Fn() + Sync),
 ) -> Result<Kept, StructureError> {
-    wish.check(model, blocks)?;
-    let drop = wish.drop.numbers();
+    super::check::check(wanted, model, blocks)?;
+    let drop = wanted.drop.numbers();
     let stays = |block: &usize| !drop.contains(block);
     let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
     let orders = Orders {
@@ -45,10 +45,10 @@ pub fn decide(
         measured,
     };
     let mut kept = Kept::without(drop, pairs, blocks);
-    heads::choose(&mut kept, wish, &orders)?;
-    experts::choose(&mut kept, wish, &orders)?;
+    heads::choose(&mut kept, wanted, &orders)?;
+    experts::choose(&mut kept, wanted, &orders)?;
     form::architecture(&kept, model, blocks)?;
-    if wish.ffn.is_none() && wish.keep.is_none() {
+    if wanted.ffn.is_none() && wanted.keep.is_none() {
         return Ok(kept);
     }
     let layers: Vec<(usize, &FeedForward)> = staying
@@ -56,7 +56,7 @@ pub fn decide(
         .map(|i| Ok((*i, orders.ffn(*i)?)))
         .collect::<Result<_, StructureError>>()?;
     // So many columns at least stay: the order of the others is all that is needed.
-    let least = |ffn: &FeedForward| match wish.ffn {
+    let least = |ffn: &FeedForward| match wanted.ffn {
         Some(fraction) => rounded(fraction * ffn.width as f64, ffn.width, granule),
         None => ((ffn.width as f64 * LEAST_WIDTH) as usize).max(1),
     };
@@ -64,7 +64,7 @@ pub fn decide(
         .par_iter()
         .map(|(_, ffn)| orders.columns(ffn, least(ffn)).inspect(|_| done()))
         .collect::<Result<_, _>>()?;
-    let widths = match (wish.ffn, wish.keep) {
+    let widths = match (wanted.ffn, wanted.keep) {
         (Some(_), _) => layers.iter().map(|(_, ffn)| least(ffn)).collect(),
         (None, keep) => orders.share(&layers, &sweeps, keep.unwrap_or(1.0), granule)?,
     };
@@ -202,7 +202,7 @@ impl Orders<'_> {
             .sum();
         if budget < i128::from(least) {
             let least = (fixed + least) as f64 / blocks;
-            return Err(StructureError::Wish {
+            return Err(StructureError::Target {
                 what: "`keep`",
                 found: keep.to_string(),
                 expected: format!("{least:.3} or more of this model's blocks"),

@@ -3,15 +3,15 @@
 use super::StructureError;
 use super::budget::{Orders, gram, slice_values};
 use super::kept::Kept;
-use super::wish::Wish;
+use crate::plan::Structure;
 
 /// Chooses the experts of each block that give most, as wished.
 pub(super) fn choose(
     kept: &mut Kept,
-    wish: &Wish,
+    wanted: &Structure,
     orders: &Orders<'_>,
 ) -> Result<(), StructureError> {
-    let Some(count) = wish.experts else {
+    let Some(count) = wanted.experts else {
         return Ok(());
     };
     for (block, kept) in kept.blocks.iter_mut().enumerate() {
@@ -35,7 +35,7 @@ fn strongest(
         .filter(|f| f.experts > 1 && !f.router.is_empty())
         .ok_or_else(|| orders.unknown(block, "stack of experts", instead))?;
     if count == 0 || count > ffn.experts {
-        return Err(StructureError::Wish {
+        return Err(StructureError::Target {
             what: "`experts`",
             found: count.to_string(),
             expected: format!("1 to {}", ffn.experts),

@@ -58,7 +58,7 @@ pub(super) fn allows_irregular(model: &Model, blocks: &Blocks) -> bool {
 
 /// That blocks would differ in width where they can't.
 pub(super) fn differ(architecture: &str) -> StructureError {
-    StructureError::Wish {
+    StructureError::Target {
         what: "the width of the blocks",
         found: "different from one to another".to_string(),
         expected: format!("the same, as `{architecture}` has no other"),
@@ -68,7 +68,7 @@ pub(super) fn differ(architecture: &str) -> StructureError {
 /// The architecture of what is kept.
 ///
 /// # Errors
-/// [`StructureError::Wish`] where there is none.
+/// [`StructureError::Target`] where there is none.
 pub(super) fn architecture<'a>(
     kept: &Kept,
     model: &'a Model,
@@ -77,7 +77,7 @@ pub(super) fn architecture<'a>(
     let own = model.architecture.as_str();
     let is_irregular = kept.is_irregular(blocks);
     let lengths = [kept.key_length(blocks), kept.value_length];
-    let refuse = |expected: String| StructureError::Wish {
+    let refuse = |expected: String| StructureError::Target {
         what: "the length of heads",
         found: format!("{} for keys and {} for values", lengths[0], lengths[1]),
         expected,

@@ -6,23 +6,23 @@ use super::StructureError;
 use super::blocks::Attention;
 use super::budget::{Orders, failed, gram, left, slice_values};
 use super::kept::{Kept, KeptBlock};
-use super::wish::Wish;
 use crate::method::projection::{Projection, ValueHeads};
 use crate::method::value_output;
+use crate::plan::Structure;
 
 /// Chooses heads, and the directions of their values, as wished.
 pub(super) fn choose(
     kept: &mut Kept,
-    wish: &Wish,
+    wanted: &Structure,
     orders: &Orders<'_>,
 ) -> Result<(), StructureError> {
     let whole = orders.blocks.value_length;
-    let length = wish.value_length.filter(|length| *length < whole);
+    let length = wanted.value_length.filter(|length| *length < whole);
     kept.value_length = length.unwrap_or(whole);
     let blocks = kept.blocks.par_iter_mut().enumerate();
     blocks.try_for_each(|(block, kept)| {
         let Some(kept) = kept else { return Ok(()) };
-        if let Some(count) = wish.heads {
+        if let Some(count) = wanted.heads {
             kept.heads = Some(strongest(block, count, orders)?);
         }
         if let Some(length) = length {
@@ -47,7 +47,7 @@ fn strongest(
     let attention = attention(block, orders)?;
     let full = attention.kv_heads;
     if count == 0 || count > full {
-        return Err(StructureError::Wish {
+        return Err(StructureError::Target {
             what: "`heads`",
             found: count.to_string(),
             expected: format!("1 to {full}"),

@@ -10,6 +10,7 @@
 
 mod blocks;
 mod budget;
+mod check;
 mod experts;
 mod fit;
 mod form;
@@ -17,18 +18,17 @@ mod heads;
 mod kept;
 mod reduce;
 mod rotary;
-mod wish;
 
 pub use blocks::{Blocks, parameters};
 pub use budget::decide;
+pub use check::check;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
 pub use form::pair_elements;
 pub use kept::{Kept, KeptBlock};
 pub use reduce::{digest, importance, reduce};
 pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
-pub use wish::{Drop, Wish};
 
-use crate::llama::ggml::GgmlError;
+use crate::ggml::GgmlError;
 use crate::method::error::MethodError;
 use crate::statistics::StatisticsError;
 
@@ -57,7 +57,7 @@ pub enum StructureError {
     )]
     DiagnosisMissing { tensor: String },
     #[error("{what} is {found}, expected {expected}")]
-    Wish {
+    Target {
         what: &'static str,
         found: String,
         expected: String,

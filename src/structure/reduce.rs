@@ -11,13 +11,13 @@ use super::kept::{Kept, KeptBlock};
 use super::{StructureError, form, rotary};
 use crate::architecture::{Assembly, Model, ModelTensor, role};
 use crate::checkpoint::Source;
-use crate::llama::ggml;
+use crate::ggml;
 use crate::statistics::{Importance, Part};
 
 /// Makes the smaller model. Fitted matrices are in F32 if the source's are, else in half precision.
 ///
 /// # Errors
-/// [`StructureError::Wish`] where widths would differ and the architecture does not allow it.
+/// [`StructureError::Target`] where widths would differ and the architecture does not allow it.
 pub fn reduce(
     model: &Model,
     source: &dyn Source,

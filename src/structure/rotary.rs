@@ -62,10 +62,10 @@ pub(super) fn columns(tensor: &ModelTensor) -> usize {
 /// Holds a model against what fewer pairs need.
 ///
 /// # Errors
-/// [`StructureError::Wish`] for heads that are turned in part, normalised, or by YaRN.
+/// [`StructureError::Target`] for heads that are turned in part, normalised, or by YaRN.
 pub fn check(model: &Model, blocks: &Blocks) -> Result<(), StructureError> {
     let refuse = |found: String, expected: &str| {
-        Err(StructureError::Wish {
+        Err(StructureError::Target {
             what: "the rotary embedding for `key_length`",
             found,
             expected: expected.to_string(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dwindle::llama::context::{Context, ContextOptions, FlashAttention};
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{Factors, load};
+use dwindle::runtime::{Factors, load};
 use dwindle_formats::gguf::{TensorType, Value, read_header};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use dwindle::ggml;
 use dwindle::llama::context::BatchToken;
 use dwindle::llama::feed::{Produce, TensorFeed};
-use dwindle::llama::ggml;
 use dwindle_formats::gguf::{
     DEFAULT_ALIGNMENT, Metadata, TensorLayout, TensorType, encode_header, lay_out,
 };

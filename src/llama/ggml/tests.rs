@@ -1,4 +1,8 @@
 use super::*;
+use dwindle_ggml::{
+    GgmlError, MAX_MAGNITUDE, dequantize, quantize, readable, requires_importance, writable,
+};
+use llama_cpp_sys_2 as sys;
 use rand::{RngExt, SeedableRng};
 
 fn values(n: usize) -> Vec<f32> {
@@ -13,11 +17,18 @@ fn size(ty: TensorType, row_len: usize, rows: usize) -> usize {
 #[test]
 fn our_table_is_ggmls() {
     for ty in TensorType::all() {
-        let f = facts(ty);
-        assert_eq!(f.name.to_uppercase(), ty.name(), "{ty}");
-        assert_eq!(f.block_len, ty.block_len(), "{ty}");
-        assert_eq!(f.block_bytes, ty.block_bytes(), "{ty}");
-        assert_eq!(f.quantized, ty.is_quantized(), "{ty}");
+        let t = traits(ty);
+        // SAFETY: a type's name is a static, NUL-terminated string.
+        let name = unsafe { std::ffi::CStr::from_ptr(t.type_name) };
+        assert_eq!(name.to_str().unwrap().to_uppercase(), ty.name(), "{ty}");
+        assert_eq!(t.blck_size as u64, ty.block_len(), "{ty}");
+        assert_eq!(t.type_size as u64, ty.block_bytes(), "{ty}");
+        assert_eq!(t.is_quantized, ty.is_quantized(), "{ty}");
+        let reads = t.to_float.is_some() || ty == TensorType::F32;
+        assert_eq!(readable(ty), reads, "{ty}");
+        // SAFETY: a pure comparison of the id.
+        let wants = unsafe { sys::ggml_quantize_requires_imatrix(ggml_type(ty)) };
+        assert_eq!(requires_importance(ty), wants, "{ty}");
     }
     let known = TensorType::all().count();
     let ggml = (0..sys::GGML_TYPE_COUNT)

@@ -1,0 +1,284 @@
+//! Rows of a model tensor, read out of the source.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use dwindle_formats::gguf::TensorType;
+
+use super::{Assembly, ModelTensor};
+use dwindle_checkpoint::Source;
+
+impl Assembly {
+    /// Values that are made, in F32.
+    pub fn of_floats(values: &[f32]) -> Assembly {
+        Assembly::Made {
+            ty: TensorType::F32,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+}
+
+impl ModelTensor {
+    /// Whether it is a matrix, or a stack of some, whose type can be chosen: what llama.cpp keeps in F32 is
+    /// none.
+    pub fn is_weight(&self) -> bool {
+        !self.always_f32 && self.shape.len() > 1
+    }
+
+    /// Elements per row.
+    pub fn row_len(&self) -> u64 {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Rows, over all dimensions but the first.
+    pub fn row_count(&self) -> u64 {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// The type of the bytes that [`ModelTensor::rows`] yields.
+    pub fn source_type(&self, source: &dyn Source) -> TensorType {
+        match &self.assembly {
+            Assembly::Copy(index) | Assembly::PermuteRotary { tensor: index, .. } => {
+                source.tensors()[*index].ty
+            }
+            Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
+            Assembly::Select { of, .. } => of.source_type(source),
+            Assembly::Made { ty, .. } => *ty,
+        }
+    }
+
+    /// The bytes of some rows, in the type of the source. Only the rows asked for are copied, and
+    /// none where they lie together in the source.
+    ///
+    /// # Panics
+    /// When the range reaches past [`ModelTensor::row_count`].
+    pub fn rows<'a>(&'a self, source: &'a dyn Source, rows: Range<u64>) -> Cow<'a, [u8]> {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.row_count(),
+            "rows {rows:?} of `{}` with {} rows",
+            self.name,
+            self.row_count()
+        );
+        let ty = self.source_type(source);
+        let row_bytes = (self.row_len() / ty.block_len() * ty.block_bytes()) as usize;
+        let span = rows.start as usize * row_bytes..rows.end as usize * row_bytes;
+        match &self.assembly {
+            Assembly::Copy(index) => Cow::Borrowed(&source.bytes(*index)[span]),
+            Assembly::PermuteRotary { tensor, heads } => {
+                let bytes = source.bytes(*tensor);
+                // A bias has one row, and its elements go the way of a matrix's rows.
+                let (unit, units) = if self.shape.len() == 1 {
+                    let units = if rows.is_empty() { 0 } else { self.row_len() };
+                    (ty.block_bytes() as usize, 0..units)
+                } else {
+                    (row_bytes, rows)
+                };
+                let all = bytes.len().checked_div(unit).unwrap_or(0) as u64;
+                let mut out = Vec::with_capacity((units.end - units.start) as usize * unit);
+                for row in units {
+                    let from = unpermuted(row, all / (*heads).max(1)) as usize * unit;
+                    out.extend_from_slice(&bytes[from..from + unit]);
+                }
+                Cow::Owned(out)
+            }
+            Assembly::Stack(indices) => {
+                let part = source.bytes(indices[0]).len().max(1);
+                let (first, last) = (span.start / part, span.end.saturating_sub(1) / part);
+                let within = |i: usize| {
+                    let start = span.start.max(i * part) - i * part;
+                    let end = span.end.min((i + 1) * part) - i * part;
+                    &source.bytes(indices[i])[start..end]
+                };
+                if span.is_empty() {
+                    return Cow::Borrowed(&[]);
+                }
+                if first == last {
+                    return Cow::Borrowed(within(first));
+                }
+                let mut out = Vec::with_capacity(span.len());
+                (first..=last).for_each(|i| out.extend_from_slice(within(i)));
+                Cow::Owned(out)
+            }
+            Assembly::Select { of, rows: numbers } => {
+                if self.shape.len() == 1 {
+                    let unit = ty.block_bytes() as usize;
+                    let whole = of.rows(source, 0..of.row_count());
+                    let wanted = if rows.is_empty() { &[] } else { &numbers[..] };
+                    let element = |i: &u64| &whole[*i as usize * unit..][..unit];
+                    return Cow::Owned(wanted.iter().flat_map(element).copied().collect());
+                }
+                let wanted = &numbers[rows.start as usize..rows.end as usize];
+                let mut out = Vec::with_capacity(span.len());
+                for run in wanted.chunk_by(|a, b| a + 1 == *b) {
+                    out.extend_from_slice(&of.rows(source, run[0]..run[0] + run.len() as u64));
+                }
+                Cow::Owned(out)
+            }
+            Assembly::Made { bytes, .. } => Cow::Borrowed(&bytes[span]),
+        }
+    }
+
+    /// Tells the source that this tensor's bytes will not be needed again soon.
+    pub fn release(&self, source: &dyn Source) {
+        match &self.assembly {
+            Assembly::Copy(index) | Assembly::PermuteRotary { tensor: index, .. } => {
+                source.release(*index);
+            }
+            Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
+            Assembly::Select { of, .. } => of.release(source),
+            Assembly::Made { .. } => {}
+        }
+    }
+}
+
+/// Where a row of interleaved pairs lies among rotary halves, in heads of `head` rows.
+pub(super) fn unpermuted(row: u64, head: u64) -> u64 {
+    let (start, within) = (row / head * head, row % head);
+    start + within % 2 * (head / 2) + within / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dwindle_checkpoint::SourceTensor;
+
+    struct Memory(Vec<SourceTensor>, Vec<Vec<u8>>);
+
+    impl Source for Memory {
+        fn tensors(&self) -> &[SourceTensor] {
+            &self.0
+        }
+        fn bytes(&self, index: usize) -> &[u8] {
+            &self.1[index]
+        }
+        fn release(&self, _: usize) {}
+    }
+
+    fn source(shapes: &[&[u64]]) -> Memory {
+        let mut next = 0u16;
+        let mut tensors = Vec::new();
+        let mut bytes = Vec::new();
+        for shape in shapes {
+            tensors.push(SourceTensor {
+                name: format!("t{}", tensors.len()),
+                ty: TensorType::F16,
+                shape: shape.to_vec(),
+            });
+            let count = shape.iter().product::<u64>() as u16;
+            bytes.push((next..next + count).flat_map(|n| n.to_le_bytes()).collect());
+            next += count;
+        }
+        Memory(tensors, bytes)
+    }
+
+    fn tensor(shape: &[u64], assembly: Assembly) -> ModelTensor {
+        ModelTensor {
+            name: "x".into(),
+            shape: shape.to_vec(),
+            assembly,
+            always_f32: false,
+        }
+    }
+
+    fn numbers(bytes: &[u8]) -> Vec<u16> {
+        bytes
+            .chunks_exact(2)
+            .map(|b| u16::from_le_bytes([b[0], b[1]]))
+            .collect()
+    }
+
+    /// Every row range of `t` agrees with the slice of the whole.
+    fn check(t: &ModelTensor, source: &Memory, whole: &[u16]) {
+        let row = t.row_len() as usize;
+        for start in 0..=t.row_count() {
+            for end in start..=t.row_count() {
+                let expected = &whole[start as usize * row..end as usize * row];
+                assert_eq!(
+                    numbers(&t.rows(source, start..end)),
+                    expected,
+                    "{start}..{end}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn copies_borrow() {
+        let source = source(&[&[2, 3]]);
+        let t = tensor(&[2, 3], Assembly::Copy(0));
+        check(&t, &source, &[0, 1, 2, 3, 4, 5]);
+        assert!(matches!(t.rows(&source, 1..3), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn halves_become_pairs_in_each_head() {
+        let source = source(&[&[1, 8], &[8]]);
+        let assembly = |tensor| Assembly::PermuteRotary { tensor, heads: 2 };
+        check(
+            &tensor(&[1, 8], assembly(0)),
+            &source,
+            &[0, 2, 1, 3, 4, 6, 5, 7],
+        );
+        check(
+            &tensor(&[8], assembly(1)),
+            &source,
+            &[8, 10, 9, 11, 12, 14, 13, 15],
+        );
+    }
+
+    #[test]
+    fn rows_are_selected_through_any_assembly() {
+        let source = source(&[&[1, 8], &[8]]);
+        let of = |index, shape: &[u64]| {
+            let assembly = Assembly::PermuteRotary {
+                tensor: index,
+                heads: 2,
+            };
+            Box::new(tensor(shape, assembly))
+        };
+        let rows = vec![4, 1, 2, 7];
+        let select = |of| Assembly::Select {
+            of,
+            rows: rows.clone(),
+        };
+        check(
+            &tensor(&[1, 4], select(of(0, &[1, 8]))),
+            &source,
+            &[4, 2, 1, 7],
+        );
+        check(
+            &tensor(&[4], select(of(1, &[8]))),
+            &source,
+            &[12, 10, 9, 15],
+        );
+        let made = Assembly::Made {
+            ty: TensorType::F16,
+            bytes: vec![1, 0, 2, 0],
+        };
+        check(&tensor(&[1, 2], made), &source, &[1, 2]);
+    }
+
+    #[test]
+    fn stacks_cross_their_parts() {
+        let source = source(&[&[2, 2], &[2, 2], &[2, 2]]);
+        let t = tensor(&[2, 2, 3], Assembly::Stack(vec![2, 0, 1]));
+        check(&t, &source, &[8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(matches!(t.rows(&source, 2..4), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn computed_values_are_f32() {
+        let source = source(&[]);
+        let t = tensor(&[2], Assembly::of_floats(&[1.0, 8.0]));
+        assert_eq!(t.source_type(&source), TensorType::F32);
+        assert_eq!(
+            *t.rows(&source, 0..1),
+            [1.0f32.to_le_bytes(), 8.0f32.to_le_bytes()].concat()
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! Why a checkpoint can't be seen as a llama.cpp model.
+
+use dwindle_checkpoint as checkpoint;
+
+/// Why a checkpoint can't be seen as a llama.cpp model. Each message is one sentence that says
+/// what was found and what is supported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum Error {
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    #[error("architecture `{found}` is not supported; supported are {supported}")]
+    Architecture { found: String, supported: String },
+    #[error(
+        "`config.json` names no architecture; expected `architectures` with one of {supported}"
+    )]
+    NoArchitecture { supported: String },
+    #[error("`{file}` has {found} for `{key}`, expected {expected}")]
+    Config {
+        file: &'static str,
+        key: String,
+        found: String,
+        expected: String,
+    },
+    #[error("{found} is not supported for architecture `{architecture}`; supported is {supported}")]
+    Feature {
+        architecture: String,
+        found: String,
+        supported: String,
+    },
+    #[error(
+        "tensor `{tensor}` has no place in architecture `{architecture}`; is `config.json` that of another model?"
+    )]
+    UnknownTensor {
+        tensor: String,
+        architecture: String,
+    },
+    #[error(
+        "tensor `{tensor}` is missing, which `config.json` calls for; the checkpoint is incomplete, download it again"
+    )]
+    MissingTensor { tensor: String },
+    #[error(
+        "tensor `{tensor}` has shape {found:?}, `config.json` calls for {expected:?} (slowest dimension first)"
+    )]
+    Shape {
+        tensor: String,
+        found: Vec<u64>,
+        expected: Vec<u64>,
+    },
+    #[error("the experts `{tensor}` differ in shape or element type from one another")]
+    UnequalExperts { tensor: String },
+    #[error("`{file}` can't be used: {problem}")]
+    Tokenizer { file: &'static str, problem: String },
+    #[error(
+        "the checkpoint has no tokenizer: expected `tokenizer.json` or a SentencePiece `tokenizer.model`{hint}"
+    )]
+    NoTokenizer { hint: &'static str },
+    #[error(
+        "the pre-tokenizer in `tokenizer.json` is unknown: found {found} (fingerprint {fingerprint}), supported are those that llama.cpp's converter knows and {supported}"
+    )]
+    PreTokenizer {
+        found: String,
+        fingerprint: String,
+        supported: String,
+    },
+    #[error("`{path}` has no `{key}` of text; it is no model that llama.cpp can run")]
+    Gguf { path: String, key: &'static str },
+}

@@ -1,0 +1,86 @@
+//! A Hugging Face folder seen as a model.
+
+use dwindle_formats::gguf::Metadata;
+use serde_json::Value;
+
+use super::config::Config;
+use super::families::{self, Family};
+use super::rope::Rope;
+use super::weights::{self, Dims};
+use super::{Error, Model, ModelTensor, card, parameters, tokenizer};
+use dwindle_checkpoint::Source;
+use dwindle_checkpoint::huggingface::HuggingFace;
+
+/// The model in a Hugging Face folder.
+///
+/// # Errors
+/// When the architecture, its configuration, a tensor or the tokenizer is not supported.
+pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
+    let family = family(folder)?;
+    let mut config = Config::new(folder.config(), family.defaults)?;
+    for key in family.ignored {
+        config.remove(key);
+    }
+    refuse_rerankers(folder, family)?;
+    let dims = Dims::new(&config)?;
+    let rope = Rope::new(&config, family)?;
+
+    // The shapes of the weights vouch for the dimensions before anything is made by them.
+    let weights = weights::assemble(family, &dims, folder.tensors())?;
+    require_output(&config, &weights)?;
+    let factors = rope.factors(dims.head as u32)?;
+    let tensors: Vec<ModelTensor> = factors.into_iter().chain(weights).collect();
+
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", family.architecture);
+    metadata.set("general.type", "model");
+    card::describe(folder, &tensors, &mut metadata)?;
+    parameters::describe(family, &config, &dims, &rope, folder, &mut metadata)?;
+    tokenizer::describe(folder, family.tokens, dims.vocabulary as u32, &mut metadata)?;
+    Ok(Model {
+        architecture: family.architecture.to_string(),
+        metadata,
+        tensors,
+    })
+}
+
+pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
+    let name = folder
+        .config()
+        .get("architectures")
+        .and_then(|list| list.get(0)?.as_str());
+    let Some(name) = name else {
+        return Err(Error::NoArchitecture {
+            supported: families::supported(),
+        });
+    };
+    families::find(name).ok_or_else(|| Error::Architecture {
+        found: name.to_string(),
+        supported: families::supported(),
+    })
+}
+
+/// A model that says its output matrix is its own must bring it.
+fn require_output(config: &Config, tensors: &[ModelTensor]) -> Result<(), Error> {
+    let untied = config.get("tie_word_embeddings") == Some(&Value::Bool(false));
+    if untied && !tensors.iter().any(|t| t.name == "output.weight") {
+        return Err(Error::MissingTensor {
+            tensor: "lm_head.weight".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Qwen's rerankers are language models whose output matrix shrinks to two rows.
+fn refuse_rerankers(folder: &HuggingFace, family: &Family) -> Result<(), Error> {
+    let named = |text: &str| text.to_lowercase().contains("qwen3-reranker");
+    let path = folder.config().get("_name_or_path").and_then(Value::as_str);
+    if family.architecture == "qwen3" && (named(&folder.id()) || path.is_some_and(named)) {
+        return Err(Error::Feature {
+            architecture: family.architecture.to_string(),
+            found: "a reranker".into(),
+            supported: "a language model".into(),
+        });
+    }
+    Ok(())
+}

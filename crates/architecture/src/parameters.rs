@@ -1,0 +1,144 @@
+//! The model's parameters as GGUF metadata.
+
+use dwindle_formats::gguf::Metadata;
+use serde_json::Value;
+
+use super::Error;
+use super::config::Config;
+use super::families::{Family, Parameter};
+use super::rope::Rope;
+use super::weights::Dims;
+use dwindle_checkpoint::huggingface::HuggingFace;
+
+/// Keys of the configuration and the count each becomes. Where several are named, the first that
+/// is there counts.
+const COUNTS: &[(&[&str], &str)] = &[
+    (
+        &[
+            "max_position_embeddings",
+            "n_ctx",
+            "n_positions",
+            "max_length",
+            "max_sequence_length",
+            "model_max_length",
+        ],
+        "context_length",
+    ),
+    (&["hidden_size"], "embedding_length"),
+    (&["intermediate_size"], "feed_forward_length"),
+    (&["num_attention_heads"], "attention.head_count"),
+    (&["num_key_value_heads"], "attention.head_count_kv"),
+];
+
+const EXPERT_COUNTS: &[(&[&str], &str)] = &[
+    (
+        &["num_local_experts", "num_experts", "n_routed_experts"],
+        "expert_count",
+    ),
+    (
+        &[
+            "num_experts_per_tok",
+            "num_experts_per_token",
+            "top_k_experts",
+        ],
+        "expert_used_count",
+    ),
+    (&["n_group"], "expert_group_count"),
+    (&["topk_group"], "expert_group_used_count"),
+];
+
+/// Writes every parameter, in the order of llama.cpp's converter.
+pub(super) fn describe(
+    family: &Family,
+    config: &Config,
+    dims: &Dims,
+    rope: &Rope,
+    folder: &HuggingFace,
+    metadata: &mut Metadata,
+) -> Result<(), Error> {
+    let architecture = family.architecture;
+    let key = |name: &str| format!("{architecture}.{name}");
+    let count = |metadata: &mut Metadata, keys: &[&str], name: &str| -> Result<(), Error> {
+        if let Some(count) = config.count(keys)? {
+            metadata.set(key(name), count);
+        }
+        Ok(())
+    };
+    metadata.set(key("block_count"), dims.layers as u32);
+    for (keys, name) in COUNTS {
+        count(metadata, keys, name)?;
+    }
+    if config.get("is_causal") == Some(&Value::Bool(false)) {
+        metadata.set(key("attention.causal"), false);
+    }
+    rope.describe(architecture, metadata)?;
+    if let Some(epsilon) = config.number(&["rms_norm_eps", "norm_eps"])? {
+        metadata.set(key("attention.layer_norm_rms_epsilon"), epsilon as f32);
+    }
+    for (keys, name) in EXPERT_COUNTS {
+        count(metadata, keys, name)?;
+    }
+    if let Some(dim) = config.count(&["head_dim"])? {
+        metadata.set(key("attention.key_length"), dim);
+        metadata.set(key("attention.value_length"), dim);
+    }
+    for parameter in family.parameters {
+        match *parameter {
+            Parameter::Count(from, to) => count(metadata, &[from], to)?,
+            Parameter::Number(from, to) => {
+                if let Some(value) = config.number(&[from])?.filter(|v| *v != 0.0) {
+                    metadata.set(key(to), value as f32);
+                }
+            }
+            Parameter::RotaryDimensions => {
+                metadata.set(key("rope.dimension_count"), dims.head as u32);
+            }
+            Parameter::VocabularySize => {
+                metadata.set(key("vocab_size"), dims.vocabulary as u32);
+            }
+            Parameter::Pooling => {
+                if let Some(pooling) = pooling(folder)? {
+                    metadata.set(key("pooling_type"), pooling);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// llama.cpp's pooling types, and the keys and names of sentence-transformers.
+const POOLING: [(&str, &str, u32); 3] = [
+    ("pooling_mode_mean_tokens", "mean", 1),
+    ("pooling_mode_cls_token", "cls", 2),
+    ("pooling_mode_lasttoken", "lasttoken", 3),
+];
+
+fn pooling(folder: &HuggingFace) -> Result<Option<u32>, Error> {
+    let Some(modules) = folder.json("modules.json")? else {
+        return Ok(None);
+    };
+    let path = modules.as_array().into_iter().flatten().find_map(|module| {
+        let kind = module.get("type")?.as_str()?;
+        kind.ends_with("Pooling")
+            .then(|| module.get("path")?.as_str())?
+    });
+    // A path that leaves the folder is not ours to read.
+    let Some(path) = path.filter(|p| !p.contains("..") && !p.starts_with('/')) else {
+        return Ok(None);
+    };
+    let Some(pooling) = folder.json(&format!("{path}/config.json"))? else {
+        return Ok(None);
+    };
+    let set = |key: &str| pooling.get(key).and_then(Value::as_bool) == Some(true);
+    let named = pooling.get("pooling_mode").and_then(Value::as_str);
+    let found = POOLING.iter().find(|(key, _, _)| set(key));
+    match found.or_else(|| POOLING.iter().find(|(_, name, _)| named == Some(name))) {
+        Some((_, _, pooling)) => Ok(Some(*pooling)),
+        None => Err(Error::Config {
+            file: "modules.json",
+            key: "pooling".into(),
+            found: "another mode".into(),
+            expected: "mean, cls or lasttoken".into(),
+        }),
+    }
+}

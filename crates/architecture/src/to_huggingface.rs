@@ -1,0 +1,297 @@
+//! A model back as a Hugging Face checkpoint: the inverse of what `weights` assembles, by the same
+//! templates, with the configuration and the tokenizer of the checkpoint that it came from.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use dwindle_formats::gguf::TensorType;
+use fs_err as fs;
+use safetensors::tensor::{Dtype, View};
+use serde_json::{Map, Value};
+
+use super::families::{Permute, Weight};
+use super::huggingface::family;
+use super::{Error, Model, ModelTensor};
+use dwindle_checkpoint::Source;
+use dwindle_checkpoint::huggingface::HuggingFace;
+use dwindle_ggml as ggml;
+
+/// What `transformers` loads.
+pub struct Checkpoint<'a> {
+    config: Map<String, Value>,
+    tensors: Vec<(String, CheckpointTensor<'a>)>,
+}
+
+/// A tensor of a checkpoint, made when it is asked for. What is quantized becomes F16.
+struct CheckpointTensor<'a> {
+    tensor: &'a ModelTensor,
+    source: &'a dyn Source,
+    /// The expert of a stack.
+    slice: u64,
+    /// Slowest dimension first.
+    shape: Vec<usize>,
+    /// Heads whose rows go from pairs back to halves.
+    heads: Option<u64>,
+}
+
+/// Sees a model as a checkpoint of the family of `origin`.
+///
+/// # Errors
+/// Another family, blocks that differ in width, heads of another length, a tensor that the family has no place for or that
+/// can't be read.
+pub fn to_huggingface<'a>(
+    origin: &HuggingFace,
+    model: &'a Model,
+    source: &'a dyn Source,
+) -> Result<Checkpoint<'a>, Error> {
+    let family = family(origin)?;
+    let refuse = |found: String, supported: String| Error::Feature {
+        architecture: model.architecture.clone(),
+        found,
+        supported,
+    };
+    if model.architecture != family.architecture {
+        let found = format!("export as a `{}`", family.names[0]);
+        let supported = format!("a `{}`, whose blocks are all alike", family.architecture);
+        return Err(refuse(found, supported));
+    }
+    let number = |suffix: &str| {
+        let value = model
+            .metadata
+            .get(&format!("{}.{suffix}", model.architecture));
+        value.and_then(|v| v.as_u64())
+    };
+    let need = |suffix: &str| {
+        let found = format!("no single `{suffix}`");
+        number(suffix).ok_or_else(|| refuse(found, "one for all blocks".into()))
+    };
+    let layers = need("block_count")?;
+    let heads = need("attention.head_count")?;
+    let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
+    let embedding = need("embedding_length")?;
+    let key_length = number("attention.key_length").unwrap_or(embedding / heads.max(1));
+    let value_length = number("attention.value_length").unwrap_or(key_length);
+    let own = |key: &str| origin.config().get(key).and_then(Value::as_u64);
+    let own_length = own("head_dim")
+        .or_else(|| own("hidden_size")?.checked_div(own("num_attention_heads")?))
+        .unwrap_or(key_length);
+    if [key_length, value_length] != [own_length; 2] {
+        let found =
+            format!("heads with keys of {key_length} and values of {value_length} elements");
+        return Err(refuse(
+            found,
+            format!("{own_length} of each, as in the checkpoint"),
+        ));
+    }
+
+    let by_name: HashMap<&str, &ModelTensor> =
+        model.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let mut tensors = Vec::new();
+    let mut placed = 0;
+    for weight in family.weights.iter().copied().flatten() {
+        let layers = if weight.target.contains("{}") {
+            layers
+        } else {
+            1
+        };
+        for layer in 0..layers {
+            for ending in [".weight", ".bias"] {
+                let fill = |template: &str| template.replace("{}", &layer.to_string()) + ending;
+                let Some(tensor) = by_name.get(fill(weight.target).as_str()) else {
+                    continue;
+                };
+                let ty = tensor.source_type(source);
+                if !ggml::readable(ty) {
+                    return Err(refuse(format!("type {ty}"), "a type of weights".into()));
+                }
+                let of_heads = match weight.permute {
+                    Permute::No => None,
+                    Permute::QueryHeads => Some(heads),
+                    Permute::KeyValueHeads => Some(kv_heads),
+                };
+                let made = |slice| CheckpointTensor::new(tensor, source, slice, of_heads);
+                placed += 1;
+                if is_expert(weight) {
+                    for expert in 0..tensor.shape.get(2).copied().unwrap_or(1) {
+                        let name = fill(weight.source).replace("{e}", &expert.to_string());
+                        tensors.push((name, made(expert)));
+                    }
+                } else {
+                    tensors.push((fill(weight.source), made(0)));
+                }
+            }
+        }
+    }
+    let computed = usize::from(by_name.contains_key("rope_freqs.weight"));
+    if placed + computed != model.tensors.len() {
+        let found = format!("{} tensors", model.tensors.len());
+        return Err(refuse(found, format!("the {placed} that the family has")));
+    }
+
+    let mut config = origin.config().clone();
+    let mut set = |key: &str, value: u64| {
+        config.insert(key.to_string(), value.into());
+    };
+    set("num_hidden_layers", layers);
+    set("num_attention_heads", heads);
+    set("num_key_value_heads", kv_heads);
+    set("head_dim", key_length);
+    match number("expert_feed_forward_length") {
+        Some(width) => set("moe_intermediate_size", width),
+        None => set("intermediate_size", need("feed_forward_length")?),
+    }
+    for (key, suffix) in [
+        ("num_local_experts", "expert_count"),
+        ("num_experts", "expert_count"),
+        ("num_experts_per_tok", "expert_used_count"),
+    ] {
+        if let (Some(value), Some(count)) = (config.get_mut(key), number(suffix)) {
+            *value = count.into();
+        }
+    }
+    if let Some(Value::Array(kinds)) = config.get_mut("layer_types") {
+        kinds.truncate(layers as usize);
+    }
+    let largest = tensors.iter().max_by_key(|(_, t)| t.data_len());
+    let name = match largest.map(|(_, t)| t.dtype()) {
+        Some(Dtype::F32) => "float32",
+        Some(Dtype::BF16) => "bfloat16",
+        _ => "float16",
+    };
+    for key in ["torch_dtype", "dtype"] {
+        if config.contains_key(key) || key == "torch_dtype" {
+            config.insert(key.to_string(), name.into());
+        }
+    }
+    Ok(Checkpoint { config, tensors })
+}
+
+fn is_expert(weight: &Weight) -> bool {
+    weight.source.contains("{e}")
+}
+
+impl Checkpoint<'_> {
+    /// Writes the folder, tokenizer and all, beside its place and moves it there.
+    ///
+    /// # Errors
+    /// When the folder is there already, or the system's reasons.
+    pub fn write(self, origin: &HuggingFace, destination: &Path) -> std::io::Result<()> {
+        if destination.exists() {
+            let message = format!("`{}` is there already", destination.display());
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                message,
+            ));
+        }
+        let parent = match destination.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix(".dwindle-")
+            .tempdir_in(parent)?;
+        for entry in fs::read_dir(origin.dir())? {
+            let path = entry?.path();
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            let name = path.file_name().unwrap_or_default();
+            let is_weights = name.to_string_lossy().ends_with(".index.json");
+            if ["json", "txt", "model", "jinja", "md"].contains(&extension) && !is_weights {
+                fs::copy(&path, folder.path().join(name))?;
+            }
+        }
+        let config = serde_json::to_vec_pretty(&self.config)?;
+        fs::write(folder.path().join("config.json"), config)?;
+        let weights = folder.path().join("model.safetensors");
+        let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize_to_file(self.tensors, Some(format), &weights)
+            .map_err(std::io::Error::other)?;
+        fs::File::open(&weights)?.sync_all()?;
+        fs::rename(folder.keep(), destination)
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|(_, t)| t.data_len() as u64).sum()
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+}
+
+impl<'a> CheckpointTensor<'a> {
+    fn new(
+        tensor: &'a ModelTensor,
+        source: &'a dyn Source,
+        slice: u64,
+        heads: Option<u64>,
+    ) -> CheckpointTensor<'a> {
+        let dims = tensor.shape.iter().take(2).rev();
+        CheckpointTensor {
+            tensor,
+            source,
+            slice,
+            shape: dims.map(|n| *n as usize).collect(),
+            heads,
+        }
+    }
+
+    fn rows(&self) -> Cow<'_, [u8]> {
+        let rows = self.tensor.shape.get(1).copied().unwrap_or(1);
+        let first = self.slice * rows;
+        let bytes = self.tensor.rows(self.source, first..first + rows);
+        let ty = self.tensor.source_type(self.source);
+        if !ty.is_quantized() {
+            return bytes;
+        }
+        let mut values = vec![0f32; self.shape.iter().product()];
+        // Only types that can be read come here.
+        let read = ggml::dequantize(ty, &bytes, &mut values);
+        debug_assert!(read.is_ok());
+        let halves = values
+            .iter()
+            .flat_map(|v| half::f16::from_f32(*v).to_le_bytes());
+        Cow::Owned(halves.collect())
+    }
+}
+
+impl View for CheckpointTensor<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.tensor.source_type(self.source) {
+            TensorType::F32 => Dtype::F32,
+            TensorType::BF16 => Dtype::BF16,
+            _ => Dtype::F16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = self.rows();
+        let Some(heads) = self.heads else {
+            return bytes;
+        };
+        let unit = bytes.len() / self.shape[0].max(1);
+        let head = self.shape[0] as u64 / heads.max(1);
+        let mut out = vec![0; bytes.len()];
+        for (row, from) in (0u64..).zip(bytes.chunks_exact(unit.max(1))) {
+            let to = super::assembly::unpermuted(row, head) as usize * unit;
+            out[to..to + unit].copy_from_slice(from);
+        }
+        Cow::Owned(out)
+    }
+
+    fn data_len(&self) -> usize {
+        let elements: usize = self.shape.iter().product();
+        elements * self.dtype().bitsize() / 8
+    }
+}

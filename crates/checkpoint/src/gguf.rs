@@ -1,0 +1,71 @@
+//! A GGUF file as a source: its tensors are what its header lists.
+
+use std::path::{Path, PathBuf};
+
+use dwindle_formats::gguf::{Header, read_header};
+
+use super::{Error, Source, SourceTensor};
+use dwindle_mapped::Mapping;
+
+/// An open GGUF file.
+#[derive(Debug)]
+pub struct Gguf {
+    path: PathBuf,
+    map: Mapping,
+    header: Header,
+    tensors: Vec<SourceTensor>,
+}
+
+impl Gguf {
+    /// Maps a file and checks its header.
+    ///
+    /// # Errors
+    /// When the file can't be read or is no acceptable GGUF.
+    pub fn open(path: &Path) -> Result<Gguf, Error> {
+        let map = Mapping::open(path)?;
+        let header = read_header(&map).map_err(|source| Error::Gguf {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let tensors = header
+            .tensors
+            .iter()
+            .map(|t| SourceTensor {
+                name: t.name.clone(),
+                ty: t.ty,
+                shape: t.shape.clone(),
+            })
+            .collect();
+        Ok(Gguf {
+            path: path.to_path_buf(),
+            map,
+            header,
+            tensors,
+        })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checked header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl Source for Gguf {
+    fn tensors(&self) -> &[SourceTensor] {
+        &self.tensors
+    }
+
+    fn bytes(&self, index: usize) -> &[u8] {
+        &self.map[self.header.data_range(&self.header.tensors[index])]
+    }
+
+    fn release(&self, index: usize) {
+        self.map
+            .release(self.header.data_range(&self.header.tensors[index]));
+    }
+}

@@ -1,0 +1,292 @@
+//! Recipes: the user's wishes as TOML, rules from roles, layers and names to methods.
+
+use std::fmt;
+use std::str::FromStr;
+
+use dwindle_formats::gguf::TensorType;
+use serde::Deserialize;
+
+use super::layers::LayerRange;
+use super::rule::{Method, RawRule};
+use crate::structure::Structure;
+
+/// Why a recipe can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// A structure that is reduced, and rules that need what was measured of the whole.
+    #[error(
+        "rule {number} of the recipe: `[structure]` goes with `quantize` alone; write a `.gguf` with it, \
+         and compress that again"
+    )]
+    Structure {
+        /// Counted from one.
+        number: usize,
+    },
+    /// Not TOML, or not a recipe.
+    #[error("the recipe can't be read: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// A rule that contradicts itself.
+    #[error("rule {number} of the recipe: {problem}")]
+    Rule {
+        /// Counted from one.
+        number: usize,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+}
+
+/// What becomes of each tensor: a base type for the whole model, and rules for exceptions.
+///
+/// Where several rules match a tensor, the last one counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// What holds where no rule does.
+    pub base: Base,
+    /// The exceptions, in the order in which they were written.
+    pub rules: Vec<Rule>,
+    /// How weights become codes of quantized types.
+    pub rounding: Rounding,
+    /// What is to become of the model's structure beforehand.
+    pub structure: Option<Structure>,
+}
+
+/// How weights become codes of a quantized type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rounding {
+    /// As ggml rounds them: each weight to the nearest code, scales by importance.
+    #[default]
+    Nearest,
+    /// So that the layer's output is nearest, by the Gram matrix of its input
+    /// ([`rounding`](dwindle_method::rounding)).
+    Output,
+}
+
+/// The type of everything that no rule names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Each tensor in its source's type.
+    Source,
+    /// One of llama-quantize's file types (`f16`, `q8_0`, `q4_k_m`), with its mixture of types.
+    FileType(String),
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Base::Source => f.write_str("source"),
+            Base::FileType(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Which tensors, and what becomes of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Roles (`attn_k`, `ffn_down`); empty for all.
+    pub roles: Vec<String>,
+    /// Layers; empty for all, tensors outside the layers included.
+    pub layers: Vec<LayerRange>,
+    /// A name pattern in which `*` stands for any characters.
+    pub name: Option<String>,
+    /// What becomes of the tensors.
+    pub method: Method,
+}
+
+impl Rule {
+    /// One tensor in another type.
+    pub fn of_tensor(name: &str, ty: TensorType) -> Rule {
+        Rule {
+            roles: Vec::new(),
+            layers: Vec::new(),
+            name: Some(name.to_string()),
+            method: Method::Quantize(Some(ty)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRecipe {
+    #[serde(rename = "type")]
+    base: String,
+    #[serde(default, rename = "rule")]
+    rules: Vec<RawRule>,
+    #[serde(default)]
+    rounding: Rounding,
+    structure: Option<Structure>,
+}
+
+impl Recipe {
+    /// The recipe for a model whose structure is reduced beforehand.
+    ///
+    /// # Errors
+    /// [`RecipeError::Structure`].
+    pub fn with_structure(mut self, wish: Structure) -> Result<Recipe, RecipeError> {
+        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
+        if let Some(at) = self.rules.iter().position(other) {
+            return Err(RecipeError::Structure { number: at + 1 });
+        }
+        self.structure = Some(wish);
+        Ok(self)
+    }
+
+    /// A recipe without rules.
+    pub fn base(name: &str) -> Recipe {
+        Recipe {
+            base: parse_base(name),
+            rules: Vec::new(),
+            rounding: Rounding::default(),
+            structure: None,
+        }
+    }
+}
+
+impl FromStr for Recipe {
+    type Err = RecipeError;
+
+    fn from_str(text: &str) -> Result<Recipe, RecipeError> {
+        let raw: RawRecipe = toml::from_str(text)?;
+        let rules = raw
+            .rules
+            .into_iter()
+            .enumerate()
+            .map(|(i, rule)| {
+                rule.check().map_err(|problem| RecipeError::Rule {
+                    number: i + 1,
+                    problem,
+                })
+            })
+            .collect::<Result<Vec<Rule>, _>>()?;
+        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
+        if let Some(at) = rules
+            .iter()
+            .position(other)
+            .filter(|_| raw.structure.is_some())
+        {
+            return Err(RecipeError::Structure { number: at + 1 });
+        }
+        Ok(Recipe {
+            base: parse_base(&raw.base),
+            rules,
+            rounding: raw.rounding,
+            structure: raw.structure,
+        })
+    }
+}
+
+fn parse_base(name: &str) -> Base {
+    match name {
+        "source" => Base::Source,
+        other => Base::FileType(other.to_ascii_lowercase()),
+    }
+}
+
+impl Rule {
+    /// Whether the rule speaks of a tensor.
+    pub fn matches(&self, name: &str, role: &str, layer: Option<u32>, layer_count: u32) -> bool {
+        let in_layers = || {
+            layer.is_some_and(|l| {
+                self.layers
+                    .iter()
+                    .any(|range| range.contains(l, layer_count))
+            })
+        };
+        (self.roles.is_empty() || self.roles.iter().any(|r| r == role))
+            && (self.layers.is_empty() || in_layers())
+            && self.name.as_deref().is_none_or(|p| glob(p, name))
+    }
+}
+
+/// Whether a pattern, in which `*` stands for any characters, covers a whole text.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or("");
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut last = None;
+    for piece in pieces {
+        if let Some(middle) = last.replace(piece) {
+            match rest.find(middle) {
+                Some(at) => rest = &rest[at + middle.len()..],
+                None => return false,
+            }
+        }
+    }
+    match last {
+        None => rest.is_empty(),
+        Some(end) => rest.ends_with(end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rank;
+    use dwindle_formats::gguf::TensorType;
+
+    #[test]
+    fn globs_cover_whole_names() {
+        assert!(glob("blk.*.attn_k.weight", "blk.11.attn_k.weight"));
+        assert!(glob("*", ""));
+        assert!(glob("a*b*c", "axxbxbc"));
+        assert!(!glob("a*b", "axbx"));
+        assert!(!glob("blk.1", "blk.11"));
+        assert!(!glob("ab*b", "ab"));
+    }
+
+    #[test]
+    fn a_recipe_is_read_and_its_mistakes_are_named() {
+        let recipe: Recipe = r#"
+            type = "q8_0"
+            [[rule]]
+            roles = ["attn_k"]
+            layers = ["2..-2"]
+            method = "svd"
+            energy = 0.9
+            type = "f16"
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(recipe.base, Base::FileType("q8_0".into()));
+        assert_eq!(
+            recipe.rules[0].method,
+            Method::Svd {
+                rank: Rank::Energy(0.9),
+                joint: false,
+                ty: TensorType::F16
+            }
+        );
+        assert!(recipe.rules[0].matches("blk.2.attn_k.weight", "attn_k", Some(2), 8));
+        assert!(!recipe.rules[0].matches("blk.7.attn_k.weight", "attn_k", Some(7), 8));
+
+        for (text, expected) in [
+            (
+                "type = \"f16\"\n[[rule]]\nmethod = \"svd\"",
+                "exactly one of",
+            ),
+            (
+                "type = \"f16\"\n[[rule]]\nmethod = \"svd\"\nkeep = 2.0",
+                "fraction",
+            ),
+            (
+                "type = \"f16\"\n[[rule]]\nmethod = \"magic\"",
+                "`magic` is not known",
+            ),
+            (
+                "type = \"f16\"\n[[rule]]\ntype = \"q9\"",
+                "`q9` is no ggml type",
+            ),
+            ("type = \"f16\"\nrules = 1", "unknown field"),
+            (
+                "type = \"f16\"\n[structure]\nkeep = 0.8\n[[rule]]\nmethod = \"svd\"\nkeep = 0.5",
+                "rule 1 of the recipe: `[structure]` goes with `quantize` alone",
+            ),
+        ] {
+            let error = text.parse::<Recipe>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A recipe resolved against one model.
+
+use dwindle_formats::container::{Part, StoredPlan};
+use dwindle_formats::gguf::{Metadata, TensorType};
+use rayon::prelude::*;
+
+use super::base::base_types;
+use super::operand::TransformError;
+use super::recipe::{Recipe, Rounding};
+use super::resolver::{Resolved, Resolver};
+use super::treatment::{Fallback, Step, Treatment};
+use dwindle_architecture::{Model, ModelTensor, role};
+use dwindle_checkpoint::Source;
+use dwindle_ggml as ggml;
+use dwindle_ggml::MixtureError;
+use dwindle_statistics::{Importance, Measured};
+
+/// The version of ggml's quantization formats, `general.quantization_version`.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// Everything that the pipeline will do, in output order, and everything that the file will say.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The model's metadata, file type included.
+    pub metadata: Metadata,
+    /// One step a tensor, in the order of [`Model::tensors`].
+    pub steps: Vec<Step>,
+    /// Where a wish could not be met and what was done instead.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// Why a recipe can't be carried out on a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum PlanError {
+    #[error(
+        "`{0}` is no preset and no file type; presets are {presets}, file types are {types}",
+        presets = names(super::PRESETS.iter().map(|p| p.name)),
+        types = names(dwindle_ggml::FILE_TYPES.iter().map(|t| t.name))
+    )]
+    UnknownBase(String),
+    #[error(
+        "tensor `{tensor}` as {ty} needs importance weights; give them with `--importance`, or choose another type"
+    )]
+    ImportanceMissing { tensor: String, ty: TensorType },
+    #[error("tensor `{tensor}`: type {ty} can't be written; choose another")]
+    Type { tensor: String, ty: TensorType },
+    #[error(transparent)]
+    Mixture(#[from] MixtureError),
+    #[error("tensor `{tensor}` can't be factorized: {source}")]
+    Spectrum {
+        tensor: String,
+        source: TransformError,
+    },
+    #[error(
+        "`{method}` must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
+    )]
+    StatisticsMissing {
+        tensor: String,
+        method: &'static str,
+    },
+    #[error(
+        "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+    )]
+    DiagnosisMissing { tensor: String },
+    #[error(
+        "no tensor becomes a quantized type whose input was measured, so none can be rounded for its output; give `--stats`, as `dwindle calibrate` measures them, and a quantized type"
+    )]
+    NothingToRound,
+    #[error("tensor `{tensor}` can't be read: {source}")]
+    Read {
+        tensor: String,
+        source: ggml::GgmlError,
+    },
+    #[error("the model lacks `{0}` in its metadata, which the mixture of types depends on")]
+    Metadata(String),
+    #[error("no rule of the recipe matches a tensor by {0}; roles of this model are {1}")]
+    NothingMatches(String, String),
+}
+
+fn names(iter: impl Iterator<Item = &'static str>) -> String {
+    iter.map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl Plan {
+    /// What the file will say of its tensors.
+    pub fn stored(&self) -> StoredPlan {
+        StoredPlan {
+            tensors: self.steps.iter().map(|s| s.stored.clone()).collect(),
+        }
+    }
+
+    /// Bytes of all parts before compression.
+    pub fn bytes(&self) -> u64 {
+        self.steps
+            .iter()
+            .flat_map(|s| &s.stored.parts)
+            .map(Part::bytes)
+            .sum()
+    }
+
+    /// Tensors that a stock GGUF file can't hold.
+    pub fn not_stock(&self) -> Vec<&str> {
+        self.steps
+            .iter()
+            .filter(|s| !s.is_dense())
+            .map(|s| s.stored.name.as_str())
+            .collect()
+    }
+}
+
+/// Resolves a recipe against a model. Reads tensor data only where a rule's ranks depend on it.
+///
+/// # Errors
+/// An unknown base, a type that can't be written or lacks importance weights, a rule that matches
+/// nothing, weights that can't be decomposed.
+pub fn resolve(
+    recipe: &Recipe,
+    model: &Model,
+    source: &dyn Source,
+    measured: &Measured<'_>,
+) -> Result<Plan, PlanError> {
+    let importance = measured.importance;
+    let layers = layer_count(model);
+    let (base_types, file_type) = base_types(&recipe.base, model, source, importance)?;
+    check_rules_match(recipe, model, layers)?;
+
+    let rule_of = |tensor: &ModelTensor| {
+        let (layer, role) = role(&tensor.name);
+        let matches = |r: &super::Rule| r.matches(&tensor.name, role, layer, layers);
+        recipe
+            .rules
+            .iter()
+            .rposition(|r| tensor.is_weight() && matches(r))
+    };
+    let rules: Vec<Option<usize>> = model.tensors.iter().map(rule_of).collect();
+    let resolver = Resolver {
+        model,
+        source,
+        measured,
+        base: &base_types,
+    };
+    // Rules that speak of several tensors at once come first; what they leave is resolved singly.
+    let mut resolved: Vec<Option<Resolved>> = vec![None; model.tensors.len()];
+    for (number, rule) in recipe.rules.iter().enumerate() {
+        let members: Vec<usize> = (0..rules.len())
+            .filter(|i| rules[*i] == Some(number))
+            .collect();
+        for (index, of_group) in resolver.together(&rule.method, &members)? {
+            resolved[index] = Some(of_group);
+        }
+    }
+    let resolved: Vec<Resolved> = resolved
+        .into_par_iter()
+        .enumerate()
+        .map(|(i, done)| match done {
+            Some(done) => Ok(done),
+            None => resolver.single(i, rules[i].map(|r| &recipe.rules[r].method)),
+        })
+        .collect::<Result<_, _>>()?;
+
+    let mut steps = Vec::with_capacity(resolved.len());
+    let mut fallbacks = Vec::new();
+    for (index, (mut step, fallback)) in resolved.into_iter().enumerate() {
+        check_writable(&step, importance)?;
+        if recipe.rounding == Rounding::Output {
+            resolver.round_for_output(index, &mut step);
+        }
+        steps.push(step);
+        fallbacks.extend(fallback);
+    }
+    let rounds = |s: &Step| s.treatment == Treatment::Round;
+    if recipe.rounding == Rounding::Output && !steps.iter().any(rounds) {
+        return Err(PlanError::NothingToRound);
+    }
+    let mut metadata = model.metadata.clone();
+    if let Some(id) = file_type {
+        metadata.set("general.file_type", id);
+    }
+    metadata.set("general.quantization_version", QUANTIZATION_VERSION);
+    Ok(Plan {
+        metadata,
+        steps,
+        fallbacks,
+    })
+}
+
+fn layer_count(model: &Model) -> u32 {
+    model
+        .tensors
+        .iter()
+        .filter_map(|t| role(&t.name).0)
+        .max()
+        .map_or(0, |last| last + 1)
+}
+
+fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), PlanError> {
+    let weights: Vec<_> = model.tensors.iter().filter(|t| t.is_weight()).collect();
+    for rule in &recipe.rules {
+        let hit = weights.iter().any(|t| {
+            let (layer, role) = role(&t.name);
+            rule.matches(&t.name, role, layer, layers)
+        });
+        if !hit {
+            let mut roles: Vec<&str> = weights.iter().map(|t| role(&t.name).1).collect();
+            roles.sort_unstable();
+            roles.dedup();
+            let sought = format!(
+                "roles {:?}, layers {:?}, name {:?}",
+                rule.roles, rule.layers, rule.name
+            );
+            return Err(PlanError::NothingMatches(sought, roles.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn check_writable(step: &Step, importance: Option<&Importance>) -> Result<(), PlanError> {
+    for part in &step.stored.parts {
+        let tensor = step.stored.name.clone();
+        let unchanged = step.treatment == Treatment::Store && part.ty == step.stored.ty;
+        if !unchanged && !ggml::writable(part.ty) {
+            return Err(PlanError::Type {
+                tensor,
+                ty: part.ty,
+            });
+        }
+        let known = || importance.is_some_and(|i| i.has(&part.name, part.shape[0]));
+        if !unchanged && ggml::requires_importance(part.ty) && !known() {
+            return Err(PlanError::ImportanceMissing {
+                tensor,
+                ty: part.ty,
+            });
+        }
+    }
+    Ok(())
+}

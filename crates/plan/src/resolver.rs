@@ -1,0 +1,267 @@
+//! One tensor's rule, or one rule's tensors, resolved into steps.
+
+use std::collections::BTreeMap;
+
+use dwindle_formats::container::{Form, Part, StoredTensor};
+use dwindle_formats::gguf::TensorType;
+use rayon::prelude::*;
+
+use super::operand::TransformError;
+use super::resolve::PlanError;
+use super::rule::{Method, Rank};
+use super::treatment::{Fallback, Step, Treatment};
+use dwindle_architecture::{Model, ModelTensor};
+use dwindle_checkpoint::Source;
+use dwindle_method::prune::Pruning;
+use dwindle_method::quantize::fitting_type;
+use dwindle_method::sparsity::Pattern;
+use dwindle_statistics::Measured;
+
+/// A step, and what was wished where that could not be.
+pub(super) type Resolved = (Step, Option<Fallback>);
+
+/// What rules are resolved against.
+pub(super) struct Resolver<'a> {
+    pub model: &'a Model,
+    pub source: &'a dyn Source,
+    pub measured: &'a Measured<'a>,
+    /// The type of each tensor that no rule names.
+    pub base: &'a [TensorType],
+}
+
+/// What the parts of a factored tensor are, and how they are made.
+pub(super) struct Factored {
+    pub method: &'static str,
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    pub form: Form,
+    /// Suffix, type and shape.
+    pub parts: Vec<(String, TensorType, Vec<u64>)>,
+    pub treatment: Treatment,
+}
+
+impl Resolver<'_> {
+    pub fn single(&self, index: usize, method: Option<&Method>) -> Result<Resolved, PlanError> {
+        match method {
+            None => Ok(self.dense(index, self.base[index], None)),
+            Some(Method::Quantize(ty)) => {
+                Ok(self.quantize(index, ty.unwrap_or(self.source_type(index))))
+            }
+            Some(Method::Svd { rank, ty, .. }) => self.low_rank(index, *rank, *ty),
+            Some(Method::SparseLowRank {
+                pruning,
+                pattern,
+                rank,
+                ty,
+            }) => self.sparse_low_rank(index, *pruning, *pattern, *rank, *ty),
+            Some(Method::Multilinear {
+                decomposition,
+                over,
+                ranks,
+                ty,
+                ..
+            }) => self.multilinear(index, decomposition, *over, ranks, *ty),
+            Some(Method::Prune {
+                pruning,
+                pattern,
+                ty,
+            }) => self.prune(
+                index,
+                *pruning,
+                *pattern,
+                ty.unwrap_or(self.source_type(index)),
+            ),
+        }
+    }
+
+    /// The steps of tensors that a method treats together; the others are left to
+    /// [`Self::single`].
+    pub fn together(
+        &self,
+        method: &Method,
+        members: &[usize],
+    ) -> Result<Vec<(usize, Resolved)>, PlanError> {
+        match method {
+            Method::Svd {
+                rank: Rank::Auto(keep),
+                joint,
+                ty,
+            } => self.auto(members, *keep, *joint, *ty),
+            Method::Svd {
+                rank,
+                joint: true,
+                ty,
+            } => {
+                let groups = self.readers_of_one_input(members)?;
+                let resolved: Vec<_> = groups
+                    .par_iter()
+                    .filter(|group| group.len() > 1)
+                    .map(|group| self.joint(group, *rank, None, *ty))
+                    .collect::<Result<_, _>>()?;
+                Ok(resolved.into_iter().flatten().collect())
+            }
+            Method::Multilinear {
+                decomposition,
+                over: Some(dwindle_formats::container::Over::Layers),
+                stack,
+                ranks,
+                ty,
+            } => self.layer_stacks(members, decomposition, *stack, ranks, *ty),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    pub fn tensor(&self, index: usize) -> &ModelTensor {
+        &self.model.tensors[index]
+    }
+
+    pub fn source_type(&self, index: usize) -> TensorType {
+        self.tensor(index).source_type(self.source)
+    }
+
+    pub fn transform_failed(&self, index: usize) -> impl Fn(TransformError) -> PlanError {
+        let tensor = self.tensor(index).name.clone();
+        move |source| PlanError::Spectrum {
+            tensor: tensor.clone(),
+            source,
+        }
+    }
+
+    /// Whether the input of a tensor was measured whole.
+    pub fn is_measured(&self, index: usize) -> bool {
+        let name = &self.tensor(index).name;
+        self.measured
+            .statistics
+            .is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1))
+    }
+
+    pub fn require_statistics(&self, index: usize, method: &'static str) -> Result<(), PlanError> {
+        if self.is_measured(index) {
+            return Ok(());
+        }
+        Err(PlanError::StatisticsMissing {
+            tensor: self.tensor(index).name.clone(),
+            method,
+        })
+    }
+
+    fn quantize(&self, index: usize, wanted: TensorType) -> Resolved {
+        let row = self.tensor(index).shape[0];
+        let fitting = fitting_type(wanted, row);
+        let reason = format!(
+            "rows of {row} elements are no multiple of {wanted}'s block of {}",
+            wanted.block_len()
+        );
+        self.dense(
+            index,
+            fitting,
+            (fitting != wanted).then(|| (wanted.to_string(), reason)),
+        )
+    }
+
+    /// Marks a tensor that becomes a quantized type to be rounded for its layer's output, where its
+    /// input was measured.
+    pub fn round_for_output(&self, index: usize, step: &mut Step) {
+        let part = &step.stored.parts;
+        let becomes = |ty: TensorType| ty.is_quantized() && ty != step.stored.ty;
+        if step.treatment == Treatment::Store && becomes(part[0].ty) && self.is_measured(index) {
+            step.treatment = Treatment::Round;
+            let parameters = &mut step.stored.parameters;
+            parameters.insert("rounding".into(), "output".into());
+        }
+    }
+
+    fn prune(
+        &self,
+        index: usize,
+        pruning: Pruning,
+        pattern: Pattern,
+        ty: TensorType,
+    ) -> Result<Resolved, PlanError> {
+        let tensor = self.tensor(index);
+        if pruning.needs_gram() {
+            self.require_statistics(index, pruning.name())?;
+        }
+        let (mut step, fallback) = self.quantize(index, ty);
+        let zeros = pattern.zeros((tensor.row_count() * tensor.row_len()) as usize);
+        step.stored.method = pruning.name().into();
+        step.stored
+            .parameters
+            .insert("zeros".into(), (zeros as u64).into());
+        step.treatment = Treatment::Prune { pruning, pattern };
+        Ok((step, fallback))
+    }
+
+    pub fn dense(&self, index: usize, ty: TensorType, unmet: Option<(String, String)>) -> Resolved {
+        let tensor = self.tensor(index);
+        let source_ty = self.source_type(index);
+        let step = Step {
+            stored: StoredTensor {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+                ty: source_ty,
+                method: dense_method(source_ty, ty).into(),
+                parameters: BTreeMap::new(),
+                form: Form::Dense,
+                parts: vec![Part {
+                    name: tensor.name.clone(),
+                    ty,
+                    shape: tensor.shape.clone(),
+                }],
+            },
+            treatment: Treatment::Store,
+        };
+        let fallback = unmet.map(|(wanted, reason)| Fallback {
+            tensor: tensor.name.clone(),
+            wanted,
+            done: ty.to_string(),
+            reason,
+        });
+        (step, fallback)
+    }
+
+    /// A tensor as its rule's exception: in the base type, and why.
+    pub fn unmet(&self, index: usize, wish: &str, reason: String) -> Resolved {
+        self.dense(index, self.base[index], Some((wish.to_string(), reason)))
+    }
+
+    pub fn factored(&self, index: usize, what: Factored) -> Step {
+        let tensor = self.tensor(index);
+        let parts = what.parts.into_iter().map(|(suffix, ty, shape)| Part {
+            name: format!("{}.{suffix}", tensor.name),
+            ty,
+            shape,
+        });
+        Step {
+            stored: StoredTensor {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+                ty: self.source_type(index),
+                method: what.method.into(),
+                parameters: what.parameters,
+                form: what.form,
+                parts: parts.collect(),
+            },
+            treatment: what.treatment,
+        }
+    }
+
+    /// What tensors take in their base types.
+    pub fn dense_bytes(&self, members: &[usize]) -> u64 {
+        members
+            .iter()
+            .map(|i| {
+                self.base[*i]
+                    .bytes(&self.tensor(*i).shape)
+                    .unwrap_or(u64::MAX)
+            })
+            .fold(0, u64::saturating_add)
+    }
+}
+
+fn dense_method(from: TensorType, to: TensorType) -> &'static str {
+    match to {
+        _ if from == to => "copy",
+        ty if ty.is_quantized() => "quantize",
+        _ => "convert",
+    }
+}

@@ -1,0 +1,62 @@
+//! What was measured of a model: of each linear layer's input by calibration, and of what compressing
+//! costs by diagnosis.
+
+mod accumulate;
+mod diagnosis;
+mod identity;
+mod imatrix;
+mod layout;
+mod reader;
+mod sensitivity;
+mod writer;
+
+pub use accumulate::{Accumulator, add_panels, cut};
+pub use diagnosis::{Diagnosis, DiagnosisError, DiagnosisText, InputDiagnosis, TensorDiagnosis};
+pub use identity::{Identity, digest, hex, is_norm};
+pub use imatrix::{Entry, Importance, ImportanceError, Part, Run, entries, write as write_imatrix};
+pub use layout::{Group, Provenance};
+pub use reader::{Gram, Statistics, StatisticsError};
+pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};
+pub use writer::StatisticsWriter;
+
+use dwindle_method as method;
+
+/// What is known of the layers' inputs when weights are transformed.
+#[derive(Clone, Copy, Default)]
+pub struct Measured<'a> {
+    /// Importance weights for quantization.
+    pub importance: Option<&'a Importance>,
+    /// Gram matrices for methods that fit weights to their inputs.
+    pub statistics: Option<&'a Statistics>,
+    /// What compressing each weight costs.
+    pub diagnosis: Option<&'a Diagnosis>,
+}
+
+impl<'a> Measured<'a> {
+    /// Rows that a weight's slice has got; 0 where nothing was measured.
+    pub fn tokens(&self, weight: &str, expert: usize) -> u64 {
+        self.statistics
+            .and_then(|s| s.tokens(weight, expert))
+            .unwrap_or(0)
+    }
+
+    /// The Gram matrix of a weight's input, of one expert in a stack; `None` where it was not
+    /// measured.
+    ///
+    /// # Errors
+    /// The matrix is damaged.
+    pub fn gram(
+        &self,
+        weight: &str,
+        expert: usize,
+    ) -> Result<Option<method::gram::Gram<'a>>, StatisticsError> {
+        let Some(statistics) = self.statistics else {
+            return Ok(None);
+        };
+        let gram = statistics.gram(weight, expert)?;
+        Ok(gram.map(|g| method::gram::Gram {
+            values: g.values,
+            n: g.n,
+        }))
+    }
+}

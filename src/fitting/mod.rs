@@ -1,0 +1,15 @@
+//! Fits layers to what the compressed layers before them give, with the original and the compressed
+//! model running side by side.
+
+mod influence;
+mod observe;
+mod repair;
+mod rotary;
+mod sequential;
+mod side_by_side;
+
+pub use influence::influence;
+pub use repair::repair;
+pub use rotary::rotary_pairs;
+pub use sequential::fit;
+pub use side_by_side::{FitError, FitOptions};

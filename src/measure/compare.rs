@@ -1,0 +1,77 @@
+//! What a file's tensors lost against the checkpoint that they came from.
+
+use dwindle_formats::container::{Container, StoredTensor};
+use rayon::prelude::*;
+
+use crate::architecture::{Model, values};
+use crate::checkpoint::Source;
+use crate::mapped::Mapping;
+use crate::runtime::{StockError, decode_values};
+use crate::writing::ErrorSums;
+
+/// A tensor's distance from the checkpoint.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TensorDifference {
+    /// The tensor.
+    pub name: String,
+    /// How it was made.
+    pub method: String,
+    /// Relative error in the Frobenius norm.
+    pub relative_error: f32,
+}
+
+/// Decodes every tensor and holds it against the checkpoint's, in parallel.
+///
+/// # Errors
+/// Damaged data, or a tensor that the checkpoint lacks or has in another shape.
+pub fn compare(
+    container: &Container,
+    bytes: &Mapping,
+    model: &Model,
+    source: &dyn Source,
+    seen: &(dyn Fn() + Sync),
+) -> Result<Vec<TensorDifference>, StockError> {
+    container
+        .plan
+        .tensors
+        .par_iter()
+        .enumerate()
+        .map(|(index, stored)| {
+            let sums = difference(container, bytes, model, source, index, stored)?;
+            seen();
+            Ok(TensorDifference {
+                name: stored.name.clone(),
+                method: stored.method.clone(),
+                relative_error: sums.relative(),
+            })
+        })
+        .collect()
+}
+
+fn difference(
+    container: &Container,
+    bytes: &Mapping,
+    model: &Model,
+    source: &dyn Source,
+    index: usize,
+    stored: &StoredTensor,
+) -> Result<ErrorSums, StockError> {
+    let Some(tensor) = model
+        .tensors
+        .iter()
+        .find(|t| t.name == stored.name && t.shape == stored.shape)
+    else {
+        return Err(StockError::NotInCheckpoint {
+            tensor: stored.name.clone(),
+            shape: stored.shape.clone(),
+        });
+    };
+    let original =
+        values(tensor, source, 0..tensor.row_count()).map_err(|source| StockError::Transform {
+            tensor: stored.name.clone(),
+            source: source.into(),
+        })?;
+    tensor.release(source);
+    let decoded = decode_values(container, bytes, index)?;
+    Ok(ErrorSums::of(&original, &decoded))
+}

@@ -1,0 +1,11 @@
+//! Measures a running model: the inputs of its layers, and what compressing each tensor costs.
+
+mod calibrate;
+mod compare;
+mod diagnosis;
+
+pub use calibrate::{
+    CalibrateError, CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, Progress, calibrate,
+};
+pub use compare::{TensorDifference, compare};
+pub use diagnosis::{DiagnoseError, Subject, activations, divergences, tensors};

@@ -1,0 +1,76 @@
+//! A container as a stock file: every tensor dense.
+
+use std::path::Path;
+
+use dwindle_formats::container::{
+    ContainerWriter, Digest, Form, Part, StoredPlan, StoredTensor, WriteError,
+};
+
+use super::stock::{StockError, StockModel};
+use crate::writing::{ErrorSums, Job, Options, Progress, Summary, Work, chunks_of, run};
+
+/// Why a stock file was not written. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The file can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A tensor can't be made.
+    #[error(transparent)]
+    Stock(#[from] StockError),
+}
+
+/// Writes a stock file: every tensor dense.
+///
+/// # Errors
+/// [`ExportError`]; an existing file at the destination is then untouched.
+pub fn export(
+    stock: &StockModel<'_>,
+    stored: &StoredPlan,
+    identity: &Digest,
+    destination: &Path,
+    options: Options,
+    progress: Progress<'_>,
+) -> Result<Summary, ExportError> {
+    let dense = StoredPlan {
+        tensors: stock
+            .tensors
+            .iter()
+            .zip(&stored.tensors)
+            .map(|(info, t)| StoredTensor {
+                form: Form::Dense,
+                parts: vec![Part {
+                    name: info.name.clone(),
+                    ty: info.ty,
+                    shape: info.shape.clone(),
+                }],
+                ..t.clone()
+            })
+            .collect(),
+    };
+    let metadata = stock.metadata.clone();
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), identity)?;
+    let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
+        .map(|step| Job {
+            step,
+            work: Work::Whole,
+            cost: stock.tensors[step].shape.iter().product::<u64>() * 16,
+            last: true,
+        })
+        .collect();
+    let work = |job: &Job| {
+        let parts = &dense.tensors[job.step].parts;
+        let chunks = chunks_of(parts, &[stock.tensor(job.step)?], options);
+        Ok((chunks, ErrorSums::default()))
+    };
+    run(
+        writer,
+        dense.clone(),
+        &jobs,
+        options,
+        work,
+        progress,
+        |_, _| (),
+    )
+}

@@ -1,0 +1,267 @@
+//! Anything that can run, into llama.cpp: GGUF files, containers, checkpoints. Nothing is written
+//! to disk on the way.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
+use dwindle_formats::gguf::{GgufError, TensorType, read_header};
+
+use super::chain::chains;
+use super::stock::{StockError, StockModel};
+use crate::architecture;
+use crate::checkpoint::{self, Caches};
+use crate::ggml::{self, GgmlError};
+use crate::llama::context::{Context, ContextOptions};
+use crate::llama::feed::{FeedError, TensorFeed};
+use crate::llama::model::{LlamaError, Model, ModelOptions};
+use crate::mapped::Mapping;
+use crate::plan::{self, PlanError, Recipe};
+use crate::statistics::Measured;
+use crate::statistics::{Identity, is_norm};
+
+/// Tokens of the graph that shows how a model uses its weights.
+const PROBE_TOKENS: u32 = 64;
+
+/// What becomes of a container's factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Factors {
+    /// They stay factors, in memory and in every product.
+    #[default]
+    Executed,
+    /// Their product takes their place, in F16.
+    MultipliedOut,
+}
+
+/// Why a file can't be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum LoadError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Architecture(#[from] architecture::Error),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("`{path}`: {source}")]
+    Gguf { path: String, source: GgufError },
+    #[error("`{path}`: {source}")]
+    Container {
+        path: String,
+        source: ContainerError,
+    },
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    #[error("can't read a norm of the model")]
+    Norm(#[from] GgmlError),
+}
+
+/// Loads a model: a GGUF file as llama.cpp does, a container with its digests checked and its
+/// factors executed or, if so wished, multiplied out, a Hugging Face checkpoint in its own types.
+///
+/// `progress` is called with the tensors that are ready and their number.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(
+    path: &Path,
+    options: &ModelOptions,
+    factors: Factors,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    if path.is_dir() {
+        return load_as(path, &plan::preset("source"), options, progress);
+    }
+    let bytes = Mapping::open(path)?;
+    let name = || path.display().to_string();
+    let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+        path: name(),
+        source,
+    })?;
+    if !is_container(&header) {
+        return Ok(Model::load(path, options)?);
+    }
+    let container = Container::read(&bytes).map_err(|source| LoadError::Container {
+        path: name(),
+        source,
+    })?;
+    if factors == Factors::Executed {
+        return execute(
+            path,
+            &Arc::new(container),
+            &Arc::new(bytes),
+            options,
+            progress,
+        );
+    }
+    let stock = StockModel::from_container(&container, &bytes);
+    feed(path, &stock, options, progress)
+}
+
+/// A container whose factors are executed. What the model's graph uses in a way that factors can't
+/// serve is found by laying the graph out, and is loaded again as a matrix.
+fn execute(
+    path: &Path,
+    container: &Arc<Container>,
+    bytes: &Arc<Mapping>,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let stock = StockModel::from_container(container, bytes);
+    let factored = |t: &StoredTensor| t.form != Form::Dense;
+    if !container.plan.tensors.iter().any(factored) {
+        return feed(path, &stock, options, progress);
+    }
+    let mut dense = Vec::new();
+    loop {
+        let model = load_contracted(path, container, bytes, &dense, options, progress)?;
+        let probe = ContextOptions {
+            ctx: PROBE_TOKENS,
+            batch: PROBE_TOKENS,
+            ubatch: PROBE_TOKENS,
+            ..ContextOptions::default()
+        };
+        // Whether a context can be had at all is for those to say who want one.
+        drop(Context::new(&model, &probe));
+        let misused = model.misused();
+        if misused.iter().all(|name| dense.contains(name)) {
+            return Ok(model);
+        }
+        dense.extend(misused);
+    }
+}
+
+fn load_contracted(
+    path: &Path,
+    container: &Arc<Container>,
+    bytes: &Arc<Mapping>,
+    dense: &[String],
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let stock = StockModel::from_container(container, bytes);
+    let (weights, fetch) = chains(container, bytes, dense);
+    let metadata = stock.metadata.clone();
+    let mut layouts = stock.tensors.clone();
+    let mut contracted = vec![false; layouts.len()];
+    for (layout, contracted) in layouts.iter_mut().zip(&mut contracted) {
+        *contracted = weights.contractions.contains_key(&layout.name);
+        if *contracted {
+            // Read and dropped: the smallest that the row length allows.
+            let fits = |ty: &TensorType| layout.shape[0].is_multiple_of(ty.block_len());
+            let smallest = [TensorType::IQ1_S, TensorType::Q4_0].into_iter().find(fits);
+            layout.ty = smallest.unwrap_or(TensorType::F16);
+        }
+    }
+    let lens: Vec<u64> = layouts
+        .iter()
+        .map(|t| t.ty.bytes(&t.shape).unwrap_or(0))
+        .collect();
+    let total = layouts.len() as u64;
+    let mut done = 0;
+    let produce = move |index: usize, out: &mut Vec<u8>| {
+        if contracted[index] {
+            out.resize(lens[index] as usize, 0);
+        } else {
+            *out = stock.tensor(index)?;
+        }
+        done += 1;
+        progress(done.min(total), total);
+        Ok(())
+    };
+    let feed = TensorFeed::new(&metadata, layouts, Box::new(produce))?;
+    let name = path.display().to_string();
+    Ok(Model::load_contracted(
+        &name, feed, weights, fetch, options,
+    )?)
+}
+
+/// Loads a checkpoint (Hugging Face or GGUF) as a recipe without factors stores it. Its weights can
+/// be replaced: see [`Model::replace`].
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_as(
+    path: &Path,
+    recipe: &Recipe,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    let (source, model) = architecture::open(path)?;
+    let plan = plan::resolve(recipe, &model, source.as_ref(), &Measured::default())?;
+    let stock = StockModel::from_plan(&plan, &model, source.as_ref());
+    feed(path, &stock, options, progress)
+}
+
+/// Which model a file or checkpoint is; see [`Identity`].
+///
+/// # Errors
+/// [`LoadError`].
+pub fn identity(path: &Path) -> Result<Identity, LoadError> {
+    let path =
+        &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    if !path.is_dir() {
+        let bytes = Mapping::open(path)?;
+        let name = || path.display().to_string();
+        let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+            path: name(),
+            source,
+        })?;
+        if is_container(&header) {
+            let container = Container::read(&bytes).map_err(|source| LoadError::Container {
+                path: name(),
+                source,
+            })?;
+            let stock = StockModel::from_container(&container, &bytes);
+            return stock_identity(&stock);
+        }
+    }
+    let (source, model) = architecture::open(path)?;
+    Ok(Identity::of(&model, source.as_ref())?)
+}
+
+fn stock_identity(stock: &StockModel<'_>) -> Result<Identity, LoadError> {
+    let mut norms = Vec::new();
+    for (i, tensor) in stock.tensors.iter().enumerate() {
+        if is_norm(&tensor.name) {
+            let mut values = vec![0f32; tensor.shape.iter().product::<u64>() as usize];
+            ggml::dequantize(tensor.ty, &stock.tensor(i)?, &mut values)?;
+            norms.push((tensor.name.clone(), tensor.shape.clone(), values));
+        }
+    }
+    Ok(Identity::new(&stock.metadata, norms))
+}
+
+fn feed(
+    path: &Path,
+    stock: &StockModel<'_>,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let total = stock.tensors.len() as u64;
+    let done = AtomicU64::new(0);
+    let feed = TensorFeed::new(
+        &stock.metadata,
+        stock.tensors.clone(),
+        Box::new(move |index, out| {
+            *out = stock.tensor(index)?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            Ok(())
+        }),
+    )?;
+    Ok(Model::load_feed(
+        &path.display().to_string(),
+        feed,
+        options,
+    )?)
+}

@@ -1,0 +1,285 @@
+//! The types that a tensor could have, and what each does to its output.
+
+use dwindle_formats::gguf::TensorType;
+
+use super::{BudgetError, Subject};
+use crate::architecture::{ModelTensor, values};
+use crate::ggml;
+use crate::method::rounding::{Curvature, DAMPING, errors, round};
+use crate::plan::{Rounding, TransformError};
+use crate::writing::{Options, ordered};
+
+/// The types that are considered where nothing else is asked for: ggml's k-, i- and legacy quants,
+/// and F16.
+pub const TYPES: &[TensorType] = &[
+    TensorType::IQ1_S,
+    TensorType::IQ1_M,
+    TensorType::IQ2_XXS,
+    TensorType::IQ2_XS,
+    TensorType::IQ2_S,
+    TensorType::Q2_K,
+    TensorType::IQ3_XXS,
+    TensorType::IQ3_S,
+    TensorType::Q3_K,
+    TensorType::IQ4_XS,
+    TensorType::IQ4_NL,
+    TensorType::Q4_0,
+    TensorType::Q4_K,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_K,
+    TensorType::Q5_1,
+    TensorType::Q6_K,
+    TensorType::Q8_0,
+    TensorType::F16,
+];
+
+/// Rows of a tensor by which its types are judged.
+const SAMPLE: u64 = 48;
+
+/// Slices of a stack by which its types are judged.
+const SLICES: u64 = 4;
+
+/// One type of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The type.
+    pub ty: TensorType,
+    /// What the tensor takes in a file, padding included.
+    pub bytes: u64,
+    /// The energy of the output's error over that of the output.
+    pub error: f64,
+}
+
+/// The types of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorCandidates {
+    /// Its position among the model's tensors.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// One for each type that fits its rows.
+    pub all: Vec<Candidate>,
+    /// The type in which its sensitivity is measured, and its error there, rounded to the nearest.
+    pub probe: Candidate,
+}
+
+/// What each of `types` would do to each weight of a model. Weights whose input was not measured are
+/// judged by their own error. Threads and memory are those of `options`. `done` is called after each
+/// tensor.
+///
+/// # Errors
+/// Values that can't be read, damaged statistics, a tensor that none of the types fits.
+pub fn candidates(
+    subject: &Subject<'_>,
+    types: &[TensorType],
+    options: Options,
+    done: &(dyn Fn() + Sync),
+) -> Result<Vec<TensorCandidates>, BudgetError> {
+    let tensors = &subject.model.tensors;
+    let weights: Vec<usize> = (0..tensors.len())
+        .filter(|i| tensors[*i].is_weight())
+        .collect();
+    let judge = |index: usize| Judge {
+        tensor: &tensors[index],
+        subject,
+    };
+    let one = |index: &usize| {
+        let judge = judge(*index);
+        let found = judge.candidates(*index, types);
+        judge.tensor.release(subject.source);
+        done();
+        found
+    };
+    let mut found = Vec::new();
+    let cost = |index: &usize| judge(*index).memory();
+    ordered(
+        &weights,
+        options.threads,
+        options.memory,
+        cost,
+        one,
+        |_, candidates| {
+            found.push(candidates);
+            Ok(())
+        },
+    )?;
+    match found.is_empty() {
+        true => Err(BudgetError::NothingToChoose),
+        false => Ok(found),
+    }
+}
+
+struct Judge<'a> {
+    tensor: &'a ModelTensor,
+    subject: &'a Subject<'a>,
+}
+
+/// Rows of one slice, and what they read.
+struct Sample<'a> {
+    w: Vec<f32>,
+    rows: usize,
+    /// `None` where the input was not measured.
+    curvature: Option<Curvature>,
+    importance: Option<&'a [f32]>,
+}
+
+impl<'a> Judge<'a> {
+    /// Bytes that judging takes at once: the samples' factored Grams, and one under way.
+    fn memory(&self) -> u64 {
+        let square = self.tensor.shape[0].pow(2);
+        let statistics = self.subject.measured.statistics;
+        match statistics.and_then(|s| s.group(&self.tensor.name)) {
+            // Inputs too wide for one Gram count as not measured.
+            Some(group) if group.blocks.len() == 1 => (16 + 8 * self.slices().min(SLICES)) * square,
+            _ => 0,
+        }
+    }
+
+    fn slices(&self) -> u64 {
+        self.tensor.row_count() / self.tensor.shape[1].max(1)
+    }
+
+    fn candidates(
+        &self,
+        index: usize,
+        types: &[TensorType],
+    ) -> Result<TensorCandidates, BudgetError> {
+        let name = &self.tensor.name;
+        let samples = self.samples()?;
+        let row = self.tensor.shape[0];
+        let own = self.tensor.source_type(self.subject.source);
+        let fits = |ty: &TensorType| {
+            let known = samples.iter().all(|s| s.importance.is_some());
+            row.is_multiple_of(ty.block_len()) && (known || !ggml::requires_importance(*ty))
+        };
+        let candidate = |ty: TensorType, rounding: Rounding| -> Result<Candidate, BudgetError> {
+            let bytes = ty.bytes(&self.tensor.shape).unwrap_or(u64::MAX);
+            Ok(Candidate {
+                ty,
+                bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
+                // What keeps its type is copied.
+                error: match ty == own {
+                    true => 0.0,
+                    false => {
+                        relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?
+                    }
+                },
+            })
+        };
+        let all = types.iter().copied().filter(fits);
+        let all = all
+            .map(|ty| candidate(ty, self.subject.rounding))
+            .collect::<Result<Vec<_>, _>>()?;
+        if all.is_empty() {
+            return Err(BudgetError::NoType {
+                tensor: name.clone(),
+                row,
+            });
+        }
+        let probe = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];
+        let probe = probe
+            .into_iter()
+            .find(|ty| fits(ty) && *ty != own)
+            .unwrap_or(TensorType::F16);
+        Ok(TensorCandidates {
+            index,
+            name: name.clone(),
+            all,
+            probe: candidate(probe, Rounding::Nearest)?,
+        })
+    }
+
+    /// Rows at even distances of slices at even distances.
+    fn samples(&self) -> Result<Vec<Sample<'a>>, BudgetError> {
+        let tensor = self.tensor;
+        let (row, rows) = (tensor.shape[0] as usize, tensor.shape[1]);
+        let slices = self.slices();
+        evenly(slices, SLICES)
+            .map(|slice| {
+                let mut w = Vec::new();
+                let first = slice * rows;
+                let chosen: Vec<u64> = evenly(rows, SAMPLE.div_ceil(slices.min(SLICES))).collect();
+                for r in &chosen {
+                    let at = first + r..first + r + 1;
+                    let read = values(tensor, self.subject.source, at);
+                    w.extend(read.map_err(super::ggml(&tensor.name))?);
+                }
+                let slice = slice as usize;
+                let measured = &self.subject.measured;
+                let gram = measured
+                    .gram(&tensor.name, slice)
+                    .map_err(BudgetError::of(&tensor.name))?;
+                let curvature = gram.map(|gram| Curvature::new(gram, DAMPING)).transpose();
+                let importance = measured.importance;
+                Ok(Sample {
+                    w,
+                    rows: chosen.len(),
+                    curvature: curvature.map_err(BudgetError::of(&tensor.name))?,
+                    importance: importance.and_then(|i| i.columns(&tensor.name, row, slice)),
+                })
+            })
+            .collect()
+    }
+}
+
+/// At most `most` numbers below `count`, in the middle of equal parts.
+fn evenly(count: u64, most: u64) -> impl Iterator<Item = u64> {
+    let parts = count.min(most).max(1);
+    (0..parts).map(move |i| (2 * i + 1) * count / (2 * parts))
+}
+
+/// The energy of the output's error in a type over that of the output, over all samples.
+fn relative_error(
+    samples: &[Sample<'_>],
+    ty: TensorType,
+    rounding: Rounding,
+) -> Result<f64, TransformError> {
+    let (mut lost, mut whole) = (0.0, 0.0);
+    for sample in samples {
+        let (l, w) = sample.energies(ty, rounding)?;
+        lost += l;
+        whole += w;
+    }
+    Ok(if whole > 0.0 {
+        lost.max(0.0) / whole
+    } else {
+        0.0
+    })
+}
+
+impl Sample<'_> {
+    /// The energy of the output's error in a type, and of the output; of the weights themselves where
+    /// the input was not measured.
+    fn energies(&self, ty: TensorType, rounding: Rounding) -> Result<(f64, f64), TransformError> {
+        let Sample {
+            w,
+            rows,
+            curvature,
+            importance,
+        } = self;
+        let n = w.len() / rows.max(&1);
+        let nearest = || -> Result<Vec<u8>, TransformError> {
+            let len = ty.bytes(&[n as u64, *rows as u64]).unwrap_or(0);
+            let mut bytes = vec![0; len as usize];
+            ggml::quantize(ty, w, n, *importance, &mut bytes)?;
+            Ok(bytes)
+        };
+        let Some(curvature) = curvature else {
+            let mut back = vec![0f32; w.len()];
+            ggml::dequantize(ty, &nearest()?, &mut back)?;
+            let errors = w.iter().zip(&back).map(|(a, b)| a - b);
+            return Ok((energy(errors), energy(w.iter().copied())));
+        };
+        let bytes = match rounding == Rounding::Output && ty.is_quantized() {
+            true => round(w, *rows, curvature, ty, *importance)?,
+            false => nearest()?,
+        };
+        let lost: f64 = errors(w, *rows, curvature, ty, &bytes)?.iter().sum();
+        Ok((lost, curvature.output_energy(w, *rows)))
+    }
+}
+
+fn energy(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v * v)).sum()
+}

@@ -1,0 +1,85 @@
+//! A size or a quality as the target: which type each tensor gets.
+//!
+//! What a type does to a tensor's output is predicted from a sample of its rows
+//! ([`candidates`]); what an error of a tensor's output costs the model is measured, as the KL
+//! divergence of the running model with only this tensor, or a few, rounded ([`measure`]). Divergences
+//! of small errors add up. So the best file of a size is a choice of one type for each tensor with the
+//! least sum, and is found along the convex hulls ([`Costs::allocate`]). Where there is time for it, files are
+//! made and measured to better that choice ([`Refinement`]).
+
+mod allocation;
+mod candidates;
+mod ladder;
+mod refinement;
+mod search;
+mod sensitivity;
+
+pub use allocation::{Assignment, Costs, bits_of};
+pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
+pub use ladder::{Rung, rung, rungs};
+pub use refinement::Refinement;
+pub use search::{Chosen, Search, Subject, of_bits, of_size, planned};
+pub use sensitivity::{Grouping, fingerprint, groups, measure};
+
+use crate::eval::EvalError;
+use crate::ggml::GgmlError;
+use crate::llama::model::LlamaError;
+use crate::method::error::MethodError;
+use crate::plan::{PlanError, TransformError};
+
+/// Why no types could be chosen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum BudgetError {
+    #[error("tensor `{tensor}`: {source}")]
+    Tensor {
+        tensor: String,
+        source: TransformError,
+    },
+    #[error(
+        "the smallest possible file has {smallest} bytes, more than the {wanted} that were asked for"
+    )]
+    TooSmall { wanted: u64, smallest: u64 },
+    #[error(
+        "the largest possible file diverges by {least:.6}, more than the {wanted} that were asked for"
+    )]
+    Divergence { wanted: f64, least: f64 },
+    #[error(
+        "all tensors take {smallest:.3} bits a weight at least, more than the {wanted} that were asked for"
+    )]
+    TooFewBits { wanted: f64, smallest: f64 },
+    #[error(
+        "tensor `{tensor}` has rows of {row} elements, which fit none of the types to choose from, or it has no importance weights that they need; add another type, such as `f16`"
+    )]
+    NoType { tensor: String, row: u64 },
+    #[error("the plan's sizes overflow 64 bits")]
+    Overflow,
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("the model has no weights whose type could be chosen")]
+    NothingToChoose,
+    #[error(transparent)]
+    Method(#[from] MethodError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl BudgetError {
+    fn of<E: Into<TransformError>>(tensor: &str) -> impl Fn(E) -> BudgetError {
+        let tensor = tensor.to_string();
+        move |source| BudgetError::Tensor {
+            tensor: tensor.clone(),
+            source: source.into(),
+        }
+    }
+}
+
+/// ggml's refusal, told for a tensor.
+fn ggml(tensor: &str) -> impl Fn(GgmlError) -> BudgetError {
+    BudgetError::of(tensor)
+}

@@ -1,0 +1,20 @@
+//! Carries a plan out: transforms, encodes and writes tensor by tensor on all cores, in an order and
+//! within a memory budget that do not depend on the number of threads.
+
+mod contract;
+mod execute;
+mod factor;
+mod factored;
+mod fitted;
+mod ordered;
+mod rounding;
+mod transform;
+
+pub(crate) use contract::multiply_out;
+pub use execute::Progress;
+pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress};
+pub(crate) use execute::{Job, Work, chunks_of, run};
+pub(crate) use factored::{Factorizer, Made};
+pub use fitted::Fitted;
+pub(crate) use ordered::ordered;
+pub use transform::{ErrorSums, store_rows};

@@ -1,0 +1,113 @@
+//! Rows on their way into a quantized type, rounded so that their layer's output is nearest.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use dwindle_formats::gguf::TensorType;
+
+use super::transform::ErrorSums;
+use crate::architecture::{ModelTensor, values};
+use crate::checkpoint::Source;
+use crate::ggml;
+use crate::method::error::MethodError;
+use crate::method::rounding::{Curvature, DAMPING, round};
+use crate::plan::TransformError;
+use crate::statistics::Measured;
+
+/// Factored Grams that stay in memory: that of the tensor under way, and the next one's.
+const KEPT: usize = 2;
+
+type Slot = Arc<OnceLock<Result<Curvature, MethodError>>>;
+
+/// Rounds rows of tensors. Tensors that read the same input share its factored Gram.
+pub struct Rounder<'a> {
+    source: &'a dyn Source,
+    measured: Measured<'a>,
+    /// By the first of the weights that read an input, and the expert; the latest last.
+    curvatures: Mutex<Vec<((String, usize), Slot)>>,
+}
+
+impl<'a> Rounder<'a> {
+    /// Of tensors of a source, by what was measured of their inputs.
+    pub fn new(source: &'a dyn Source, measured: Measured<'a>) -> Rounder<'a> {
+        Rounder {
+            source,
+            measured,
+            curvatures: Mutex::default(),
+        }
+    }
+
+    /// Rows of a tensor in a quantized type, with what that cost. Slices of a stack are rounded each
+    /// for its own input.
+    ///
+    /// # Errors
+    /// Values that can't be read or written in the type, damaged statistics.
+    pub fn rows(
+        &self,
+        tensor: &ModelTensor,
+        ty: TensorType,
+        rows: Range<u64>,
+    ) -> Result<(Vec<u8>, ErrorSums), TransformError> {
+        let w = values(tensor, self.source, rows.clone())?;
+        let row_len = tensor.shape[0] as usize;
+        let per_slice = tensor.shape.get(1).copied().unwrap_or(1);
+        let mut bytes = Vec::new();
+        let mut row = rows.start;
+        while row < rows.end {
+            let slice = (row / per_slice) as usize;
+            let end = ((row / per_slice + 1) * per_slice).min(rows.end);
+            let at = (row - rows.start) as usize * row_len..(end - rows.start) as usize * row_len;
+            bytes.extend(self.matrix(tensor, slice, ty, &w[at], (end - row) as usize)?);
+            row = end;
+        }
+        let mut back = vec![0f32; w.len()];
+        ggml::dequantize(ty, &bytes, &mut back)?;
+        Ok((bytes, ErrorSums::of(&w, &back)))
+    }
+
+    /// Rows of one slice.
+    fn matrix(
+        &self,
+        tensor: &ModelTensor,
+        slice: usize,
+        ty: TensorType,
+        w: &[f32],
+        rows: usize,
+    ) -> Result<Vec<u8>, TransformError> {
+        let row_len = tensor.shape[0] as usize;
+        let importance = self
+            .measured
+            .importance
+            .and_then(|i| i.columns(&tensor.name, row_len, slice));
+        let Some(gram) = self.measured.gram(&tensor.name, slice)? else {
+            let len = ty.bytes(&[row_len as u64, rows as u64]).unwrap_or(0);
+            let mut bytes = vec![0; len as usize];
+            ggml::quantize(ty, w, row_len, importance, &mut bytes)?;
+            return Ok(bytes);
+        };
+        let slot = self.slot(tensor, slice);
+        let made = slot.get_or_init(|| Curvature::new(gram, DAMPING));
+        let curvature = made.as_ref().map_err(Clone::clone)?;
+        Ok(round(w, rows, curvature, ty, importance)?)
+    }
+
+    fn slot(&self, tensor: &ModelTensor, slice: usize) -> Slot {
+        let group = self.measured.statistics.and_then(|s| s.group(&tensor.name));
+        let first = group.and_then(|g| g.weights.first());
+        let key = (first.unwrap_or(&tensor.name).clone(), slice);
+        let mut all = self
+            .curvatures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = all.iter().position(|(k, _)| *k == key) {
+            let found = all.remove(at);
+            all.push(found);
+        } else {
+            all.push((key, Slot::default()));
+        }
+        if all.len() > KEPT {
+            all.remove(0);
+        }
+        all[all.len() - 1].1.clone()
+    }
+}
