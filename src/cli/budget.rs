@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::eval::EvalOptions;
 use crate::llama::model::ModelOptions;
-use crate::plan::Recipe;
+use crate::plan::{Recipe, Subject};
 use crate::statistics::{DiagnosisText, Identity, Sensitivities, digest};
 use crate::target::{
     BudgetError, Chosen, Costs, Grouping, Refinement, Search, TYPES, bits_of, candidates,
@@ -158,8 +158,8 @@ impl Target {
 
     /// The bits a weight that it means, where it says so.
     pub fn bits(&self, checkpoint: &Checkpoint<'_>) -> Option<f64> {
-        let bytes = self.size.map(|s| s.of(checkpoint.bytes()));
-        let bits = bytes.map(|b| 8.0 * b as f64 / checkpoint.elements() as f64);
+        let bytes = self.size.map(|s| s.of(checkpoint.subject.bytes()));
+        let bits = bytes.map(|b| 8.0 * b as f64 / checkpoint.subject.elements() as f64);
         self.bpw.or(bits)
     }
 
@@ -183,16 +183,16 @@ impl Target {
 
     /// The same, by what was measured of tensors alone.
     fn by_costs(&self, costs: &Costs, checkpoint: &Checkpoint<'_>) -> Result<Chosen, Failure> {
-        let subject = checkpoint.subject();
+        let task = checkpoint.task();
         if let Some(kld) = self.max_kld {
             return smallest(costs, checkpoint, kld);
         }
         if let Some(bits) = self.bpw {
-            return Ok(of_bits(costs, &subject, bits)?);
+            return Ok(of_bits(costs, &task, bits)?);
         }
         let none = || Failure::Usage("give `--size`, `--bpw` or `--max-kld`".into());
-        let bytes = self.size.ok_or_else(none)?.of(checkpoint.bytes());
-        Ok(of_size(costs, &subject, bytes)?)
+        let bytes = self.size.ok_or_else(none)?.of(checkpoint.subject.bytes());
+        Ok(of_size(costs, &task, bytes)?)
     }
 }
 
@@ -215,8 +215,12 @@ impl Choosing {
         checkpoint: &Checkpoint<'_>,
         least_bits: Option<f64>,
     ) -> Result<Costs, Failure> {
-        let Checkpoint { path, model, .. } = *checkpoint;
-        let subject = checkpoint.subject();
+        let Checkpoint {
+            path,
+            subject: Subject { model, source, .. },
+            ..
+        } = *checkpoint;
+        let task = checkpoint.task();
         let text = read_text(checkpoint.text)?;
         // Before measurements that may take hours.
         self.gate.as_deref().map(read_text).transpose()?;
@@ -225,7 +229,7 @@ impl Choosing {
             own => own.to_vec(),
         };
         let bar = progress::count(model.tensors.len() as u64, "trying types");
-        let tensors = candidates(&subject, &types, checkpoint.options, &|| bar.inc(1))?;
+        let tensors = candidates(&task, &types, checkpoint.options, &|| bar.inc(1))?;
         bar.finish_and_clear();
         let groups = groups(&tensors, self.effort.grouping());
         let ctx = context(model);
@@ -240,8 +244,8 @@ impl Choosing {
             ctx,
             chunks: self.effort.chunks(),
         };
-        let identity = Identity::of(model, checkpoint.source)?;
-        let fingerprint = fingerprint(&subject)?;
+        let identity = Identity::of(model, source)?;
+        let fingerprint = fingerprint(&task)?;
         let file = match &self.sensitivity {
             Some(file) => file.clone(),
             None => cache_file(&fingerprint, &about)?,
@@ -261,7 +265,7 @@ impl Choosing {
             )?;
             let bar = progress::count(missing as u64, "measuring");
             measure(
-                &subject,
+                &task,
                 &running,
                 &tensors,
                 &groups,
@@ -295,7 +299,7 @@ impl Choosing {
         let trial = Trial::new(checkpoint, REFINING_CHUNKS)?;
         let bar = progress::count(REFINEMENTS as u64, "bettering");
         let first = (chosen.clone(), trial.kld(chosen)?);
-        let mut search = Refinement::new(costs, checkpoint.subject(), first, REFINEMENTS);
+        let mut search = Refinement::new(costs, checkpoint.task(), first, REFINEMENTS);
         while let Some(chosen) = search.propose()? {
             search.found(trial.kld(&chosen)?);
             bar.inc(1);
@@ -361,7 +365,7 @@ impl<'a> Trial<'a> {
 /// The smallest file that is measured to diverge by at most so much.
 fn smallest(costs: &Costs, checkpoint: &Checkpoint<'_>, kld: f64) -> Result<Chosen, Failure> {
     let trial = Trial::new(checkpoint, CHUNKS)?;
-    let mut search = Search::new(costs, checkpoint.subject(), kld);
+    let mut search = Search::new(costs, checkpoint.task(), kld);
     let bar = progress::count(0, "trying files");
     while let Some(chosen) = search.propose()? {
         let found = trial.kld(&chosen)?;
@@ -379,8 +383,8 @@ fn gate(
     chosen: &Chosen,
     file: &Path,
 ) -> Result<Option<Gate>, Failure> {
-    let subject = checkpoint.subject();
-    let smaller = rungs(&subject)
+    let task = checkpoint.task();
+    let smaller = rungs(&task)
         .into_iter()
         .filter(|rung| rung.bytes <= chosen.bytes);
     let Some(rung) = smaller.max_by_key(|rung| rung.bytes) else {

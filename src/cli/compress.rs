@@ -8,7 +8,7 @@ use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
 use crate::mapped::Mapping;
 use crate::plan::Structure;
-use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
+use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule, Subject};
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use crate::writing::{Inputs, PipelineError};
 use clap::Parser;
@@ -158,9 +158,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             wish,
             &recipe,
             &path,
-            &whole,
-            source.as_ref(),
-            &measured,
+            Subject {
+                model: &whole,
+                source: source.as_ref(),
+                measured,
+            },
             text.as_ref(),
         )?),
         None => None,
@@ -178,11 +180,14 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     let options = args.resources.options(kind == Some(Kind::Container));
     let wanted = args.text.as_deref().filter(|_| args.target.is_wanted());
-    let checkpoint = wanted.map(|text| Checkpoint {
-        path: &path,
+    let subject = Subject {
         model,
         source: source.as_ref(),
         measured,
+    };
+    let checkpoint = wanted.map(|text| Checkpoint {
+        path: &path,
+        subject,
         rounding: recipe.rounding,
         text,
         options,
@@ -194,7 +199,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     let plan = match &chosen {
         Some(chosen) => chosen.plan.clone(),
-        None => plan::resolve(&recipe, model, source.as_ref(), &measured)?,
+        None => plan::resolve(&recipe, &subject)?,
     };
 
     if kind == Some(Kind::Stock) {
@@ -219,9 +224,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         identity.iter_mut().zip(own).for_each(|(a, b)| *a ^= b);
     }
     let mut inputs = Inputs {
-        model,
-        source: source.as_ref(),
-        measured,
+        subject,
         fitted: None,
         identity: &identity,
     };

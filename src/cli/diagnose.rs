@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::eval::EvalOptions;
-use crate::measure::{Subject, activations, divergences, tensors};
+use crate::measure::{activations, divergences, tensors};
+use crate::plan::Subject;
 use crate::statistics::{
-    Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
+    Diagnosis, DiagnosisText, Identity, InputDiagnosis, Measured, Statistics, TensorDiagnosis,
+    digest,
 };
 use crate::writing::PipelineError;
 use clap::Parser;
@@ -76,9 +78,15 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let mut diagnosis = Diagnosis::new(Identity::of(&model, source.as_ref())?, args.keep);
 
     let bar = progress::count(statistics.weights() as u64, "decomposing");
-    diagnosis.tensors = tensors(&model, source.as_ref(), &statistics, args.keep, &|| {
-        bar.inc(1)
-    })?;
+    let subject = Subject {
+        model: &model,
+        source: source.as_ref(),
+        measured: Measured {
+            statistics: Some(&statistics),
+            ..Measured::default()
+        },
+    };
+    diagnosis.tensors = tensors(&subject, &statistics, args.keep, &|| bar.inc(1))?;
     bar.finish_and_clear();
     sort_by_output_error(&mut diagnosis.tensors);
     if let (Some(text), Some(file)) = (&text, &args.text) {
@@ -88,11 +96,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             threads: args.runtime.threads(),
             ..EvalOptions::default()
         };
-        let subject = Subject {
-            model: &model,
-            source: source.as_ref(),
-            statistics: &statistics,
-        };
         let running = args.runtime.load_replaceable(&path)?;
         let found = &mut diagnosis.tensors;
         let bar = progress::count(found.len() as u64, "running");
@@ -100,15 +103,18 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             &subject,
             &running,
             args.keep,
-            text,
-            &options,
+            (text, &options),
             found,
             &mut || bar.inc(1),
         )?;
         bar.finish_and_clear();
         let original = args.runtime.load(&path)?;
         diagnosis.inputs = activations(
-            &subject, &original, &running, args.keep, text, &options, found,
+            &subject,
+            [&original, &running],
+            args.keep,
+            (text, &options),
+            found,
         )?;
         diagnosis.text = Some(DiagnosisText {
             name: file_name(file),

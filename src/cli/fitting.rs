@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::fitting::{FitOptions, fit};
+use crate::fitting::{FitOptions, FitText, fit};
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::{Plan, Recipe};
 use crate::runtime::Factors;
@@ -50,10 +50,11 @@ pub fn fit_layers(
     let fitted = fit(
         plan,
         inputs,
-        &original,
-        &running,
-        &words,
-        options,
+        [&original, &running],
+        &FitText {
+            words: &words,
+            options: options.clone(),
+        },
         &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);

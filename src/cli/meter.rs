@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::architecture::{Model, ModelTensor};
-use crate::checkpoint::Source;
+use crate::architecture::Model;
 use crate::eval::{
     Estimate, EvalError, EvalOptions, Evaluation, Reference, compare, write_reference,
 };
 use crate::llama;
 use crate::llama::model::ModelOptions;
-use crate::plan::{Plan, Rounding};
+use crate::plan::{Plan, Rounding, Subject};
 use crate::runtime::Factors;
-use crate::statistics::Measured;
-use crate::target::Subject;
+use crate::target::Task;
 use crate::writing::{Inputs, Options, PipelineError};
 
 use super::Failure;
@@ -26,9 +24,7 @@ const CTX: u32 = 512;
 #[derive(Clone, Copy)]
 pub struct Checkpoint<'a> {
     pub path: &'a Path,
-    pub model: &'a Model,
-    pub source: &'a dyn Source,
-    pub measured: Measured<'a>,
+    pub subject: Subject<'a>,
     pub rounding: Rounding,
     /// The text on which sensitivities are measured.
     pub text: &'a Path,
@@ -39,24 +35,11 @@ pub struct Checkpoint<'a> {
 
 impl Checkpoint<'_> {
     /// As the library wants it.
-    pub fn subject(&self) -> Subject<'_> {
-        Subject {
-            model: self.model,
-            source: self.source,
-            measured: self.measured,
+    pub fn task(&self) -> Task<'_> {
+        Task {
+            subject: self.subject,
             rounding: self.rounding,
         }
-    }
-
-    /// Weights.
-    pub fn elements(&self) -> u64 {
-        self.model.tensors.iter().map(|t| t.elements()).sum()
-    }
-
-    /// Bytes of the checkpoint's weights.
-    pub fn bytes(&self) -> u64 {
-        let bytes = |t: &ModelTensor| t.source_type(self.source).bytes(&t.shape);
-        self.model.tensors.iter().filter_map(bytes).sum()
     }
 
     /// A folder that is gone when it is dropped.
@@ -67,9 +50,7 @@ impl Checkpoint<'_> {
     /// Writes the file of a plan.
     pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
         let inputs = Inputs {
-            model: self.model,
-            source: self.source,
-            measured: self.measured,
+            subject: self.subject,
             fitted: None,
             identity: &[0; 32],
         };
@@ -95,7 +76,7 @@ impl Meter {
             dir: checkpoint.temporary()?,
             text: read_text(text)?,
             options: EvalOptions {
-                ctx: context(checkpoint.model),
+                ctx: context(checkpoint.subject.model),
                 chunks: Some(chunks),
                 ..EvalOptions::default()
             },

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use crate::architecture::{Model, ModelTensor};
-use crate::checkpoint::Source;
-use crate::fitting::{FitOptions, influence, repair, rotary_pairs};
+use crate::fitting::{FitOptions, FitText, influence, repair, rotary_pairs};
 use crate::llama;
-use crate::plan::{Base, Dropped, Recipe, Structure};
-use crate::statistics::{Importance, Measured};
-use crate::structure::{self, Blocks, Fits, Kept, Pairs, decide, fit, parameters, reduce};
+use crate::plan::{Base, Dropped, Recipe, Structure, Subject};
+use crate::statistics::Importance;
+use crate::structure::{self, Blocks, Fits, Kept, Pairs, Whole, decide, fit, parameters, reduce};
 use serde::Serialize;
 
 use super::fitting::{on_cpu, running_pair};
@@ -58,51 +57,44 @@ pub struct Text<'a> {
     pub sequential: bool,
 }
 
+impl Text<'_> {
+    fn of<'w>(&self, words: &'w str) -> FitText<'w> {
+        FitText {
+            words,
+            options: self.options.clone(),
+        }
+    }
+}
+
 /// Makes a model smaller as a recipe wants.
 pub fn shrink(
-    wish: &Structure,
+    wanted: &Structure,
     recipe: &Recipe,
     checkpoint: &Path,
-    model: &Model,
-    source: &dyn Source,
-    measured: &Measured<'_>,
+    subject: Subject<'_>,
     text: Option<&Text<'_>>,
 ) -> Result<Smaller, Failure> {
-    let blocks = Blocks::of(model)?;
-    structure::check(wish, model, &blocks)?;
+    let whole = &Whole::of(subject)?;
+    structure::check(wanted, subject.model, &whole.blocks)?;
     let watched = Watched {
         checkpoint,
-        model,
-        blocks: &blocks,
-        source,
+        whole,
         text,
     };
-    let wish = &watched.with_numbers(wish)?;
-    let pairs = watched.pairs(wish)?;
-    let bar = progress::count(blocks.all.len() as u64, "choosing");
+    let wanted = &watched.with_numbers(wanted)?;
+    let pairs = watched.pairs(wanted)?;
+    let bar = progress::count(whole.blocks.all.len() as u64, "choosing");
     let granule = granule(&recipe.base);
-    let kept = decide(
-        wish,
-        pairs,
-        model,
-        &blocks,
-        source,
-        measured,
-        granule,
-        &|| bar.inc(1),
-    )?;
+    let kept = decide(whole, wanted, pairs, granule, &|| bar.inc(1))?;
     bar.finish_and_clear();
-    let mut fits = fit(&kept, model, &blocks, source, measured)?;
+    let mut fits = fit(whole, &kept)?;
     if let Some(text) = text.filter(|t| t.sequential) {
-        let repaired = follow(checkpoint, &kept, &blocks, &fits, model, source, text)?;
-        fits.extend(repaired);
+        fits.extend(follow(checkpoint, whole, &kept, &fits, text)?);
     }
-    let smaller = reduce(model, source, &blocks, &kept, &fits)?;
+    let smaller = reduce(whole, &kept, &fits)?;
     Ok(Smaller {
-        importance: measured
-            .importance
-            .map(|i| structure::importance(i, model, &blocks, &kept)),
-        report: report(model, &smaller, &blocks, &kept),
+        importance: structure::importance(whole, &kept),
+        report: report(subject.model, &smaller, &whole.blocks, &kept),
         model: smaller,
     })
 }
@@ -110,9 +102,7 @@ pub fn shrink(
 /// A model to be watched over a text.
 struct Watched<'a> {
     checkpoint: &'a Path,
-    model: &'a Model,
-    blocks: &'a Blocks,
-    source: &'a dyn Source,
+    whole: &'a Whole<'a>,
     text: Option<&'a Text<'a>>,
 }
 
@@ -127,47 +117,37 @@ impl Watched<'_> {
         Ok((on_cpu(self.checkpoint)?, text, read_text(text.path)?))
     }
 
-    /// A wish that names the blocks that leave.
-    fn with_numbers(&self, wish: &Structure) -> Result<Structure, Failure> {
-        let Dropped::Count(count) = wish.drop else {
-            return Ok(wish.clone());
+    /// A wanted that names the blocks that leave.
+    fn with_numbers(&self, wanted: &Structure) -> Result<Structure, Failure> {
+        let Dropped::Count(count) = wanted.drop else {
+            return Ok(wanted.clone());
         };
         let (running, text, words) = self.start("drop")?;
-        let measured = influence(
-            self.model,
-            self.blocks,
-            self.source,
-            &running,
-            &words,
-            &text.options,
-        )?;
+        let measured = influence(self.whole, &running, &text.of(&words))?;
         let mut order: Vec<usize> = (0..measured.len()).collect();
         order.sort_by(|a, b| measured[*a].total_cmp(&measured[*b]));
         order.truncate(count);
         order.sort_unstable();
         Ok(Structure {
             drop: Dropped::Blocks(order),
-            ..wish.clone()
+            ..wanted.clone()
         })
     }
 
     /// The rotary pairs that stay.
-    fn pairs(&self, wish: &Structure) -> Result<Option<Pairs>, Failure> {
-        let whole = self.blocks.key_length;
-        let Some(length) = wish.key_length.filter(|n| *n < whole) else {
+    fn pairs(&self, wanted: &Structure) -> Result<Option<Pairs>, Failure> {
+        let whole = self.whole.blocks.key_length;
+        let Some(length) = wanted.key_length.filter(|n| *n < whole) else {
             return Ok(None);
         };
-        structure::check_rotary(self.model, self.blocks)?;
-        let frequencies = structure::frequencies(self.model, self.source, self.blocks)?;
+        structure::check_rotary(self.whole.subject.model, &self.whole.blocks)?;
+        let frequencies = structure::frequencies(self.whole)?;
         let (running, text, words) = self.start("key_length")?;
         Ok(Some(rotary_pairs(
-            self.model,
-            self.blocks,
-            &frequencies,
-            self.source,
+            self.whole,
             &running,
-            &words,
-            &text.options,
+            &text.of(&words),
+            &frequencies,
             length / 2,
         )?))
     }
@@ -188,25 +168,20 @@ fn granule(base: &Base) -> usize {
 
 fn follow(
     checkpoint: &Path,
+    whole: &Whole<'_>,
     kept: &Kept,
-    blocks: &Blocks,
     fits: &Fits,
-    model: &Model,
-    source: &dyn Source,
     text: &Text<'_>,
 ) -> Result<Fits, Failure> {
     let words = read_text(text.path)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
     let fits = repair(
+        whole,
         kept,
-        blocks,
         fits,
-        model,
-        source,
         [&original, &running],
-        &words,
-        &text.options,
+        &text.of(&words),
         &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);

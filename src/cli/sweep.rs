@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
-use crate::plan::Plan;
+use crate::plan::{Plan, Subject};
 use crate::statistics::{Importance, Measured, Statistics};
 use crate::target::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
 use crate::writing::PipelineError;
@@ -110,21 +110,23 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let statistics = Statistics::open(&args.stats)?;
     statistics.check_model(&model, source.as_ref())?;
     let importance = Importance::from_statistics(&statistics);
-    let subject = Checkpoint {
+    let workbench = Checkpoint {
         path: &path,
-        model: &model,
-        source: source.as_ref(),
-        measured: Measured {
-            importance: Some(&importance),
-            statistics: Some(&statistics),
-            diagnosis: None,
+        subject: Subject {
+            model: &model,
+            source: source.as_ref(),
+            measured: Measured {
+                importance: Some(&importance),
+                statistics: Some(&statistics),
+                diagnosis: None,
+            },
         },
         rounding: args.rounding,
         text: &args.text,
         options: args.resources.options(false),
         scratch: Path::new("."),
     };
-    let plain = ladder(args, &subject)?;
+    let plain = ladder(args, &workbench)?;
     let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
         [] => plain
             .into_iter()
@@ -132,22 +134,22 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             .collect(),
         sizes => sizes
             .iter()
-            .map(|s| (None, s.of(subject.bytes())))
+            .map(|s| (None, s.of(workbench.subject.bytes())))
             .collect(),
     };
     let least = sizes.iter().map(|(_, bytes)| *bytes).min();
-    let bits = least.map(|bytes| 8.0 * bytes as f64 / subject.elements() as f64);
-    let bench = Bench::new(args, &subject)?;
+    let bits = least.map(|bytes| 8.0 * bytes as f64 / workbench.subject.elements() as f64);
+    let bench = Bench::new(args, &workbench)?;
     let costs = args
         .choosing
-        .costs(&subject, bits.filter(|_| args.check.is_none()))?;
+        .costs(&workbench, bits.filter(|_| args.check.is_none()))?;
     let rows = measure(&bench, &args.choosing, &costs, sizes)?;
     let report = Report {
-        checkpoint_bytes: subject.bytes(),
+        checkpoint_bytes: workbench.subject.bytes(),
         ratio: ratio(&rows),
         recommendation: recommend(
             &rows,
-            subject.bytes(),
+            workbench.subject.bytes(),
             Wishes {
                 memory_reduction: args.target_memory_reduction,
                 quality_loss: args.max_quality_loss,
@@ -170,12 +172,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 /// The file types to hold against, the largest first.
-fn ladder(args: &Args, subject: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
-    let subject = subject.subject();
+fn ladder(args: &Args, workbench: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
+    let task = workbench.task();
     let mut all = match args.ladder.as_slice() {
-        [] => rungs(&subject),
+        [] => rungs(&task),
         own => {
-            let one = |name: &String| match rung(&subject, name) {
+            let one = |name: &String| match rung(&task, name) {
                 Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
                 found => Ok(found?),
             };
@@ -188,29 +190,29 @@ fn ladder(args: &Args, subject: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
 
 /// Where files are made and measured.
 struct Bench<'a> {
-    subject: &'a Checkpoint<'a>,
+    workbench: &'a Checkpoint<'a>,
     meter: Meter,
     gate: Option<Meter>,
     dir: Scratch,
 }
 
 impl<'a> Bench<'a> {
-    fn new(args: &Args, subject: &'a Checkpoint<'a>) -> Result<Bench<'a>, Failure> {
+    fn new(args: &Args, workbench: &'a Checkpoint<'a>) -> Result<Bench<'a>, Failure> {
         let text = args.eval.as_deref().unwrap_or(&args.text);
         let gate = args.choosing.gate.as_deref();
         Ok(Bench {
-            subject,
-            meter: Meter::new(subject, text, args.chunks)?,
+            workbench,
+            meter: Meter::new(workbench, text, args.chunks)?,
             gate: gate
-                .map(|text| Meter::new(subject, text, args.chunks))
+                .map(|text| Meter::new(workbench, text, args.chunks))
                 .transpose()?,
-            dir: subject.temporary()?,
+            dir: workbench.temporary()?,
         })
     }
 
     fn point(&self, plan: &Plan) -> Result<Point, Failure> {
         let file = self.dir.path().join("file.gguf");
-        let bytes = self.subject.write(plan, &file)?;
+        let bytes = self.workbench.write(plan, &file)?;
         let gate = self.gate.as_ref().map(|g| g.evaluate(&file)).transpose()?;
         let found = self.meter.evaluate(&file)?;
         fs::remove_file(&file)?;
@@ -227,7 +229,7 @@ fn measure(
     // All are chosen before the first is measured: a size that can't be must not be found out late.
     let mut chosen = Vec::new();
     for (rung, bytes) in sizes {
-        match (of_size(costs, &bench.subject.subject(), bytes), rung) {
+        match (of_size(costs, &bench.workbench.task(), bytes), rung) {
             (Err(BudgetError::TooSmall { smallest, .. }), Some(rung)) => eprintln!(
                 "note: `{}` is left out: it has {bytes} bytes, and the smallest file with checksums {smallest}",
                 rung.file_type
@@ -244,7 +246,7 @@ fn measure(
                 ..bench.point(&r.plan)?
             })
         });
-        let better = choosing.refined(costs, bench.subject, &chosen)?;
+        let better = choosing.refined(costs, bench.workbench, &chosen)?;
         let chosen = better.map_or(chosen, |(_, chosen)| chosen);
         rows.push(Row {
             plain: plain.transpose()?,
@@ -266,7 +268,7 @@ fn check(bench: &Bench<'_>, costs: &Costs, files: u64) -> Result<Check, Failure>
     let mut found = Vec::new();
     for _ in 0..files {
         let assignment = costs.at_random(&mut || numbers.random::<f64>());
-        let chosen = planned(&bench.subject.subject(), assignment)?;
+        let chosen = planned(&bench.workbench.task(), assignment)?;
         found.push((chosen.assignment.kld, bench.point(&chosen.plan)?.kld));
         bar.inc(1);
     }

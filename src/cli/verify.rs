@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::mapped::Mapping;
 use crate::measure::{TensorDifference, compare};
+use crate::plan::Subject;
 use clap::Parser;
 use dwindle_formats::container::{Container, ContainerError, verify};
 use serde::Serialize;
@@ -119,7 +120,12 @@ fn against(
 ) -> Result<Vec<TensorDifference>, Failure> {
     let (source, model) = crate::architecture::open(checkpoint)?;
     let bar = progress::count(container.plan.tensors.len() as u64, "comparing");
-    let differences = compare(container, bytes, &model, source.as_ref(), &|| bar.inc(1))?;
+    let differences = compare(
+        container,
+        bytes,
+        &Subject::unmeasured(&model, source.as_ref()),
+        &|| bar.inc(1),
+    )?;
     bar.finish_and_clear();
     Ok(differences)
 }

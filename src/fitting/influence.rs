@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 
 use super::observe::{STRIDE, observe};
-use super::side_by_side::{FitError, FitOptions};
-use crate::architecture::{Model, role, values};
-use crate::checkpoint::Source;
+use super::side_by_side::{FitError, FitText};
+use crate::architecture::role;
 use crate::llama::activations::LinearInput;
 use crate::llama::model;
-use crate::structure::Blocks;
+use crate::structure::Whole;
 
 /// The influence of each block: one less the mean cosine between the residual stream before it and
 /// after it, over the tokens of a text (ShortGPT, Men et al., 2024). The stream is not seen itself;
@@ -18,17 +17,15 @@ use crate::structure::Blocks;
 /// # Errors
 /// [`FitError`].
 pub fn influence(
-    model: &Model,
-    blocks: &Blocks,
-    source: &dyn Source,
+    whole: &Whole<'_>,
     running: &model::Model,
-    text: &str,
-    options: &FitOptions,
+    text: &FitText<'_>,
 ) -> Result<Vec<f64>, FitError> {
     let mut norms: HashMap<String, Vec<f32>> = HashMap::new();
-    for tensor in &model.tensors {
+    let subject = whole.subject;
+    for tensor in &subject.model.tensors {
         if tensor.name.ends_with("attn_norm.weight") || tensor.name == "output_norm.weight" {
-            let values = values(tensor, source, 0..tensor.row_count());
+            let values = subject.values(tensor);
             let values = values.map_err(|e| FitError::Transform {
                 tensor: tensor.name.clone(),
                 source: e.into(),
@@ -36,7 +33,7 @@ pub fn influence(
             norms.insert(tensor.name.clone(), values);
         }
     }
-    let count = blocks.all.len();
+    let count = whole.blocks.all.len();
     // Before which block the stream is read, or `count` for behind the last, and the norm between the
     // stream and what is read of it.
     let place_of = |input: &LinearInput| -> Option<(usize, &Vec<f32>)> {
@@ -55,7 +52,6 @@ pub fn influence(
     observe(
         running,
         text,
-        options,
         |input| place_of(input).is_some(),
         &mut |input, rows| {
             let Some((place, norm)) = place_of(input) else {

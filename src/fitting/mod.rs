@@ -12,4 +12,4 @@ pub use influence::influence;
 pub use repair::repair;
 pub use rotary::rotary_pairs;
 pub use sequential::fit;
-pub use side_by_side::{FitError, FitOptions};
+pub use side_by_side::{FitError, FitOptions, FitText};

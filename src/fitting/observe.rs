@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::side_by_side::{FitError, FitOptions, cut};
+use super::side_by_side::{FitError, FitText, cut};
 use crate::llama::activations::{LinearInput, Probe};
 use crate::llama::context::{ContextOptions, default_threads};
 use crate::llama::model::Model;
@@ -20,12 +20,11 @@ pub(super) type Observer<'a> = dyn FnMut(&LinearInput, &[f32]) -> Result<(), Fit
 /// [`FitError`]: a text that is too short, llama.cpp's words, or those of the observer.
 pub(super) fn observe(
     model: &Model,
-    text: &str,
-    options: &FitOptions,
+    text: &FitText<'_>,
     is_wanted: impl Fn(&LinearInput) -> bool,
     observer: &mut Observer<'_>,
 ) -> Result<(), FitError> {
-    let chunks = cut(model, text, options)?;
+    let chunks = cut(model, text)?;
     let ctx = chunks.ctx as u32;
     let mut probe = Probe::new(
         model,
@@ -34,7 +33,7 @@ pub(super) fn observe(
             batch: ctx,
             ubatch: ctx,
             outputs: ctx,
-            threads: Some(options.threads.unwrap_or_else(default_threads)),
+            threads: Some(text.options.threads.unwrap_or_else(default_threads)),
             ..ContextOptions::default()
         },
     )?;

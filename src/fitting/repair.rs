@@ -8,14 +8,13 @@
 
 use std::collections::HashMap;
 
-use super::side_by_side::{FitError, FitOptions, ROWS_PER_ELEMENT, SideBySide};
-use crate::architecture::{self, ModelTensor, values};
-use crate::checkpoint::Source;
+use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
+use crate::architecture::{self, ModelTensor};
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};
-use crate::plan::TransformError;
-use crate::structure::{Blocks, Fits, Inputs, Kept, Narrowed, narrowed};
+use crate::plan::{Subject, TransformError};
+use crate::structure::{Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
 
 /// Families whose residual stream is such a sum.
 const FAMILIES: [&str; 5] = ["llama", "deci", "qwen2", "qwen3", "granite"];
@@ -30,18 +29,16 @@ const RIDGE: [f64; 2] = [0.5, 5.0];
 ///
 /// # Errors
 /// [`FitError`].
-#[allow(clippy::too_many_arguments)]
 pub fn repair(
+    whole: &Whole<'_>,
     kept: &Kept,
-    blocks: &Blocks,
     fits: &Fits,
-    model: &architecture::Model,
-    source: &dyn Source,
     [original, running]: [&Model; 2],
-    text: &str,
-    options: &FitOptions,
+    text: &FitText<'_>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Fits, FitError> {
+    let (subject, blocks) = (whole.subject, &whole.blocks);
+    let model = subject.model;
     if !FAMILIES.contains(&model.architecture.as_str())
         || blocks
             .all
@@ -52,8 +49,8 @@ pub fn repair(
             architecture: model.architecture.clone(),
         });
     }
-    turn_queries(kept, blocks, model, source, running)?;
-    let mut models = SideBySide::new(original, running, text, options)?;
+    turn_queries(whole, kept, running)?;
+    let mut models = SideBySide::new(original, running, text)?;
     let ends = Ends::of(kept, blocks, model);
     let layers = models.inputs().to_vec();
     let end_of = |i: usize| {
@@ -65,8 +62,7 @@ pub fn repair(
     let wanted: Vec<bool> = (0..layers.len()).map(|i| end_of(i).is_some()).collect();
     let total = wanted.iter().filter(|w| **w).count();
     let mut repair = Repair {
-        model,
-        source,
+        subject,
         fits,
         scale: model
             .metadata
@@ -96,13 +92,9 @@ pub fn repair(
 }
 
 /// Gives the copy queries without the rotary pairs that leave.
-fn turn_queries(
-    kept: &Kept,
-    blocks: &Blocks,
-    model: &architecture::Model,
-    source: &dyn Source,
-    running: &Model,
-) -> Result<(), FitError> {
+fn turn_queries(whole: &Whole<'_>, kept: &Kept, running: &Model) -> Result<(), FitError> {
+    let (subject, blocks) = (whole.subject, &whole.blocks);
+    let model = subject.model;
     let Some(pairs) = &kept.pairs else {
         return Ok(());
     };
@@ -113,7 +105,7 @@ fn turn_queries(
                 tensor: tensor.name.clone(),
                 source,
             };
-            let w = values(tensor, source, 0..tensor.row_count()).map_err(|e| failed(e.into()))?;
+            let w = subject.values(tensor).map_err(|e| failed(e.into()))?;
             let turned = pairs.turn(&w, tensor, number, model, blocks.key_length);
             running.replace(&tensor.name, &turned)?;
         }
@@ -163,8 +155,7 @@ impl Ends {
 }
 
 struct Repair<'a> {
-    model: &'a architecture::Model,
-    source: &'a dyn Source,
+    subject: Subject<'a>,
     fits: &'a Fits,
     /// What every layer's result is multiplied by before it is added.
     scale: f32,
@@ -184,9 +175,9 @@ impl Repair<'_> {
         original: &[f32],
         now: &[f32],
     ) -> Result<Option<Vec<f32>>, FitError> {
-        let tensor = &self.model.tensors[end.tensor];
+        let tensor = &self.subject.model.tensors[end.tensor];
         let fitted = self.fit(end, tensor, original, now);
-        tensor.release(self.source);
+        tensor.release(self.subject.source);
         fitted.map_err(|source| FitError::Transform {
             tensor: tensor.name.clone(),
             source,
@@ -211,7 +202,7 @@ impl Repair<'_> {
         if matches!(end.columns, Columns::All) && !self.changed {
             return Ok(None);
         }
-        let w = values(tensor, self.source, 0..tensor.row_count())?;
+        let w = self.subject.values(tensor)?;
         // What the copy's layer should add.
         let mut target = forward(original, &w, n, rows);
         let scale = self.scale;

@@ -3,15 +3,14 @@
 use rayon::prelude::*;
 
 use super::observe::observe;
-use super::side_by_side::{FitError, FitOptions};
-use crate::architecture::{Model, ModelTensor, role, values};
-use crate::checkpoint::Source;
+use super::side_by_side::{FitError, FitOptions, FitText};
+use crate::architecture::{ModelTensor, role};
 use crate::llama::activations::LinearInput;
 use crate::llama::model;
 use crate::method::refit::forward;
 use crate::method::rotary_pairs::{PairScores, choose};
-use crate::plan::TransformError;
-use crate::structure::{Blocks, Pairs, own_scale, pair_elements};
+use crate::plan::{Subject, TransformError};
+use crate::structure::{Blocks, Pairs, Whole, own_scale, pair_elements};
 
 /// Chunks that are enough to tell a head's pairs apart.
 const CHUNKS: usize = 4;
@@ -24,17 +23,15 @@ const STRIDE: usize = 16;
 ///
 /// # Errors
 /// [`FitError`].
-#[allow(clippy::too_many_arguments)]
 pub fn rotary_pairs(
-    model: &Model,
-    blocks: &Blocks,
-    frequencies: &[f64],
-    source: &dyn Source,
+    whole: &Whole<'_>,
     running: &model::Model,
-    text: &str,
-    options: &FitOptions,
+    text: &FitText<'_>,
+    frequencies: &[f64],
     stay: usize,
 ) -> Result<Pairs, FitError> {
+    let (subject, blocks) = (whole.subject, &whole.blocks);
+    let model = subject.model;
     let heads_of = |block: usize| {
         let attention = blocks.all[block].attention.as_ref();
         attention.map_or(0, |a| a.kv_heads * blocks.shared_by)
@@ -51,9 +48,12 @@ pub fn rotary_pairs(
         });
         blocks.next()
     };
-    let options = FitOptions {
-        chunks: options.chunks.min(CHUNKS),
-        ..options.clone()
+    let text = FitText {
+        options: FitOptions {
+            chunks: text.options.chunks.min(CHUNKS),
+            ..text.options.clone()
+        },
+        words: text.words,
     };
     let turn = Turn {
         blocks,
@@ -63,8 +63,7 @@ pub fn rotary_pairs(
     };
     observe(
         running,
-        text,
-        &options,
+        &text,
         |input| block_of(input).is_some(),
         &mut |input, rows| {
             let block = block_of(input).unwrap_or(0);
@@ -74,7 +73,7 @@ pub fn rotary_pairs(
             let linear = |tensors: &[usize]| -> Result<Vec<f32>, FitError> {
                 let tensors: Vec<&ModelTensor> =
                     tensors.iter().map(|i| &model.tensors[*i]).collect();
-                apply(&tensors, source, rows, input.width).map_err(|source| FitError::Transform {
+                apply(&subject, &tensors, rows, input.width).map_err(|source| FitError::Transform {
                     tensor: tensors[0].name.clone(),
                     source,
                 })
@@ -104,12 +103,12 @@ pub fn rotary_pairs(
 
 /// A weight, and a bias where there is one, applied to rows.
 fn apply(
+    subject: &Subject<'_>,
     tensors: &[&ModelTensor],
-    source: &dyn Source,
     rows: &[f32],
     width: usize,
 ) -> Result<Vec<f32>, TransformError> {
-    let all = |t: &ModelTensor| values(t, source, 0..t.row_count());
+    let all = |t: &ModelTensor| subject.values(t);
     let outputs = tensors[0].row_count() as usize;
     let mut out = forward(rows, &all(tensors[0])?, width, outputs);
     if let Some(bias) = tensors.get(1) {

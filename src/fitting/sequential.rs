@@ -12,16 +12,14 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::side_by_side::{FitError, FitOptions, ROWS_PER_ELEMENT, SideBySide};
-use crate::architecture::{self, ModelTensor};
+use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
+use crate::architecture::{ModelTensor, role};
 use crate::llama::activations::Reader;
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::Moments;
 use crate::plan::{Operand, Plan, TransformError, Treatment};
-use crate::writing::ErrorSums;
-use crate::writing::Inputs;
-use crate::writing::{Factorizer, Fitted, Made};
+use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made};
 
 /// Fits the layers of a plan one after the other. `original` is the checkpoint, `running` the same
 /// loaded so that its weights can be replaced; afterwards it is the compressed model. `done` is
@@ -32,13 +30,11 @@ use crate::writing::{Factorizer, Fitted, Made};
 pub fn fit(
     plan: &Plan,
     inputs: &Inputs<'_>,
-    original: &Model,
-    running: &Model,
-    text: &str,
-    options: &FitOptions,
+    [original, running]: [&Model; 2],
+    text: &FitText<'_>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Fitted, FitError> {
-    let mut models = SideBySide::new(original, running, text, options)?;
+    let mut models = SideBySide::new(original, running, text)?;
     let layers = models.inputs().to_vec();
     let mut fitting = Fitting::new(plan, inputs);
     let wanted: Vec<bool> = layers
@@ -76,7 +72,7 @@ struct Fitting<'a> {
 
 impl<'a> Fitting<'a> {
     fn new(plan: &'a Plan, inputs: &'a Inputs<'a>) -> Fitting<'a> {
-        let tensors = inputs.model.tensors.iter().enumerate();
+        let tensors = inputs.subject.model.tensors.iter().enumerate();
         Fitting {
             plan,
             inputs,
@@ -92,7 +88,7 @@ impl<'a> Fitting<'a> {
     fn step_of(&self, reader: &Reader) -> Option<usize> {
         let step = *self.by_name.get(reader.weight.as_str())?;
         let tensor = self.tensor(step);
-        let in_layer = architecture::role(&tensor.name).0.is_some();
+        let in_layer = role(&tensor.name).0.is_some();
         let alone = match &self.plan.steps[step].treatment {
             Treatment::Slice => false,
             Treatment::Multilinear { stack, .. } => stack.members.len() == 1,
@@ -106,11 +102,13 @@ impl<'a> Fitting<'a> {
     fn is_quantized(&self, step: usize) -> bool {
         let tensor = self.tensor(step);
         let ty = self.plan.steps[step].stored.parts[0].ty;
-        !tensor.always_f32 && ty.is_quantized() && ty != tensor.source_type(self.inputs.source)
+        !tensor.always_f32
+            && ty.is_quantized()
+            && ty != tensor.source_type(self.inputs.subject.source)
     }
 
     fn tensor(&self, step: usize) -> &'a ModelTensor {
-        &self.inputs.model.tensors[step]
+        &self.inputs.subject.model.tensors[step]
     }
 
     fn failed(&self, step: usize) -> impl Fn(TransformError) -> FitError {
@@ -151,7 +149,7 @@ impl<'a> Fitting<'a> {
                 }
             }
             self.has_changed = true;
-            tensor.release(self.inputs.source);
+            tensor.release(self.inputs.subject.source);
             if *treatment != Treatment::Store {
                 self.keep(made);
             }
@@ -165,7 +163,7 @@ impl<'a> Fitting<'a> {
             return Ok(vec![(step, self.factorizer.make(step)?)]);
         };
         let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
-        let operand = Operand::joint(&tensors, self.inputs.source, &self.inputs.measured)?;
+        let operand = Operand::joint(&self.inputs.subject, &tensors)?;
         let made = self.factorizer.make_joint(members, &operand, &operand.w)?;
         Ok(members.iter().copied().zip(made).collect())
     }
@@ -209,7 +207,7 @@ impl<'a> Fitting<'a> {
             .collect::<Result<_, _>>()?;
         let mut replaced = Vec::new();
         for (step, mut made) in made.into_iter().flatten() {
-            self.tensor(step).release(self.inputs.source);
+            self.tensor(step).release(self.inputs.subject.source);
             if let Some((_, reader)) = steps.iter().find(|(s, _)| *s == step) {
                 replaced.push(((*reader).clone(), std::mem::take(&mut made.values)));
             }
@@ -245,7 +243,7 @@ impl<'a> Fitting<'a> {
         for member in members {
             let tensor = self.tensor(*member);
             let rows = tensor.row_count();
-            let w = architecture::values(tensor, self.inputs.source, 0..rows)?;
+            let w = self.inputs.subject.values(tensor)?;
             fitted.extend(moments.refit(&w, rows as usize)?);
             original.extend(w);
         }

@@ -32,6 +32,15 @@ pub struct FitOptions {
     pub threads: Option<u32>,
 }
 
+/// A text that layers are fitted on.
+#[derive(Debug, Clone)]
+pub struct FitText<'a> {
+    /// Its words.
+    pub words: &'a str,
+    /// How much of it is evaluated, and how.
+    pub options: FitOptions,
+}
+
 /// Why layers can't be fitted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,10 +81,9 @@ impl<'m> SideBySide<'m> {
     pub fn new(
         original: &'m Model,
         running: &'m Model,
-        text: &str,
-        options: &FitOptions,
+        text: &FitText<'_>,
     ) -> Result<SideBySide<'m>, FitError> {
-        let chunks = cut(original, text, options)?;
+        let chunks = cut(original, text)?;
         let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
         // Only tokens that want logits reach the last layer's end.
         let stride = (tokens.len() * original.n_vocab())
@@ -90,7 +98,7 @@ impl<'m> SideBySide<'m> {
             batch: tokens.len() as u32,
             ubatch: tokens.len() as u32,
             outputs: tokens.len().div_ceil(stride).max(MIN_OUTPUTS) as u32,
-            threads: Some(options.threads.unwrap_or_else(default_threads)),
+            threads: Some(text.options.threads.unwrap_or_else(default_threads)),
             ..ContextOptions::default()
         };
         Ok(SideBySide {
@@ -138,13 +146,13 @@ impl<'m> SideBySide<'m> {
 }
 
 /// Cuts a text into chunks for a model that reads forward.
-pub(super) fn cut(model: &Model, text: &str, options: &FitOptions) -> Result<Chunks, FitError> {
+pub(super) fn cut(model: &Model, text: &FitText<'_>) -> Result<Chunks, FitError> {
     let options = EvalOptions {
-        ctx: options.ctx.min(model.n_ctx_train()),
-        chunks: Some(options.chunks.clamp(1, MAX_SEQUENCES)),
+        ctx: text.options.ctx.min(model.n_ctx_train()),
+        chunks: Some(text.options.chunks.clamp(1, MAX_SEQUENCES)),
         ..EvalOptions::default()
     };
-    Chunks::new(model, text, &options).map_err(|e| match e {
+    Chunks::new(model, text.words, &options).map_err(|e| match e {
         EvalError::TextTooShort { tokens, ctx } => FitError::TextTooShort { tokens, ctx },
         EvalError::Encoder => FitError::Encoder,
         other => other.into(),

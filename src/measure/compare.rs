@@ -1,11 +1,10 @@
 //! What a file's tensors lost against the checkpoint that they came from.
 
-use dwindle_formats::container::{Container, StoredTensor};
+use dwindle_formats::container::Container;
 use rayon::prelude::*;
 
-use crate::architecture::{Model, values};
-use crate::checkpoint::Source;
 use crate::mapped::Mapping;
+use crate::plan::Subject;
 use crate::runtime::{StockError, decode_values};
 use crate::writing::ErrorSums;
 
@@ -27,8 +26,7 @@ pub struct TensorDifference {
 pub fn compare(
     container: &Container,
     bytes: &Mapping,
-    model: &Model,
-    source: &dyn Source,
+    subject: &Subject<'_>,
     seen: &(dyn Fn() + Sync),
 ) -> Result<Vec<TensorDifference>, StockError> {
     container
@@ -37,7 +35,7 @@ pub fn compare(
         .par_iter()
         .enumerate()
         .map(|(index, stored)| {
-            let sums = difference(container, bytes, model, source, index, stored)?;
+            let sums = difference(container, bytes, subject, index)?;
             seen();
             Ok(TensorDifference {
                 name: stored.name.clone(),
@@ -51,12 +49,12 @@ pub fn compare(
 fn difference(
     container: &Container,
     bytes: &Mapping,
-    model: &Model,
-    source: &dyn Source,
+    subject: &Subject<'_>,
     index: usize,
-    stored: &StoredTensor,
 ) -> Result<ErrorSums, StockError> {
-    let Some(tensor) = model
+    let stored = &container.plan.tensors[index];
+    let Some(tensor) = subject
+        .model
         .tensors
         .iter()
         .find(|t| t.name == stored.name && t.shape == stored.shape)
@@ -66,12 +64,13 @@ fn difference(
             shape: stored.shape.clone(),
         });
     };
-    let original =
-        values(tensor, source, 0..tensor.row_count()).map_err(|source| StockError::Transform {
+    let original = subject
+        .values(tensor)
+        .map_err(|source| StockError::Transform {
             tensor: stored.name.clone(),
             source: source.into(),
         })?;
-    tensor.release(source);
+    tensor.release(subject.source);
     let decoded = decode_values(container, bytes, index)?;
     Ok(ErrorSums::of(&original, &decoded))
 }

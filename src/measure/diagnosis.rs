@@ -4,5 +4,5 @@
 mod running;
 mod tensor;
 
-pub use running::{Subject, activations, divergences};
+pub use running::{activations, divergences};
 pub use tensor::{DiagnoseError, tensors};

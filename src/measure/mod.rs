@@ -8,4 +8,4 @@ pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, Progress, calibrate,
 };
 pub use compare::{TensorDifference, compare};
-pub use diagnosis::{DiagnoseError, Subject, activations, divergences, tensors};
+pub use diagnosis::{DiagnoseError, activations, divergences, tensors};

@@ -17,8 +17,7 @@ use crate::llama::context::{Context, ContextOptions};
 use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::mapped::Mapping;
-use crate::plan::{self, PlanError, Recipe};
-use crate::statistics::Measured;
+use crate::plan::{self, PlanError, Recipe, Subject};
 use crate::statistics::{Identity, is_norm};
 
 /// Tokens of the graph that shows how a model uses its weights.
@@ -198,7 +197,7 @@ pub fn load_as(
     let path =
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(path)?;
-    let plan = plan::resolve(recipe, &model, source.as_ref(), &Measured::default())?;
+    let plan = plan::resolve(recipe, &Subject::unmeasured(&model, source.as_ref()))?;
     let stock = StockModel::from_plan(&plan, &model, source.as_ref());
     feed(path, &stock, options, progress)
 }

@@ -1,9 +1,12 @@
 //! The blocks of a model: which tensors make up the attention and the feed-forward layer of each.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::StructureError;
 use crate::architecture::{Model, ModelTensor, role};
+use crate::method::gram::Gram;
+use crate::plan::Subject;
 
 /// A model's blocks. Tensors are meant by their position in [`Model::tensors`].
 #[derive(Debug)]
@@ -58,6 +61,80 @@ pub struct FeedForward {
     pub experts: usize,
     /// What has a row for each expert: the router, its biases.
     pub router: Vec<usize>,
+}
+
+/// A model and the blocks that it is made of.
+pub struct Whole<'a> {
+    /// The model.
+    pub subject: Subject<'a>,
+    /// Its blocks.
+    pub blocks: Blocks,
+}
+
+impl<'a> Whole<'a> {
+    /// Finds the blocks of a model.
+    ///
+    /// # Errors
+    /// [`StructureError::Metadata`].
+    pub fn of(subject: Subject<'a>) -> Result<Whole<'a>, StructureError> {
+        let blocks = Blocks::of(subject.model)?;
+        Ok(Whole { subject, blocks })
+    }
+
+    pub(super) fn tensor(&self, index: usize) -> &'a ModelTensor {
+        &self.subject.model.tensors[index]
+    }
+
+    pub(super) fn unknown(
+        &self,
+        block: usize,
+        part: &'static str,
+        instead: &'static str,
+    ) -> StructureError {
+        StructureError::Unknown {
+            block,
+            architecture: self.subject.model.architecture.clone(),
+            part,
+            instead,
+        }
+    }
+
+    /// The Gram matrix of a tensor's input.
+    pub(super) fn gram(
+        &self,
+        tensor: &ModelTensor,
+        slice: usize,
+    ) -> Result<Gram<'a>, StructureError> {
+        let gram = self.subject.measured.gram(&tensor.name, slice)?;
+        gram.ok_or_else(|| StructureError::StatisticsMissing {
+            tensor: tensor.name.clone(),
+        })
+    }
+
+    /// The values of a matrix, or of one of a stack.
+    pub(super) fn slice(
+        &self,
+        tensor: &ModelTensor,
+        slice: usize,
+    ) -> Result<Vec<f32>, StructureError> {
+        let rows = tensor.shape[1];
+        let first = slice as u64 * rows;
+        self.read(tensor, first..first + rows)
+    }
+
+    /// All values of a tensor.
+    pub(super) fn values(&self, tensor: &ModelTensor) -> Result<Vec<f32>, StructureError> {
+        self.read(tensor, 0..tensor.row_count())
+    }
+
+    fn read(&self, tensor: &ModelTensor, rows: Range<u64>) -> Result<Vec<f32>, StructureError> {
+        self.subject
+            .rows(tensor, rows)
+            .map_err(|source| StructureError::Read {
+                tensor: tensor.name.clone(),
+                source,
+            })
+    }
 }
 
 impl Blocks {

@@ -2,18 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::blocks::{Blocks, FeedForward, parameters};
+use super::blocks::{FeedForward, Whole, parameters};
 use super::form;
 use super::kept::Kept;
 use super::rotary::Pairs;
 use super::{StructureError, experts, heads};
-use crate::architecture::{Model, ModelTensor, values};
-use crate::checkpoint::Source;
+use crate::architecture::ModelTensor;
 use crate::method::allocate::{Choice, choose};
-use crate::method::gram::Gram;
 use crate::method::nystrom::{Elimination, eliminate};
 use crate::plan::Structure;
-use crate::statistics::Measured;
 
 /// The least fraction of a feed-forward layer's columns that a budget leaves.
 const LEAST_WIDTH: f64 = 0.25;
@@ -23,31 +20,23 @@ const LEAST_WIDTH: f64 = 0.25;
 ///
 /// # Errors
 /// [`StructureError`].
-#[allow(clippy::too_many_arguments)]
 pub fn decide(
+    whole: &Whole<'_>,
     wanted: &Structure,
     pairs: Option<Pairs>,
-    model: &Model,
-    blocks: &Blocks,
-    source: &dyn Source,
-    measured: &Measured<'_>,
     granule: usize,
     done: &(dyn Fn() + Sync),
 ) -> Result<Kept, StructureError> {
-    super::check::check(wanted, model, blocks)?;
+    let blocks = &whole.blocks;
+    super::check::check(wanted, whole.subject.model, blocks)?;
     let drop = wanted.drop.numbers();
     let stays = |block: &usize| !drop.contains(block);
     let staying: Vec<usize> = (0..blocks.all.len()).filter(stays).collect();
-    let orders = Orders {
-        model,
-        blocks,
-        source,
-        measured,
-    };
+    let orders = Orders(whole);
     let mut kept = Kept::without(drop, pairs, blocks);
     heads::choose(&mut kept, wanted, &orders)?;
     experts::choose(&mut kept, wanted, &orders)?;
-    form::architecture(&kept, model, blocks)?;
+    form::architecture(&kept, whole.subject.model, blocks)?;
     if wanted.ffn.is_none() && wanted.keep.is_none() {
         return Ok(kept);
     }
@@ -94,33 +83,18 @@ pub(super) fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> 
     (0..full).filter(|i| stays[*i]).collect()
 }
 
-/// A model, and what is known to choose by.
-pub(super) struct Orders<'a> {
-    pub model: &'a Model,
-    pub blocks: &'a Blocks,
-    pub source: &'a dyn Source,
-    pub measured: &'a Measured<'a>,
+/// The order in which parts of a model leave.
+pub(super) struct Orders<'a>(pub &'a Whole<'a>);
+
+impl<'a> std::ops::Deref for Orders<'a> {
+    type Target = Whole<'a>;
+
+    fn deref(&self) -> &Whole<'a> {
+        self.0
+    }
 }
 
 impl Orders<'_> {
-    pub fn tensor(&self, index: usize) -> &ModelTensor {
-        &self.model.tensors[index]
-    }
-
-    pub fn unknown(
-        &self,
-        block: usize,
-        part: &'static str,
-        instead: &'static str,
-    ) -> StructureError {
-        StructureError::Unknown {
-            block,
-            architecture: self.model.architecture.clone(),
-            part,
-            instead,
-        }
-    }
-
     pub fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
         let instead = "leave `ffn` and `keep` away";
         let ffn = self.blocks.all[block].ffn.as_ref();
@@ -136,11 +110,11 @@ impl Orders<'_> {
         most: usize,
     ) -> Result<Elimination, StructureError> {
         let tensor = self.tensor(tensor);
-        let gram = gram(self.measured, tensor, slice)?;
-        let w = slice_values(tensor, slice, self.source)?;
+        let gram = self.gram(tensor, slice)?;
+        let w = self.slice(tensor, slice)?;
         let rows = tensor.shape[1] as usize;
         let sweep = eliminate(&w, rows, gram, group, most).map_err(failed(tensor));
-        tensor.release(self.source);
+        tensor.release(self.subject.source);
         sweep
     }
 
@@ -159,7 +133,7 @@ impl Orders<'_> {
         keep: f64,
         granule: usize,
     ) -> Result<Vec<usize>, StructureError> {
-        let apart = form::allows_irregular(self.model, self.blocks);
+        let apart = form::allows_irregular(self.subject.model, &self.blocks);
         let mut items: Vec<Vec<(usize, Choice)>> = Vec::new();
         for ((_, ffn), sweeps) in layers.iter().zip(sweeps) {
             let weight = if apart { self.sensitivity(ffn)? } else { 1.0 };
@@ -167,7 +141,7 @@ impl Orders<'_> {
         }
         if !apart {
             if items.iter().any(|item| item.len() != items[0].len()) {
-                return Err(form::differ(&self.model.architecture));
+                return Err(form::differ(&self.subject.model.architecture));
             }
             // One item of all layers, whose widths are the same.
             let sums = (0..items[0].len()).map(|i| {
@@ -192,9 +166,9 @@ impl Orders<'_> {
             .collect();
         let largest = |item: &Vec<Choice>| item.iter().map(|c| c.cost).max().unwrap_or(0);
         let all: u64 = choices.iter().map(largest).sum();
-        let blocks = parameters(self.model, |_| true) as f64;
+        let blocks = parameters(self.subject.model, |_| true) as f64;
         // What no choice changes, of the blocks that stay.
-        let fixed = parameters(self.model, |b| layers.iter().any(|(i, _)| *i == b)) - all;
+        let fixed = parameters(self.subject.model, |b| layers.iter().any(|(i, _)| *i == b)) - all;
         let budget = (keep * blocks) as i128 - i128::from(fixed);
         let least: u64 = choices
             .iter()
@@ -221,7 +195,11 @@ impl Orders<'_> {
 
     fn sensitivity(&self, ffn: &FeedForward) -> Result<f64, StructureError> {
         let tensor = &self.tensor(ffn.down).name;
-        let known = self.measured.diagnosis.and_then(|d| d.sensitivity(tensor));
+        let known = self
+            .subject
+            .measured
+            .diagnosis
+            .and_then(|d| d.sensitivity(tensor));
         known.ok_or_else(|| StructureError::DiagnosisMissing {
             tensor: tensor.clone(),
         })
@@ -236,7 +214,7 @@ impl Orders<'_> {
         granule: usize,
     ) -> Vec<(usize, Choice)> {
         let down = &self.tensor(ffn.down).name;
-        let tokens = |slice: usize| self.measured.tokens(down, slice) as f64;
+        let tokens = |slice: usize| self.subject.measured.tokens(down, slice) as f64;
         let total: f64 = (0..ffn.experts).map(tokens).sum();
         let parameters = |index: &usize| self.tensor(*index).elements();
         let all: u64 = ffn.rows.iter().chain([&ffn.down]).map(parameters).sum();
@@ -262,48 +240,7 @@ impl Orders<'_> {
     }
 }
 
-/// The Gram matrix of a tensor's input.
-pub(super) fn gram<'a>(
-    measured: &Measured<'a>,
-    tensor: &ModelTensor,
-    slice: usize,
-) -> Result<Gram<'a>, StructureError> {
-    let gram = measured.gram(&tensor.name, slice)?;
-    gram.ok_or_else(|| StructureError::StatisticsMissing {
-        tensor: tensor.name.clone(),
-    })
-}
-
-/// The values of a matrix, or of one of a stack.
-pub(super) fn slice_values(
-    tensor: &ModelTensor,
-    slice: usize,
-    source: &dyn Source,
-) -> Result<Vec<f32>, StructureError> {
-    let rows = tensor.shape[1];
-    let first = slice as u64 * rows;
-    read(tensor, source, first..first + rows)
-}
-
-/// All values of a tensor.
-pub(super) fn all_values(
-    tensor: &ModelTensor,
-    source: &dyn Source,
-) -> Result<Vec<f32>, StructureError> {
-    read(tensor, source, 0..tensor.row_count())
-}
-
-fn read(
-    tensor: &ModelTensor,
-    source: &dyn Source,
-    rows: std::ops::Range<u64>,
-) -> Result<Vec<f32>, StructureError> {
-    values(tensor, source, rows).map_err(|source| StructureError::Read {
-        tensor: tensor.name.clone(),
-        source,
-    })
-}
-
+/// Names the tensor that a method failed on.
 pub(super) fn failed(
     tensor: &ModelTensor,
 ) -> impl Fn(crate::method::error::MethodError) -> StructureError {

@@ -1,7 +1,7 @@
 //! Which experts stay.
 
 use super::StructureError;
-use super::budget::{Orders, gram, slice_values};
+use super::budget::Orders;
 use super::kept::Kept;
 use crate::plan::Structure;
 
@@ -44,13 +44,13 @@ fn strongest(
     let tensor = orders.tensor(ffn.down);
     let mut contributions: Vec<(f64, usize)> = Vec::new();
     for expert in 0..ffn.experts {
-        let gram = gram(orders.measured, tensor, expert)?;
-        let tokens = orders.measured.tokens(&tensor.name, expert) as f64;
-        let w = slice_values(tensor, expert, orders.source)?;
+        let gram = orders.gram(tensor, expert)?;
+        let tokens = orders.subject.measured.tokens(&tensor.name, expert) as f64;
+        let w = orders.slice(tensor, expert)?;
         let energy = gram.output_energy(&w, tensor.shape[1] as usize);
         contributions.push((tokens * energy, expert));
     }
-    tensor.release(orders.source);
+    tensor.release(orders.subject.source);
     contributions.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let mut stay: Vec<usize> = contributions[..count].iter().map(|(_, e)| *e).collect();
     stay.sort_unstable();

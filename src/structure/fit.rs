@@ -4,19 +4,16 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::blocks::Blocks;
-use super::budget::{all_values, failed, gram, slice_values};
+use super::blocks::{Blocks, Whole};
+use super::budget::failed;
 use super::kept::Kept;
 use super::rotary::{Pairs, columns, own_scale};
 use super::{StructureError, form};
-use crate::architecture::Model;
-use crate::checkpoint::Source;
 use crate::method::nystrom::refit;
 use crate::method::projection::Projection;
 use crate::method::value_output;
-use crate::statistics::Measured;
 
-/// Fitted matrices, by their position in [`Model::tensors`]: rows of the columns that are kept, the
+/// Fitted matrices, by their position in [`Model::tensors`](crate::architecture::Model::tensors): rows of the columns that are kept, the
 /// slices of a stack one after another.
 pub type Fits = HashMap<usize, Vec<f32>>;
 
@@ -25,7 +22,7 @@ pub type Fits = HashMap<usize, Vec<f32>>;
 pub struct Narrowed {
     /// Its block.
     pub block: usize,
-    /// Its position in [`Model::tensors`].
+    /// Its position in [`Model::tensors`](crate::architecture::Model::tensors).
     pub tensor: usize,
     /// What it reads now.
     pub inputs: Inputs,
@@ -86,32 +83,27 @@ pub fn narrowed(kept: &Kept, blocks: &Blocks) -> Vec<Narrowed> {
 ///
 /// # Errors
 /// [`StructureError`].
-pub fn fit(
-    kept: &Kept,
-    model: &Model,
-    blocks: &Blocks,
-    source: &dyn Source,
-    measured: &Measured<'_>,
-) -> Result<Fits, StructureError> {
+pub fn fit(whole: &Whole<'_>, kept: &Kept) -> Result<Fits, StructureError> {
+    let blocks = &whole.blocks;
     let one = |narrowed: &Narrowed| -> Result<(usize, Vec<f32>), StructureError> {
-        let tensor = &model.tensors[narrowed.tensor];
+        let tensor = whole.tensor(narrowed.tensor);
         let rows = tensor.shape[1] as usize;
         let mut fitted = Vec::new();
         match &narrowed.inputs {
             Inputs::Columns(lists) => {
                 for (slice, columns) in lists.iter().enumerate() {
-                    let w = slice_values(tensor, slice, source)?;
-                    let gram = gram(measured, tensor, slice)?;
+                    let w = whole.slice(tensor, slice)?;
+                    let gram = whole.gram(tensor, slice)?;
                     fitted.extend(refit(&w, rows, gram, columns).map_err(failed(tensor))?);
                 }
             }
             Inputs::Values(projection) => {
-                let w = slice_values(tensor, 0, source)?;
-                let gram = gram(measured, tensor, 0)?;
+                let w = whole.slice(tensor, 0)?;
+                let gram = whole.gram(tensor, 0)?;
                 fitted = value_output::refit(&w, rows, gram, projection).map_err(failed(tensor))?;
             }
         }
-        tensor.release(source);
+        tensor.release(whole.subject.source);
         Ok((narrowed.tensor, fitted))
     };
     let mut fits: Fits = narrowed(kept, blocks)
@@ -124,26 +116,21 @@ pub fn fit(
             continue;
         };
         for index in &attention.v {
-            let tensor = &model.tensors[*index];
-            let w = all_values(tensor, source)?;
+            let tensor = whole.tensor(*index);
+            let w = whole.values(tensor)?;
             let made = projection.values(&w, columns(tensor));
             fits.insert(*index, made);
         }
     }
     if let Some(pairs) = &kept.pairs {
-        fits.extend(queries(pairs, kept, model, blocks, source)?);
+        fits.extend(queries(whole, kept, pairs)?);
     }
     Ok(fits)
 }
 
 /// Queries of fewer pairs, of heads that stay, scaled as scores of shorter heads are.
-fn queries(
-    pairs: &Pairs,
-    kept: &Kept,
-    model: &Model,
-    blocks: &Blocks,
-    source: &dyn Source,
-) -> Result<Fits, StructureError> {
+fn queries(whole: &Whole<'_>, kept: &Kept, pairs: &Pairs) -> Result<Fits, StructureError> {
+    let (model, blocks) = (whole.subject.model, &whole.blocks);
     let target = form::architecture(kept, model, blocks)?;
     let order = form::head_order(kept, blocks, [&model.architecture, target]);
     let order = order.unwrap_or_default();
@@ -155,9 +142,9 @@ fn queries(
             continue;
         };
         for index in &attention.q {
-            let tensor = &model.tensors[*index];
+            let tensor = whole.tensor(*index);
             let columns = columns(tensor);
-            let w = all_values(tensor, source)?;
+            let w = whole.values(tensor)?;
             let turned = pairs.turn(&w, tensor, number, model, blocks.key_length);
             let heads = kept.heads_of(attention).into_iter();
             let heads = heads.flat_map(|h| h * blocks.shared_by..(h + 1) * blocks.shared_by);

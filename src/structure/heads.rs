@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::StructureError;
 use super::blocks::Attention;
-use super::budget::{Orders, failed, gram, left, slice_values};
+use super::budget::{Orders, failed, left};
 use super::kept::{Kept, KeptBlock};
 use crate::method::projection::{Projection, ValueHeads};
 use crate::method::value_output;
@@ -72,10 +72,10 @@ fn directions(
         shared_by: orders.blocks.shared_by,
         kept: kept.heads_of(attention),
     };
-    let gram = gram(orders.measured, tensor, 0)?;
-    let w = slice_values(tensor, 0, orders.source)?;
+    let gram = orders.gram(tensor, 0)?;
+    let w = orders.slice(tensor, 0)?;
     let rows = tensor.shape[1] as usize;
     let values = value_output::reduce(&w, rows, gram, &heads, length).map_err(failed(tensor));
-    tensor.release(orders.source);
+    tensor.release(orders.subject.source);
     values
 }

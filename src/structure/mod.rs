@@ -19,7 +19,7 @@ mod kept;
 mod reduce;
 mod rotary;
 
-pub use blocks::{Blocks, parameters};
+pub use blocks::{Blocks, Whole, parameters};
 pub use budget::decide;
 pub use check::check;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};

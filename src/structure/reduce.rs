@@ -5,26 +5,23 @@ use std::collections::HashMap;
 use dwindle_formats::gguf::{Metadata, TensorType, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::blocks::{Block, Blocks};
+use super::blocks::{Block, Blocks, Whole};
 use super::fit::{Fits, Inputs, narrowed};
 use super::kept::{Kept, KeptBlock};
 use super::{StructureError, form, rotary};
 use crate::architecture::{Assembly, Model, ModelTensor, role};
 use crate::checkpoint::Source;
 use crate::ggml;
+use crate::plan::Subject;
 use crate::statistics::{Importance, Part};
 
 /// Makes the smaller model. Fitted matrices are in F32 if the source's are, else in half precision.
 ///
 /// # Errors
 /// [`StructureError::Target`] where widths would differ and the architecture does not allow it.
-pub fn reduce(
-    model: &Model,
-    source: &dyn Source,
-    blocks: &Blocks,
-    kept: &Kept,
-    fits: &Fits,
-) -> Result<Model, StructureError> {
+pub fn reduce(whole: &Whole<'_>, kept: &Kept, fits: &Fits) -> Result<Model, StructureError> {
+    let Subject { model, source, .. } = whole.subject;
+    let blocks = &whole.blocks;
     let architecture = form::architecture(kept, model, blocks)?;
     let mut reduced = model.clone();
     if architecture != model.architecture {
@@ -63,7 +60,7 @@ pub fn reduce(
         reduced.tensors.push(made);
     }
     if let Some(pairs) = &kept.pairs {
-        let factors = rotary::factors(pairs, model, source, blocks)?;
+        let factors = rotary::factors(whole, pairs)?;
         let is_factors = |t: &ModelTensor| t.name == factors.name;
         reduced.tensors.retain(|t| !is_factors(t));
         reduced.tensors.push(factors);
@@ -242,15 +239,13 @@ fn fitted(
     })
 }
 
-/// The importance weights of the smaller model.
-pub fn importance(whole: &Importance, model: &Model, blocks: &Blocks, kept: &Kept) -> Importance {
-    let narrowed = narrowed(kept, blocks);
-    whole.of_kept(
-        model
-            .tensors
-            .iter()
-            .enumerate()
-            .filter_map(|(index, tensor)| {
+/// The importance weights of the smaller model, where the whole has some.
+pub fn importance(whole: &Whole<'_>, kept: &Kept) -> Option<Importance> {
+    let narrowed = narrowed(kept, &whole.blocks);
+    let all = whole.subject.measured.importance?;
+    Some(
+        all.of_kept(whole.subject.model.tensors.iter().enumerate().filter_map(
+            |(index, tensor)| {
                 let new = new_name(&tensor.name, kept)?;
                 let inputs = narrowed.iter().find(|n| n.tensor == index);
                 let part = match inputs.map(|n| &n.inputs) {
@@ -263,7 +258,8 @@ pub fn importance(whole: &Importance, model: &Model, blocks: &Blocks, kept: &Kep
                     },
                 };
                 Some((tensor.name.as_str(), tensor.shape[0] as usize, new, part))
-            }),
+            },
+        )),
     )
 }
 

@@ -3,11 +3,9 @@
 use dwindle_formats::gguf::Value;
 
 use super::StructureError;
-use super::blocks::Blocks;
-use super::budget::all_values;
+use super::blocks::{Blocks, Whole};
 use super::form::pair_elements;
 use crate::architecture::{Assembly, Model, ModelTensor, role};
-use crate::checkpoint::Source;
 
 const FACTORS: &str = "rope_freqs.weight";
 
@@ -112,16 +110,13 @@ pub fn own_scale(model: &Model) -> Option<f64> {
 ///
 /// # Errors
 /// [`StructureError::Read`].
-pub fn frequencies(
-    model: &Model,
-    source: &dyn Source,
-    blocks: &Blocks,
-) -> Result<Vec<f64>, StructureError> {
+pub fn frequencies(whole: &Whole<'_>) -> Result<Vec<f64>, StructureError> {
+    let (model, blocks) = (whole.subject.model, &whole.blocks);
     let key = |name: &str| format!("{}.rope.{name}", model.architecture);
     let number = |name: &str| model.metadata.get(&key(name)).and_then(Value::as_f64);
     let scale = number("scaling.factor").filter(|f| *f > 0.0).unwrap_or(1.0);
     let base = number("freq_base").unwrap_or(10_000.0);
-    let factors = own_factors(model, source)?;
+    let factors = own_factors(whole)?;
     let pairs = 0..blocks.key_length / 2;
     Ok(pairs
         .map(|i| {
@@ -132,22 +127,18 @@ pub fn frequencies(
         .collect())
 }
 
-fn own_factors(model: &Model, source: &dyn Source) -> Result<Option<Vec<f32>>, StructureError> {
-    let tensor = model.tensors.iter().find(|t| t.name == FACTORS);
-    tensor.map(|t| all_values(t, source)).transpose()
+fn own_factors(whole: &Whole<'_>) -> Result<Option<Vec<f32>>, StructureError> {
+    let tensor = whole.subject.tensor(FACTORS);
+    tensor.map(|t| whole.values(t)).transpose()
 }
 
 /// The factors that the frequencies of fewer pairs are divided by, so that each turns as it did.
-pub(super) fn factors(
-    pairs: &Pairs,
-    model: &Model,
-    source: &dyn Source,
-    blocks: &Blocks,
-) -> Result<ModelTensor, StructureError> {
+pub(super) fn factors(whole: &Whole<'_>, pairs: &Pairs) -> Result<ModelTensor, StructureError> {
+    let (model, blocks) = (whole.subject.model, &whole.blocks);
     let key = format!("{}.rope.freq_base", model.architecture);
     let base = model.metadata.get(&key).and_then(Value::as_f64);
     let base = base.unwrap_or(10_000.0);
-    let own = own_factors(model, source)?;
+    let own = own_factors(whole)?;
     let kept = pairs.kept.iter().enumerate().map(|(place, pair)| {
         let place = place as f64 / pairs.kept.len() as f64;
         let was = *pair as f64 / (blocks.key_length / 2) as f64;

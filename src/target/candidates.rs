@@ -2,8 +2,8 @@
 
 use dwindle_formats::gguf::TensorType;
 
-use super::{BudgetError, Subject};
-use crate::architecture::{ModelTensor, values};
+use super::{BudgetError, Task};
+use crate::architecture::ModelTensor;
 use crate::ggml;
 use crate::method::rounding::{Curvature, DAMPING, errors, round};
 use crate::plan::{Rounding, TransformError};
@@ -71,23 +71,23 @@ pub struct TensorCandidates {
 /// # Errors
 /// Values that can't be read, damaged statistics, a tensor that none of the types fits.
 pub fn candidates(
-    subject: &Subject<'_>,
+    task: &Task<'_>,
     types: &[TensorType],
     options: Options,
     done: &(dyn Fn() + Sync),
 ) -> Result<Vec<TensorCandidates>, BudgetError> {
-    let tensors = &subject.model.tensors;
+    let tensors = &task.subject.model.tensors;
     let weights: Vec<usize> = (0..tensors.len())
         .filter(|i| tensors[*i].is_weight())
         .collect();
     let judge = |index: usize| Judge {
         tensor: &tensors[index],
-        subject,
+        task,
     };
     let one = |index: &usize| {
         let judge = judge(*index);
         let found = judge.candidates(*index, types);
-        judge.tensor.release(subject.source);
+        judge.tensor.release(task.subject.source);
         done();
         found
     };
@@ -112,7 +112,7 @@ pub fn candidates(
 
 struct Judge<'a> {
     tensor: &'a ModelTensor,
-    subject: &'a Subject<'a>,
+    task: &'a Task<'a>,
 }
 
 /// Rows of one slice, and what they read.
@@ -128,7 +128,7 @@ impl<'a> Judge<'a> {
     /// Bytes that judging takes at once: the samples' factored Grams, and one under way.
     fn memory(&self) -> u64 {
         let square = self.tensor.shape[0].pow(2);
-        let statistics = self.subject.measured.statistics;
+        let statistics = self.task.subject.measured.statistics;
         match statistics.and_then(|s| s.group(&self.tensor.name)) {
             // Inputs too wide for one Gram count as not measured.
             Some(group) if group.blocks.len() == 1 => (16 + 8 * self.slices().min(SLICES)) * square,
@@ -148,7 +148,7 @@ impl<'a> Judge<'a> {
         let name = &self.tensor.name;
         let samples = self.samples()?;
         let row = self.tensor.shape[0];
-        let own = self.tensor.source_type(self.subject.source);
+        let own = self.tensor.source_type(self.task.subject.source);
         let fits = |ty: &TensorType| {
             let known = samples.iter().all(|s| s.importance.is_some());
             row.is_multiple_of(ty.block_len()) && (known || !ggml::requires_importance(*ty))
@@ -169,7 +169,7 @@ impl<'a> Judge<'a> {
         };
         let all = types.iter().copied().filter(fits);
         let all = all
-            .map(|ty| candidate(ty, self.subject.rounding))
+            .map(|ty| candidate(ty, self.task.rounding))
             .collect::<Result<Vec<_>, _>>()?;
         if all.is_empty() {
             return Err(BudgetError::NoType {
@@ -202,11 +202,11 @@ impl<'a> Judge<'a> {
                 let chosen: Vec<u64> = evenly(rows, SAMPLE.div_ceil(slices.min(SLICES))).collect();
                 for r in &chosen {
                     let at = first + r..first + r + 1;
-                    let read = values(tensor, self.subject.source, at);
+                    let read = self.task.subject.rows(tensor, at);
                     w.extend(read.map_err(super::ggml(&tensor.name))?);
                 }
                 let slice = slice as usize;
-                let measured = &self.subject.measured;
+                let measured = &self.task.subject.measured;
                 let gram = measured
                     .gram(&tensor.name, slice)
                     .map_err(BudgetError::of(&tensor.name))?;

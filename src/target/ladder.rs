@@ -2,7 +2,7 @@
 
 use dwindle_formats::container::plain_len;
 
-use super::{BudgetError, Subject};
+use super::{BudgetError, Task};
 use crate::plan::{Plan, Recipe, resolve};
 
 /// The file types that people use, as a ladder.
@@ -27,9 +27,9 @@ pub struct Rung {
 ///
 /// # Errors
 /// [`BudgetError::Plan`] where the model can't have it: some types need importance weights.
-pub fn rung(subject: &Subject<'_>, file_type: &str) -> Result<Rung, BudgetError> {
+pub fn rung(task: &Task<'_>, file_type: &str) -> Result<Rung, BudgetError> {
     let recipe = Recipe::base(file_type);
-    let plan = resolve(&recipe, subject.model, subject.source, &subject.measured)?;
+    let plan = resolve(&recipe, &task.subject)?;
     Ok(Rung {
         file_type: file_type.to_string(),
         bytes: plain_len(&plan.metadata, &plan.stored()).ok_or(BudgetError::Overflow)?,
@@ -38,7 +38,7 @@ pub fn rung(subject: &Subject<'_>, file_type: &str) -> Result<Rung, BudgetError>
 }
 
 /// The rungs that a model can have, of the file types that people use.
-pub fn rungs(subject: &Subject<'_>) -> Vec<Rung> {
-    let all = LADDER.iter().map(|name| rung(subject, name));
+pub fn rungs(task: &Task<'_>) -> Vec<Rung> {
+    let all = LADDER.iter().map(|name| rung(task, name));
     all.filter_map(Result::ok).collect()
 }

@@ -18,7 +18,7 @@ pub use allocation::{Assignment, Costs, bits_of};
 pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
 pub use ladder::{Rung, rung, rungs};
 pub use refinement::Refinement;
-pub use search::{Chosen, Search, Subject, of_bits, of_size, planned};
+pub use search::{Chosen, Search, Task, of_bits, of_size, planned};
 pub use sensitivity::{Grouping, fingerprint, groups, measure};
 
 use crate::eval::EvalError;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use dwindle_formats::gguf::TensorType;
 
-use super::{BudgetError, Chosen, Costs, Subject, of_size};
+use super::{BudgetError, Chosen, Costs, Task, of_size};
 use crate::architecture::role;
 
 /// By what a factor is tried larger and smaller at first.
@@ -27,7 +27,7 @@ const DEPTHS: usize = 4;
 /// The search. Files are proposed, made and measured by the caller, and told of, until none is proposed
 /// any more.
 pub struct Refinement<'a> {
-    subject: Subject<'a>,
+    task: Task<'a>,
     bytes: u64,
     /// Positions of tensors that share a factor.
     classes: Vec<Vec<usize>>,
@@ -49,12 +49,12 @@ impl<'a> Refinement<'a> {
     /// Begins with a choice and the divergence that was measured of it; at most `files` are proposed.
     pub fn new(
         costs: &Costs,
-        subject: Subject<'a>,
+        task: Task<'a>,
         (chosen, kld): (Chosen, f64),
         files: usize,
     ) -> Refinement<'a> {
         Refinement {
-            subject,
+            task,
             bytes: chosen.bytes,
             classes: classes(costs),
             tried: vec![chosen.assignment.types.clone()],
@@ -79,7 +79,7 @@ impl<'a> Refinement<'a> {
                 false => 1.0 / self.step,
             };
             let costs = self.best.0.with_factor(&self.classes[self.at], factor);
-            let chosen = of_size(&costs, &self.subject, self.bytes)?;
+            let chosen = of_size(&costs, &self.task, self.bytes)?;
             if self.tried.contains(&chosen.assignment.types) {
                 self.turn();
                 continue;

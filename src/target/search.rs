@@ -6,10 +6,7 @@ use dwindle_formats::container::stock_len;
 use dwindle_formats::gguf::TensorType;
 
 use super::{Assignment, BudgetError, Costs};
-use crate::architecture::Model;
-use crate::checkpoint::Source;
-use crate::plan::{Plan, PlanError, Rounding, resolve};
-use crate::statistics::Measured;
+use crate::plan::{Plan, PlanError, Rounding, Subject, resolve};
 
 /// Times that the header's share of a file is looked at anew.
 const CORRECTIONS: usize = 8;
@@ -25,14 +22,10 @@ const AIM: f64 = 0.97;
 
 /// A model whose tensors' types are to be chosen.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// The checkpoint's tensors.
-    pub model: &'a Model,
-    /// Where they come from.
-    pub source: &'a dyn Source,
-    /// What is known of their inputs.
-    pub measured: Measured<'a>,
-    /// How they are rounded.
+pub struct Task<'a> {
+    /// The model.
+    pub subject: Subject<'a>,
+    /// How its tensors are rounded.
     pub rounding: Rounding,
 }
 
@@ -51,15 +44,15 @@ pub struct Chosen {
 ///
 /// # Errors
 /// [`BudgetError::TooSmall`] with the bytes of the smallest file.
-pub fn of_size(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
+pub fn of_size(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     // The header's digests depend a little on the types, and so on what the header leaves.
-    let smallest = of_tensors(costs, subject, costs.range().0)?;
+    let smallest = of_tensors(costs, task, costs.range().0)?;
     let mut overhead = smallest.bytes - smallest.assignment.bytes;
     for _ in 0..CORRECTIONS {
         let Some(left) = bytes.checked_sub(overhead) else {
             break;
         };
-        let chosen = match of_tensors(costs, subject, left) {
+        let chosen = match of_tensors(costs, task, left) {
             Err(BudgetError::TooSmall { .. }) => break,
             chosen => chosen?,
         };
@@ -81,9 +74,9 @@ pub fn of_size(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chose
 ///
 /// # Errors
 /// [`BudgetError::TooFewBits`] with the bits of the smallest file.
-pub fn of_bits(costs: &Costs, subject: &Subject<'_>, bits: f64) -> Result<Chosen, BudgetError> {
-    let smallest = of_tensors(costs, subject, costs.range().0)?;
-    let weights: u64 = subject.model.tensors.iter().map(|t| t.elements()).sum();
+pub fn of_bits(costs: &Costs, task: &Task<'_>, bits: f64) -> Result<Chosen, BudgetError> {
+    let smallest = of_tensors(costs, task, costs.range().0)?;
+    let weights: u64 = task.subject.elements();
     let bytes = (bits * weights as f64 / 8.0) as u64;
     let whole = smallest.plan.bytes();
     if bytes < whole {
@@ -92,19 +85,19 @@ pub fn of_bits(costs: &Costs, subject: &Subject<'_>, bits: f64) -> Result<Chosen
             smallest: 8.0 * whole as f64 / weights as f64,
         });
     }
-    of_tensors(costs, subject, smallest.assignment.bytes + (bytes - whole))
+    of_tensors(costs, task, smallest.assignment.bytes + (bytes - whole))
 }
 
 /// The best file whose tensors that can be chosen take at most so many bytes.
-fn of_tensors(costs: &Costs, subject: &Subject<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
-    planned(subject, costs.allocate(bytes)?)
+fn of_tensors(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
+    planned(task, costs.allocate(bytes)?)
 }
 
 /// The search for the smallest file that diverges by at most so much. Files are proposed, made and
 /// measured by the caller, and told of, until none is proposed any more.
 pub struct Search<'a> {
     costs: &'a Costs,
-    subject: Subject<'a>,
+    task: Task<'a>,
     wanted: f64,
     /// What is measured for each unit of what is predicted.
     factor: f64,
@@ -118,10 +111,10 @@ pub struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Begins a search.
-    pub fn new(costs: &'a Costs, subject: Subject<'a>, kld: f64) -> Search<'a> {
+    pub fn new(costs: &'a Costs, task: Task<'a>, kld: f64) -> Search<'a> {
         Search {
             costs,
-            subject,
+            task,
             wanted: kld,
             factor: 1.0,
             best: None,
@@ -151,7 +144,7 @@ impl<'a> Search<'a> {
             0 => high,
             _ => bytes_for(self.costs, AIM * self.wanted / self.factor, low, high)?,
         };
-        let chosen = of_tensors(self.costs, &self.subject, bytes)?;
+        let chosen = of_tensors(self.costs, &self.task, bytes)?;
         // More bytes don't always buy another choice.
         let is_new = !self.tried.contains(&chosen.assignment.types);
         Ok(is_new.then_some(chosen))
@@ -200,15 +193,9 @@ fn bytes_for(costs: &Costs, kld: f64, from: u64, to: u64) -> Result<u64, BudgetE
 ///
 /// # Errors
 /// A type that can't be written.
-pub fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, BudgetError> {
-    let Subject {
-        model,
-        source,
-        measured,
-        rounding,
-    } = subject;
-    let resolved = |rounding| resolve(&assignment.recipe(rounding), model, *source, measured);
-    let plan = match resolved(*rounding) {
+pub fn planned(task: &Task<'_>, assignment: Assignment) -> Result<Chosen, BudgetError> {
+    let resolved = |rounding| resolve(&assignment.recipe(rounding), &task.subject);
+    let plan = match resolved(task.rounding) {
         // Each tensor is copied, or plain floats, or reads what was not measured.
         Err(PlanError::NothingToRound) => resolved(Rounding::Nearest),
         plan => plan,

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{BudgetError, Subject, TensorCandidates};
-use crate::architecture::{ModelTensor, role, values};
+use super::{BudgetError, Task, TensorCandidates};
+use crate::architecture::{ModelTensor, role};
 use crate::eval::{EvalOptions, Reference, cache_key, compare, write_reference};
 use crate::ggml;
 use crate::llama;
@@ -52,14 +52,17 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
 ///
 /// # Errors
 /// Values that can't be read.
-pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
+pub fn fingerprint(task: &Task<'_>) -> Result<String, BudgetError> {
     let mut bytes = Vec::new();
-    for tensor in &subject.model.tensors {
+    for tensor in &task.subject.model.tensors {
         bytes.extend(tensor.name.as_bytes());
         bytes.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
-        let row = values(tensor, subject.source, 0..1).map_err(super::ggml(&tensor.name))?;
+        let row = task
+            .subject
+            .rows(tensor, 0..1)
+            .map_err(super::ggml(&tensor.name))?;
         let width = tensor.shape[0] as usize;
-        let importance = subject.measured.importance;
+        let importance = task.subject.measured.importance;
         let columns = importance.and_then(|i| i.columns(&tensor.name, width, 0));
         let all = row.iter().chain(columns.unwrap_or_default());
         bytes.extend(all.flat_map(|v| v.to_le_bytes()));
@@ -75,7 +78,7 @@ pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.
 pub fn measure(
-    subject: &Subject<'_>,
+    task: &Task<'_>,
     running: &llama::model::Model,
     tensors: &[TensorCandidates],
     groups: &[Vec<usize>],
@@ -83,7 +86,7 @@ pub fn measure(
     known: &mut Sensitivities,
     keep: &mut dyn FnMut(&Sensitivities) -> std::io::Result<()>,
 ) -> Result<(), BudgetError> {
-    let Subject { model, source, .. } = *subject;
+    let subject = &task.subject;
     let dir = tempfile::TempDir::new()?;
     let cache = dir.path().join("reference");
     let key = cache_key(b"sensitivity", text, options);
@@ -110,16 +113,16 @@ pub fn measure(
             }
         };
         for i in &loaded {
-            let tensor = &model.tensors[tensors[*i].index];
-            let rounded = probed(tensor, subject, &tensors[*i])?;
+            let tensor = &subject.model.tensors[tensors[*i].index];
+            let rounded = probed(tensor, task, &tensors[*i])?;
             running.replace(&tensor.name, &rounded)?;
         }
         let (value, error) = kld()?;
         for i in &loaded {
-            let tensor = &model.tensors[tensors[*i].index];
-            let original = values(tensor, source, 0..tensor.row_count());
+            let tensor = &subject.model.tensors[tensors[*i].index];
+            let original = subject.values(tensor);
             running.replace(&tensor.name, &original.map_err(super::ggml(&tensor.name))?)?;
-            tensor.release(source);
+            tensor.release(subject.source);
         }
         known.groups.push(Sensitivity {
             tensors: names,
@@ -134,16 +137,16 @@ pub fn measure(
 /// A tensor as its probe's type holds it.
 fn probed(
     tensor: &ModelTensor,
-    subject: &Subject<'_>,
+    task: &Task<'_>,
     candidates: &TensorCandidates,
 ) -> Result<Vec<f32>, BudgetError> {
     let ty = candidates.probe.ty;
     let failed = super::ggml(&tensor.name);
-    let mut w = values(tensor, subject.source, 0..tensor.row_count()).map_err(&failed)?;
+    let mut w = task.subject.values(tensor).map_err(&failed)?;
     let row = tensor.shape[0] as usize;
     let per_slice = tensor.shape[1] as usize * row;
     for (slice, w) in w.chunks_mut(per_slice).enumerate() {
-        let importance = subject.measured.importance;
+        let importance = task.subject.measured.importance;
         let importance = importance.and_then(|i| i.columns(&tensor.name, row, slice));
         w.par_chunks_mut(ROWS * row)
             .try_for_each(|w| {

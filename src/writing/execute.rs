@@ -14,10 +14,7 @@ use super::fitted::Fitted;
 use super::ordered::ordered;
 use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
-use crate::architecture::Model;
-use crate::checkpoint::Source;
-use crate::plan::{Plan, TransformError, Treatment};
-use crate::statistics::Measured;
+use crate::plan::{Plan, Subject, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
@@ -25,12 +22,8 @@ const RELEASE_EVERY: u64 = 64 << 20;
 /// What a plan is carried out on.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The model that the plan was made for.
-    pub model: &'a Model,
-    /// Where its tensors come from.
-    pub source: &'a dyn Source,
-    /// What is known of the layers' inputs.
-    pub measured: Measured<'a>,
+    /// What the plan was made for.
+    pub subject: Subject<'a>,
     /// Tensors that were fitted to one another beforehand.
     pub fitted: Option<&'a Fitted>,
     /// A digest of the identity of all these, by which an unfinished file is recognised.
@@ -121,12 +114,11 @@ pub fn compress(
     progress: Progress<'_>,
 ) -> Result<Summary, PipelineError> {
     let Inputs {
-        model,
-        source,
-        measured,
+        subject,
         identity,
         fitted,
     } = *inputs;
+    let Subject { model, source, .. } = subject;
     let stored = plan.stored();
     let metadata = &plan.metadata;
     let mut hash = Sha256::new();
@@ -140,7 +132,7 @@ pub fn compress(
     let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
     let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
-    let rounder = Rounder::new(source, measured);
+    let rounder = Rounder::new(subject);
     let work = |job: &Job| {
         let tensor = &model.tensors[job.step];
         let step = &plan.steps[job.step];
@@ -153,7 +145,7 @@ pub fn compress(
                     Treatment::Round => rounder
                         .rows(tensor, ty, rows)
                         .map(|(bytes, sums)| (bytes.into(), sums)),
-                    _ => store_rows(tensor, source, ty, rows, measured.importance),
+                    _ => store_rows(tensor, source, ty, rows, subject.measured.importance),
                 };
                 stored.map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
             }
@@ -246,11 +238,9 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
 
 fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {
     let Inputs {
-        model,
-        source,
-        fitted,
-        ..
+        subject, fitted, ..
     } = *inputs;
+    let Subject { model, source, .. } = subject;
     let mut jobs = Vec::new();
     for (step, s) in plan.steps.iter().enumerate().skip(first) {
         let elements: u64 = s.stored.shape.iter().product();

@@ -10,7 +10,7 @@ use super::contract::multiply_out;
 use super::execute::Inputs;
 use super::factor;
 use super::transform::{ErrorSums, encode, round_trip};
-use crate::architecture::{ModelTensor, values};
+use crate::architecture::ModelTensor;
 use crate::ggml;
 use crate::method::joint::Joint;
 use crate::method::rounding::{Curvature, DAMPING, round};
@@ -66,9 +66,7 @@ impl<'a> Factorizer<'a> {
 
     /// One step, from the checkpoint and the calibration's inputs.
     pub fn make(&self, step: usize) -> Result<Made, TransformError> {
-        let Inputs {
-            source, measured, ..
-        } = *self.inputs;
+        let subject = &self.inputs.subject;
         let tensor = self.tensor(step);
         match &self.plan.steps[step].treatment {
             Treatment::Slice => Ok(Made::default()),
@@ -76,30 +74,29 @@ impl<'a> Factorizer<'a> {
             Treatment::Multilinear { stack, .. } => {
                 let tensors: Vec<&ModelTensor> =
                     stack.members.iter().map(|i| self.tensor(*i)).collect();
-                let operand = Operand::stack(&tensors, stack.over, source, &measured)?;
+                let operand = Operand::stack(subject, &tensors, stack.over)?;
                 self.make_of(step, &[operand], None)
             }
             Treatment::LowRank { .. } | Treatment::Prune { .. } | Treatment::Round => {
                 let slices = tensor.shape.get(2).copied().unwrap_or(1);
                 let operands: Vec<Operand<'_>> = (0..slices as usize)
-                    .map(|slice| Operand::slice(tensor, slice, source, &measured))
+                    .map(|slice| Operand::slice(subject, tensor, slice))
                     .collect::<Result<_, _>>()?;
                 self.make_of(step, &operands, None)
             }
             Treatment::Store => {
-                let operand =
-                    Operand::unmeasured(values(tensor, source, 0..tensor.row_count())?, tensor);
+                let operand = Operand::unmeasured(subject.values(tensor)?, tensor);
                 self.make_of(step, &[operand], None)
             }
             Treatment::SparseLowRank { .. } | Treatment::Operator { .. } => {
-                let operand = Operand::slice(tensor, 0, source, &measured)?;
+                let operand = Operand::slice(subject, tensor, 0)?;
                 self.make_of(step, &[operand], None)
             }
         }
     }
 
     fn tensor(&self, step: usize) -> &'a ModelTensor {
-        &self.inputs.model.tensors[step]
+        &self.inputs.subject.model.tensors[step]
     }
 
     /// One step that is computed for itself, from operands: one a slice of a stack of matrices, else
@@ -156,7 +153,7 @@ impl<'a> Factorizer<'a> {
     fn dense(&self, step: usize, values: &[f32], w: &[f32]) -> Result<Made, TransformError> {
         let tensor = self.tensor(step);
         let ty = self.plan.steps[step].stored.parts[0].ty;
-        let importance = self.inputs.measured.importance;
+        let importance = self.inputs.subject.measured.importance;
         let bytes = encode(ty, values, tensor, 0..tensor.row_count(), importance)?;
         Made::dense(ty, bytes, w)
     }
@@ -172,7 +169,7 @@ impl<'a> Factorizer<'a> {
         let ty = self.plan.steps[step].stored.parts[0].ty;
         let mut bytes = Vec::new();
         for (slice, operand) in operands.iter().enumerate() {
-            let weights = self.inputs.measured.importance;
+            let weights = self.inputs.subject.measured.importance;
             let weights = weights.and_then(|i| i.columns(&tensor.name, operand.cols, slice));
             let curvature = match operand.gram() {
                 Some(gram) => Curvature::new(gram, DAMPING)?,
@@ -247,9 +244,7 @@ impl<'a> Factorizer<'a> {
     }
 
     fn take_joint(&self, step: usize, members: &[usize]) -> Result<Made, TransformError> {
-        let Inputs {
-            source, measured, ..
-        } = *self.inputs;
+        let subject = &self.inputs.subject;
         let shared = {
             let mut groups = self.joint.lock().unwrap_or_else(PoisonError::into_inner);
             groups.entry(members[0]).or_default().clone()
@@ -257,7 +252,7 @@ impl<'a> Factorizer<'a> {
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.made.is_none() {
             let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
-            let operand = Operand::joint(&tensors, source, &measured)?;
+            let operand = Operand::joint(subject, &tensors)?;
             let mut made = self.make_joint(members, &operand, &operand.w)?;
             made.iter_mut().for_each(|m| m.values = Vec::new());
             shared.made = Some(made);

@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use dwindle_formats::gguf::TensorType;
 
 use super::transform::ErrorSums;
-use crate::architecture::{ModelTensor, values};
-use crate::checkpoint::Source;
+use crate::architecture::ModelTensor;
 use crate::ggml;
 use crate::method::error::MethodError;
 use crate::method::rounding::{Curvature, DAMPING, round};
-use crate::plan::TransformError;
-use crate::statistics::Measured;
+use crate::plan::{Subject, TransformError};
 
 /// Factored Grams that stay in memory: that of the tensor under way, and the next one's.
 const KEPT: usize = 2;
@@ -21,18 +19,16 @@ type Slot = Arc<OnceLock<Result<Curvature, MethodError>>>;
 
 /// Rounds rows of tensors. Tensors that read the same input share its factored Gram.
 pub struct Rounder<'a> {
-    source: &'a dyn Source,
-    measured: Measured<'a>,
+    subject: Subject<'a>,
     /// By the first of the weights that read an input, and the expert; the latest last.
     curvatures: Mutex<Vec<((String, usize), Slot)>>,
 }
 
 impl<'a> Rounder<'a> {
-    /// Of tensors of a source, by what was measured of their inputs.
-    pub fn new(source: &'a dyn Source, measured: Measured<'a>) -> Rounder<'a> {
+    /// Of the tensors of a subject.
+    pub fn new(subject: Subject<'a>) -> Rounder<'a> {
         Rounder {
-            source,
-            measured,
+            subject,
             curvatures: Mutex::default(),
         }
     }
@@ -48,7 +44,7 @@ impl<'a> Rounder<'a> {
         ty: TensorType,
         rows: Range<u64>,
     ) -> Result<(Vec<u8>, ErrorSums), TransformError> {
-        let w = values(tensor, self.source, rows.clone())?;
+        let w = self.subject.rows(tensor, rows.clone())?;
         let row_len = tensor.shape[0] as usize;
         let per_slice = tensor.shape.get(1).copied().unwrap_or(1);
         let mut bytes = Vec::new();
@@ -76,10 +72,11 @@ impl<'a> Rounder<'a> {
     ) -> Result<Vec<u8>, TransformError> {
         let row_len = tensor.shape[0] as usize;
         let importance = self
+            .subject
             .measured
             .importance
             .and_then(|i| i.columns(&tensor.name, row_len, slice));
-        let Some(gram) = self.measured.gram(&tensor.name, slice)? else {
+        let Some(gram) = self.subject.measured.gram(&tensor.name, slice)? else {
             let len = ty.bytes(&[row_len as u64, rows as u64]).unwrap_or(0);
             let mut bytes = vec![0; len as usize];
             ggml::quantize(ty, w, row_len, importance, &mut bytes)?;
@@ -92,7 +89,11 @@ impl<'a> Rounder<'a> {
     }
 
     fn slot(&self, tensor: &ModelTensor, slice: usize) -> Slot {
-        let group = self.measured.statistics.and_then(|s| s.group(&tensor.name));
+        let group = self
+            .subject
+            .measured
+            .statistics
+            .and_then(|s| s.group(&tensor.name));
         let first = group.and_then(|g| g.weights.first());
         let key = (first.unwrap_or(&tensor.name).clone(), slice);
         let mut all = self

@@ -92,13 +92,13 @@ impl Resolver<'_> {
         if !matches!(tensor.shape.len(), 2 | 3) {
             return Ok(Some(format!("it has {} dimensions", tensor.shape.len())));
         }
-        if self.measured.statistics.is_none() {
+        if self.subject.measured.statistics.is_none() {
             self.require_statistics(index, "`rank = \"auto\"`")?;
         }
         if !self.is_measured(index) {
             return Ok(Some("its input was not measured, or not whole".into()));
         }
-        let Some(diagnosis) = self.measured.diagnosis else {
+        let Some(diagnosis) = self.subject.measured.diagnosis else {
             return Err(PlanError::DiagnosisMissing {
                 tensor: tensor.name.clone(),
             });
@@ -160,7 +160,11 @@ impl Resolver<'_> {
     /// What a unit of output error costs, of a tensor that takes part.
     fn sensitivity(&self, index: usize) -> f64 {
         let name = &self.tensor(index).name;
-        let known = self.measured.diagnosis.and_then(|d| d.sensitivity(name));
+        let known = self
+            .subject
+            .measured
+            .diagnosis
+            .and_then(|d| d.sensitivity(name));
         known.unwrap_or(0.0)
     }
 
@@ -168,11 +172,11 @@ impl Resolver<'_> {
     fn energies(&self, tensor: &ModelTensor) -> Result<Vec<f64>, TransformError> {
         let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
         let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
-        let tokens = |slice| self.measured.tokens(&tensor.name, slice) as f64;
+        let tokens = |slice| self.subject.measured.tokens(&tensor.name, slice) as f64;
         let total: f64 = (0..slices).map(tokens).sum();
         let mut sum = vec![0.0; n.min(m)];
         for slice in 0..slices {
-            let operand = Operand::slice(tensor, slice, self.source, self.measured)?;
+            let operand = Operand::slice(&self.subject, tensor, slice)?;
             let energies = decompose(&operand.w, m, n, operand.gram())?.energies();
             let share = if total > 0.0 {
                 tokens(slice) / total
@@ -194,7 +198,7 @@ impl Resolver<'_> {
     ) -> Result<Vec<(u64, Choice)>, TransformError> {
         let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
         let rows: Vec<usize> = tensors.iter().map(|t| t.row_count() as usize).collect();
-        let operand = Operand::joint(&tensors, self.source, self.measured)?;
+        let operand = Operand::joint(&self.subject, &tensors)?;
         let joint = Joint::decompose(
             &operand.w,
             &rows,

@@ -6,18 +6,16 @@ use dwindle_formats::gguf::TensorType;
 
 use super::recipe::Base;
 use super::resolve::PlanError;
+use super::subject::Subject;
 use dwindle_architecture::{Model, ModelTensor};
-use dwindle_checkpoint::Source;
 use dwindle_ggml::{FileType, MixtureTensor, ModelDesc, mixture_types};
-use dwindle_statistics::Importance;
 
 /// The type of each tensor where no rule holds, and the file type's number if there is one.
 pub(super) fn base_types(
     base: &Base,
-    model: &Model,
-    source: &dyn Source,
-    importance: Option<&Importance>,
+    subject: &Subject<'_>,
 ) -> Result<(Vec<TensorType>, Option<u32>), PlanError> {
+    let Subject { model, source, .. } = *subject;
     let kept = |t: &ModelTensor| {
         if t.always_f32 {
             TensorType::F32
@@ -56,7 +54,7 @@ pub(super) fn base_types(
         &describe(model)?,
         &tensors,
         file_type,
-        importance.is_some(),
+        subject.measured.importance.is_some(),
         false,
     )?;
     let types = choices

@@ -13,6 +13,7 @@ mod resolve;
 mod resolver;
 mod rule;
 mod structure;
+mod subject;
 mod treatment;
 
 pub use layers::LayerRange;
@@ -22,4 +23,5 @@ pub use recipe::{Base, Recipe, RecipeError, Rounding, Rule};
 pub use resolve::{Plan, PlanError, resolve};
 pub use rule::{Decomposition, Method, Rank, Ranks};
 pub use structure::{Dropped, Structure};
+pub use subject::Subject;
 pub use treatment::{Fallback, Multilinear, Stack, Step, Treatment};

@@ -117,7 +117,11 @@ impl Resolver<'_> {
         for &index in members {
             let tensor = self.tensor(index);
             self.require_statistics(index, "svd of several tensors")?;
-            let group = self.measured.statistics.and_then(|s| s.group(&tensor.name));
+            let group = self
+                .subject
+                .measured
+                .statistics
+                .and_then(|s| s.group(&tensor.name));
             let key = group.map_or(tensor.name.as_str(), |g| g.name());
             let key = if tensor.shape.len() == 2 {
                 key
@@ -198,8 +202,8 @@ impl Resolver<'_> {
         let mut largest = 1;
         for slice in 0..slices {
             let operand = match tensors[..] {
-                [one] => Operand::slice(one, slice, self.source, self.measured),
-                _ => Operand::joint(&tensors, self.source, self.measured),
+                [one] => Operand::slice(&self.subject, one, slice),
+                _ => Operand::joint(&self.subject, &tensors),
             };
             let operand = operand.map_err(&failed)?;
             let rows = operand.w.len() / operand.cols;

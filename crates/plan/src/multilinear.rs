@@ -102,8 +102,8 @@ impl Resolver<'_> {
             "attn_k" | "attn_v" => "attention.head_count_kv",
             _ => return Err(format!("the rows of `{role}` are no heads")),
         };
-        let key = format!("{}.{key}", self.model.architecture);
-        let heads = match self.model.metadata.get(&key) {
+        let key = format!("{}.{key}", self.subject.model.architecture);
+        let heads = match self.subject.model.metadata.get(&key) {
             Some(dwindle_formats::gguf::Value::Array(a)) => a.get_u64(layer.unwrap_or(0) as usize),
             Some(value) => value.as_u64(),
             None => None,
@@ -154,7 +154,7 @@ impl Resolver<'_> {
             tensor_train::mode_sizes(n, modes),
         );
         let failed = self.transform_failed(index);
-        let operand = Operand::slice(self.tensor(index), 0, self.source, self.measured);
+        let operand = Operand::slice(&self.subject, self.tensor(index), 0);
         let w = operand.map_err(&failed)?.w;
         let fixed = usizes(ranks);
         let found = tensor_train::decompose_matrix(&w, &rows, &cols, wish(ranks, &fixed))
@@ -316,7 +316,7 @@ impl Resolver<'_> {
             return Ok(Multilinear::Cp(in_blocks(&[rank], &limit, ranks, ty)[0]));
         }
         let tensors: Vec<&ModelTensor> = stack.members.iter().map(|i| self.tensor(*i)).collect();
-        let operand = Operand::stack(&tensors, stack.over, self.source, self.measured)?;
+        let operand = Operand::stack(&self.subject, &tensors, stack.over)?;
         let whitening = match operand.gram() {
             Some(gram) => Some(Whitening::new(gram, DAMPING)?),
             None => None,

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use dwindle_formats::container::Over;
 
-use dwindle_architecture::{ModelTensor, values};
-use dwindle_checkpoint::Source;
+use super::subject::Subject;
+use dwindle_architecture::ModelTensor;
 use dwindle_ggml::GgmlError;
 use dwindle_method::error::MethodError;
 use dwindle_method::gram::Gram;
 use dwindle_method::low_rank::LowRankError;
 use dwindle_method::rounding::RoundingError;
-use dwindle_statistics::{Measured, StatisticsError};
+use dwindle_statistics::StatisticsError;
 
 /// Why a tensor can't be transformed.
 #[derive(Debug, thiserror::Error)]
@@ -45,17 +45,17 @@ impl<'a> Operand<'a> {
     /// # Errors
     /// Values that can't be read, damaged statistics.
     pub fn slice(
+        subject: &Subject<'a>,
         tensor: &ModelTensor,
         index: usize,
-        source: &dyn Source,
-        measured: &Measured<'a>,
     ) -> Result<Operand<'a>, TransformError> {
         let rows = tensor.shape[1];
         let first = index as u64 * rows;
         Ok(Operand {
-            w: values(tensor, source, first..first + rows)?,
+            w: subject.rows(tensor, first..first + rows)?,
             cols: tensor.row_len() as usize,
-            gram: measured
+            gram: subject
+                .measured
                 .gram(&tensor.name, index)?
                 .map(|g| Cow::Borrowed(g.values)),
         })
@@ -84,13 +84,12 @@ impl<'a> Operand<'a> {
     /// # Errors
     /// As [`Self::slice`].
     pub fn joint(
+        subject: &Subject<'a>,
         tensors: &[&ModelTensor],
-        source: &dyn Source,
-        measured: &Measured<'a>,
     ) -> Result<Operand<'a>, TransformError> {
-        let mut all = Operand::slice(tensors[0], 0, source, measured)?;
+        let mut all = Operand::slice(subject, tensors[0], 0)?;
         for tensor in &tensors[1..] {
-            all.w.extend(values(tensor, source, 0..tensor.row_count())?);
+            all.w.extend(subject.values(tensor)?);
         }
         Ok(all)
     }
@@ -101,14 +100,14 @@ impl<'a> Operand<'a> {
     /// # Errors
     /// As [`Self::slice`].
     pub fn stack(
+        subject: &Subject<'a>,
         tensors: &[&ModelTensor],
         over: Over,
-        source: &dyn Source,
-        measured: &Measured<'a>,
     ) -> Result<Operand<'a>, TransformError> {
+        let measured = &subject.measured;
         let mut w = Vec::new();
         for tensor in tensors {
-            w.extend(values(tensor, source, 0..tensor.row_count())?);
+            w.extend(subject.values(tensor)?);
         }
         let grams: Vec<(f64, Gram<'a>)> = match over {
             Over::Heads => measured

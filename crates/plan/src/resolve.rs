@@ -8,12 +8,12 @@ use super::base::base_types;
 use super::operand::TransformError;
 use super::recipe::{Recipe, Rounding};
 use super::resolver::{Resolved, Resolver};
+use super::subject::Subject;
 use super::treatment::{Fallback, Step, Treatment};
 use dwindle_architecture::{Model, ModelTensor, role};
-use dwindle_checkpoint::Source;
 use dwindle_ggml as ggml;
 use dwindle_ggml::MixtureError;
-use dwindle_statistics::{Importance, Measured};
+use dwindle_statistics::Importance;
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -117,15 +117,13 @@ impl Plan {
 /// # Errors
 /// An unknown base, a type that can't be written or lacks importance weights, a rule that matches
 /// nothing, weights that can't be decomposed.
-pub fn resolve(
-    recipe: &Recipe,
-    model: &Model,
-    source: &dyn Source,
-    measured: &Measured<'_>,
-) -> Result<Plan, PlanError> {
+pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError> {
+    let Subject {
+        model, measured, ..
+    } = *subject;
     let importance = measured.importance;
     let layers = layer_count(model);
-    let (base_types, file_type) = base_types(&recipe.base, model, source, importance)?;
+    let (base_types, file_type) = base_types(&recipe.base, subject)?;
     check_rules_match(recipe, model, layers)?;
 
     let rule_of = |tensor: &ModelTensor| {
@@ -138,9 +136,7 @@ pub fn resolve(
     };
     let rules: Vec<Option<usize>> = model.tensors.iter().map(rule_of).collect();
     let resolver = Resolver {
-        model,
-        source,
-        measured,
+        subject: *subject,
         base: &base_types,
     };
     // Rules that speak of several tensors at once come first; what they leave is resolved singly.

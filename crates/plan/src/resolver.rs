@@ -9,22 +9,19 @@ use rayon::prelude::*;
 use super::operand::TransformError;
 use super::resolve::PlanError;
 use super::rule::{Method, Rank};
+use super::subject::Subject;
 use super::treatment::{Fallback, Step, Treatment};
-use dwindle_architecture::{Model, ModelTensor};
-use dwindle_checkpoint::Source;
+use dwindle_architecture::ModelTensor;
 use dwindle_method::prune::Pruning;
 use dwindle_method::quantize::fitting_type;
 use dwindle_method::sparsity::Pattern;
-use dwindle_statistics::Measured;
 
 /// A step, and what was wished where that could not be.
 pub(super) type Resolved = (Step, Option<Fallback>);
 
 /// What rules are resolved against.
 pub(super) struct Resolver<'a> {
-    pub model: &'a Model,
-    pub source: &'a dyn Source,
-    pub measured: &'a Measured<'a>,
+    pub subject: Subject<'a>,
     /// The type of each tensor that no rule names.
     pub base: &'a [TensorType],
 }
@@ -111,11 +108,11 @@ impl Resolver<'_> {
     }
 
     pub fn tensor(&self, index: usize) -> &ModelTensor {
-        &self.model.tensors[index]
+        &self.subject.model.tensors[index]
     }
 
     pub fn source_type(&self, index: usize) -> TensorType {
-        self.tensor(index).source_type(self.source)
+        self.tensor(index).source_type(self.subject.source)
     }
 
     pub fn transform_failed(&self, index: usize) -> impl Fn(TransformError) -> PlanError {
@@ -129,7 +126,8 @@ impl Resolver<'_> {
     /// Whether the input of a tensor was measured whole.
     pub fn is_measured(&self, index: usize) -> bool {
         let name = &self.tensor(index).name;
-        self.measured
+        self.subject
+            .measured
             .statistics
             .is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1))
     }

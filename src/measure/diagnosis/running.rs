@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::tensor::{DiagnoseError, rank_of_keep};
-use crate::architecture::{self, ModelTensor, values};
-use crate::checkpoint::Source;
+use crate::architecture::ModelTensor;
 use crate::eval::{Chunks, EvalOptions, Reference, cache_key, compare, write_reference};
 use crate::llama::activations::Probe;
 use crate::llama::context::{ContextOptions, default_threads};
@@ -12,47 +11,38 @@ use crate::llama::lockstep::{Pair, lockstep};
 use crate::llama::model::Model;
 use crate::method::low_rank::decompose;
 use crate::method::svd::multiply_out;
-use crate::plan::{Operand, TransformError};
-use crate::statistics::{InputDiagnosis, Measured, Statistics, TensorDiagnosis};
+use crate::plan::{Operand, Subject, TransformError};
+use crate::statistics::{InputDiagnosis, TensorDiagnosis};
 
-/// A checkpoint with what is known of its layers' inputs.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// The checkpoint's tensors.
-    pub model: &'a architecture::Model,
-    /// Where they come from.
-    pub source: &'a dyn Source,
-    /// Their layers' inputs.
-    pub statistics: &'a Statistics,
+/// A tensor as whitened svd at `keep` leaves it.
+fn compressed(
+    subject: &Subject<'_>,
+    tensor: &ModelTensor,
+    keep: f64,
+) -> Result<Vec<f32>, DiagnoseError> {
+    let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
+    let rank = rank_of_keep(keep, m, n);
+    let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
+    let slice = |i: usize| -> Result<Vec<f32>, TransformError> {
+        let operand = Operand::slice(subject, tensor, i)?;
+        let d = decompose(&operand.w, m, n, operand.gram())?;
+        let f = d.factors(&operand.w, m, n, rank)?;
+        Ok(multiply_out(&f.a, &f.b, n, m, rank))
+    };
+    let made: Result<Vec<Vec<f32>>, _> = (0..slices).map(slice).collect();
+    Ok(made.map_err(DiagnoseError::of(tensor))?.concat())
 }
 
-impl Subject<'_> {
-    fn tensor(&self, name: &str) -> Option<&ModelTensor> {
-        self.model.tensors.iter().find(|t| t.name == name)
-    }
+fn original(subject: &Subject<'_>, tensor: &ModelTensor) -> Result<Vec<f32>, DiagnoseError> {
+    let values = subject.values(tensor);
+    values.map_err(|e| DiagnoseError::of(tensor)(e.into()))
+}
 
-    /// A tensor as whitened svd at `keep` leaves it.
-    fn compressed(&self, tensor: &ModelTensor, keep: f64) -> Result<Vec<f32>, DiagnoseError> {
-        let measured = Measured {
-            statistics: Some(self.statistics),
-            ..Measured::default()
-        };
-        let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
-        let rank = rank_of_keep(keep, m, n);
-        let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
-        let slice = |i: usize| -> Result<Vec<f32>, TransformError> {
-            let operand = Operand::slice(tensor, i, self.source, &measured)?;
-            let d = decompose(&operand.w, m, n, operand.gram())?;
-            let f = d.factors(&operand.w, m, n, rank)?;
-            Ok(multiply_out(&f.a, &f.b, n, m, rank))
-        };
-        let made: Result<Vec<Vec<f32>>, _> = (0..slices).map(slice).collect();
-        Ok(made.map_err(DiagnoseError::of(tensor))?.concat())
-    }
-
-    fn original(&self, tensor: &ModelTensor) -> Result<Vec<f32>, DiagnoseError> {
-        values(tensor, self.source, 0..tensor.row_count())
-            .map_err(|e| DiagnoseError::of(tensor)(e.into()))
+/// Lets go of what was read of a tensor and of its input's Gram.
+fn release(subject: &Subject<'_>, tensor: &ModelTensor) {
+    tensor.release(subject.source);
+    if let Some(statistics) = subject.measured.statistics {
+        statistics.release(&tensor.name);
     }
 }
 
@@ -66,8 +56,7 @@ pub fn divergences(
     subject: &Subject<'_>,
     running: &Model,
     keep: f64,
-    text: &str,
-    options: &EvalOptions,
+    (text, options): (&str, &EvalOptions),
     tensors: &mut [TensorDiagnosis],
     done: &mut dyn FnMut(),
 ) -> Result<usize, DiagnoseError> {
@@ -84,11 +73,10 @@ pub fn divergences(
     let rounding = measure()?;
     for diagnosis in tensors.iter_mut() {
         if let Some(tensor) = subject.tensor(&diagnosis.name) {
-            running.replace(&tensor.name, &subject.compressed(tensor, keep)?)?;
+            running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
             diagnosis.kld = Some((measure()? - rounding).max(0.0));
-            running.replace(&tensor.name, &subject.original(tensor)?)?;
-            tensor.release(subject.source);
-            subject.statistics.release(&tensor.name);
+            running.replace(&tensor.name, &original(subject, tensor)?)?;
+            release(subject, tensor);
         }
         done();
     }
@@ -130,18 +118,15 @@ impl Rows {
 /// As [`divergences`].
 pub fn activations(
     subject: &Subject<'_>,
-    original: &Model,
-    running: &Model,
+    [original, running]: [&Model; 2],
     keep: f64,
-    text: &str,
-    options: &EvalOptions,
+    (text, options): (&str, &EvalOptions),
     tensors: &[TensorDiagnosis],
 ) -> Result<Vec<InputDiagnosis>, DiagnoseError> {
     for diagnosis in tensors {
         if let Some(tensor) = subject.tensor(&diagnosis.name) {
-            running.replace(&tensor.name, &subject.compressed(tensor, keep)?)?;
-            tensor.release(subject.source);
-            subject.statistics.release(&tensor.name);
+            running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
+            release(subject, tensor);
         }
     }
     let chunks = Chunks::cut(original, text, options)?;

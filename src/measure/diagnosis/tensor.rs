@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::architecture::{Model, ModelTensor, role};
-use crate::checkpoint::Source;
 use crate::eval::EvalError;
 use crate::llama::model::LlamaError;
 use crate::method::low_rank::{Decomposition, LowRankError, decompose};
@@ -14,8 +13,8 @@ use crate::method::sparsity::Pattern;
 use crate::method::svd::multiply_out;
 use crate::method::tensor::Ranks;
 use crate::method::tensor_train::{decompose_matrix, mode_sizes};
-use crate::plan::{Operand, TransformError};
-use crate::statistics::{Measured, Statistics, TensorDiagnosis};
+use crate::plan::{Operand, Subject, TransformError};
+use crate::statistics::{Statistics, TensorDiagnosis};
 
 /// The kept fractions at which the spectrum is looked at.
 const KEEPS: [f64; 3] = [0.25, 0.5, 0.75];
@@ -55,24 +54,18 @@ impl DiagnoseError {
 /// # Errors
 /// Weights that can't be read or decomposed, damaged statistics.
 pub fn tensors(
-    model: &Model,
-    source: &dyn Source,
+    subject: &Subject<'_>,
     statistics: &Statistics,
     keep: f64,
     done: &(dyn Fn() + Sync),
 ) -> Result<Vec<TensorDiagnosis>, DiagnoseError> {
-    let measured = Measured {
-        statistics: Some(statistics),
-        ..Measured::default()
-    };
-    let known: Vec<&ModelTensor> = measured_weights(model, statistics).collect();
+    let known: Vec<&ModelTensor> = measured_weights(subject.model, statistics).collect();
     known
         .par_iter()
         .map(|tensor| {
-            let found =
-                diagnose(tensor, source, &measured, keep).map_err(DiagnoseError::of(tensor))?;
+            let found = diagnose(subject, tensor, keep).map_err(DiagnoseError::of(tensor))?;
             statistics.release(&tensor.name);
-            tensor.release(source);
+            tensor.release(subject.source);
             done();
             Ok(found)
         })
@@ -110,17 +103,16 @@ struct Sums {
 }
 
 fn diagnose(
+    subject: &Subject<'_>,
     tensor: &ModelTensor,
-    source: &dyn Source,
-    measured: &Measured<'_>,
     keep: f64,
 ) -> Result<TensorDiagnosis, TransformError> {
     let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
     let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
     let mut sums = Sums::default();
     for slice in 0..slices {
-        let tokens = measured.tokens(&tensor.name, slice) as f64;
-        let operand = Operand::slice(tensor, slice, source, measured)?;
+        let tokens = subject.measured.tokens(&tensor.name, slice) as f64;
+        let operand = Operand::slice(subject, tensor, slice)?;
         let Decomposition::Whitened(whitening, spectrum) =
             decompose(&operand.w, m, n, operand.gram())?
         else {
