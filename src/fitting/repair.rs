@@ -9,15 +9,12 @@
 use std::collections::HashMap;
 
 use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
-use crate::architecture::{self, ModelTensor};
+use crate::architecture::{self, ModelTensor, Traits};
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};
 use crate::plan::{Subject, TransformError};
 use crate::structure::{Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
-
-/// Families whose residual stream is such a sum.
-const FAMILIES: [&str; 5] = ["llama", "deci", "qwen2", "qwen3", "granite"];
 
 /// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a fraction
 /// of its input's mean square.
@@ -39,7 +36,7 @@ pub fn repair(
 ) -> Result<Fits, FitError> {
     let (subject, blocks) = (whole.subject, &whole.blocks);
     let model = subject.model;
-    if !FAMILIES.contains(&model.architecture.as_str())
+    if !Traits::of(&model.architecture).residual
         || blocks
             .all
             .iter()

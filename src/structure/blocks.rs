@@ -181,10 +181,6 @@ impl Blocks {
     }
 }
 
-/// Families whose blocks and heads are all alike, so that any may leave: no slopes, sinks or windows
-/// that belong to a number.
-pub const ALIKE: [&str; 6] = ["llama", "deci", "qwen2", "qwen3", "qwen3moe", "granite"];
-
 /// Parameters of some blocks, norms included.
 pub fn parameters(model: &Model, which: impl Fn(usize) -> bool) -> u64 {
     let wanted = |t: &&ModelTensor| role(&t.name).0.is_some_and(|block| which(block as usize));

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use super::blocks::{FeedForward, Whole, parameters};
 use super::form;
 use super::kept::Kept;
-use super::rotary::Pairs;
+use super::orders::{Orders, left};
+use super::pairs::Pairs;
 use super::{StructureError, experts, heads};
-use crate::architecture::ModelTensor;
 use crate::method::allocate::{Choice, choose};
-use crate::method::nystrom::{Elimination, eliminate};
+use crate::method::nystrom::Elimination;
 use crate::plan::Structure;
 
 /// The least fraction of a feed-forward layer's columns that a budget leaves.
@@ -74,57 +74,7 @@ fn rounded(width: f64, full: usize, granule: usize) -> usize {
     (granules * granule).clamp(granule, full)
 }
 
-/// What an order leaves of `full` parts when so many stay, ascending.
-pub(super) fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
-    let mut stays = vec![true; full];
-    sweep.order[..full - stay]
-        .iter()
-        .for_each(|i| stays[*i] = false);
-    (0..full).filter(|i| stays[*i]).collect()
-}
-
-/// The order in which parts of a model leave.
-pub(super) struct Orders<'a>(pub &'a Whole<'a>);
-
-impl<'a> std::ops::Deref for Orders<'a> {
-    type Target = Whole<'a>;
-
-    fn deref(&self) -> &Whole<'a> {
-        self.0
-    }
-}
-
 impl Orders<'_> {
-    pub fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
-        let instead = "leave `ffn` and `keep` away";
-        let ffn = self.blocks.all[block].ffn.as_ref();
-        ffn.ok_or_else(|| self.unknown(block, "feed-forward layer", instead))
-    }
-
-    /// The order in which groups of columns of a matrix leave.
-    pub fn order(
-        &self,
-        tensor: usize,
-        slice: usize,
-        group: usize,
-        most: usize,
-    ) -> Result<Elimination, StructureError> {
-        let tensor = self.tensor(tensor);
-        let gram = self.gram(tensor, slice)?;
-        let w = self.slice(tensor, slice)?;
-        let rows = tensor.shape[1] as usize;
-        let sweep = eliminate(&w, rows, gram, group, most).map_err(failed(tensor));
-        tensor.release(self.subject.source);
-        sweep
-    }
-
-    /// The order in which the columns of each expert leave, until `least` are left.
-    fn columns(&self, ffn: &FeedForward, least: usize) -> Result<Vec<Elimination>, StructureError> {
-        (0..ffn.experts)
-            .map(|slice| self.order(ffn.down, slice, 1, ffn.width - least))
-            .collect()
-    }
-
     /// Shares a budget: one width for each layer, or where the architecture has but one, that.
     fn share(
         &self,
@@ -237,16 +187,5 @@ impl Orders<'_> {
                 (width, choice)
             })
             .collect()
-    }
-}
-
-/// Names the tensor that a method failed on.
-pub(super) fn failed(
-    tensor: &ModelTensor,
-) -> impl Fn(crate::method::error::MethodError) -> StructureError {
-    let tensor = tensor.name.clone();
-    move |source| StructureError::Method {
-        tensor: tensor.clone(),
-        source,
     }
 }

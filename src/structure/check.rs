@@ -1,8 +1,8 @@
 //! Holds what a recipe wants of a model's structure against the model.
 
 use super::StructureError;
-use super::blocks::{ALIKE, Blocks};
-use crate::architecture::Model;
+use super::blocks::Blocks;
+use crate::architecture::{Model, Traits};
 use crate::plan::{Dropped, Structure};
 
 /// Whether more than columns of feed-forward layers leaves.
@@ -27,11 +27,11 @@ pub fn check(wanted: &Structure, model: &Model, parts: &Blocks) -> Result<(), St
         found,
         expected: expected.to_string(),
     };
-    if is_deep(wanted) && !ALIKE.contains(&&*model.architecture) {
+    if is_deep(wanted) && !Traits::of(&model.architecture).alike {
         return Err(bad(
             "the architecture for `heads`, `value_length`, `key_length`, `experts` or `drop`",
             format!("`{}`", model.architecture),
-            &format!("one of {}", ALIKE.join(", ")),
+            &format!("one of {}", Traits::names(|t| t.alike)),
         ));
     }
     for (what, value) in [("`keep`", wanted.keep), ("`ffn`", wanted.ffn)] {

@@ -1,8 +1,8 @@
 //! Which experts stay.
 
 use super::StructureError;
-use super::budget::Orders;
 use super::kept::Kept;
+use super::orders::Orders;
 use crate::plan::Structure;
 
 /// Chooses the experts of each block that give most, as wished.

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::blocks::{Blocks, Whole};
-use super::budget::failed;
 use super::kept::Kept;
-use super::rotary::{Pairs, columns, own_scale};
+use super::orders::failed;
+use super::pairs::{Pairs, columns};
+use super::rotary::own_scale;
 use super::{StructureError, form};
 use crate::method::nystrom::refit;
 use crate::method::projection::Projection;

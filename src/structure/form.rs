@@ -11,19 +11,11 @@ use dwindle_formats::gguf::{Metadata, Value};
 use super::StructureError;
 use super::blocks::{Block, Blocks};
 use super::kept::Kept;
-use crate::architecture::{Model, ModelTensor, role};
+use super::pairs::pair_elements;
+use crate::architecture::{Model, ModelTensor, Traits, role};
 
 /// Keys and values of different lengths.
 pub(super) const UNEVEN: &str = "step35";
-
-/// What `step35` can be made of.
-const LLAMA_SHAPED: [&str; 3] = ["llama", "qwen2", "qwen3"];
-
-/// Architectures that turn neighbouring elements of a head; others turn its halves.
-const NEIGHBOURS: [&str; 3] = ["llama", "deci", "granite"];
-
-/// Architectures that apply `rope_freqs`.
-const FACTORS: [&str; 3] = ["llama", "deci", "granite"];
 
 /// Roles that `step35` has.
 const UNEVEN_ROLES: [&str; 14] = [
@@ -45,7 +37,7 @@ const UNEVEN_ROLES: [&str; 14] = [
 
 /// Whether blocks may differ in width, as a `deci`.
 pub(super) fn allows_irregular(model: &Model, blocks: &Blocks) -> bool {
-    let llama = ["llama", "deci"].contains(&model.architecture.as_str());
+    let traits = Traits::of(&model.architecture);
     let alike = |block: &Block| {
         let is_dense = block
             .ffn
@@ -53,7 +45,7 @@ pub(super) fn allows_irregular(model: &Model, blocks: &Blocks) -> bool {
             .is_some_and(|f| f.experts == 1 && f.rows.len() > 1);
         block.attention.is_some() && is_dense
     };
-    llama && blocks.all.iter().all(alike)
+    traits.uneven && blocks.all.iter().all(alike)
 }
 
 /// That blocks would differ in width where they can't.
@@ -82,7 +74,7 @@ pub(super) fn architecture<'a>(
         found: format!("{} for keys and {} for values", lengths[0], lengths[1]),
         expected,
     };
-    if kept.pairs.is_some() && !FACTORS.contains(&own) {
+    if kept.pairs.is_some() && !Traits::of(own).rope_freqs {
         let whole = format!(
             "{} for keys, as `{own}` has no `rope_freqs`",
             blocks.key_length
@@ -90,8 +82,8 @@ pub(super) fn architecture<'a>(
         return Err(refuse(whole));
     }
     if lengths[0] != lengths[1] {
-        if !LLAMA_SHAPED.contains(&own) {
-            let shaped = LLAMA_SHAPED.join(", ");
+        if !Traits::of(own).llama_shaped {
+            let shaped = Traits::names(|t| t.llama_shaped);
             return Err(refuse(format!("the same, as `{own}` is none of {shaped}")));
         }
         if is_irregular {
@@ -133,7 +125,7 @@ pub(super) fn head_order(
     blocks: &Blocks,
     [from, to]: [&str; 2],
 ) -> Option<Vec<usize>> {
-    let neighbours = [from, to].map(|architecture| NEIGHBOURS.contains(&architecture));
+    let neighbours = [from, to].map(|architecture| Traits::of(architecture).neighbours);
     if kept.pairs.is_none() && neighbours[0] == neighbours[1] {
         return None;
     }
@@ -148,14 +140,6 @@ pub(super) fn head_order(
             halves.chain(pairs.iter().map(|p| second(*p))).collect()
         }
     })
-}
-
-/// Where the two elements of a rotary pair lie in a head.
-pub fn pair_elements(architecture: &str, length: usize) -> [Box<dyn Fn(usize) -> usize + Sync>; 2] {
-    match NEIGHBOURS.contains(&architecture) {
-        true => [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)],
-        false => [Box::new(|p| p), Box::new(move |p| p + length / 2)],
-    }
 }
 
 /// Writes what `step35` asks for beyond a Llama's metadata.
@@ -177,7 +161,7 @@ pub(super) fn describe_uneven(metadata: &mut Metadata, blocks: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rotary::Pairs;
+    use super::super::pairs::Pairs;
     use super::*;
 
     #[test]

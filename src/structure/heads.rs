@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::StructureError;
 use super::blocks::Attention;
-use super::budget::{Orders, failed, left};
 use super::kept::{Kept, KeptBlock};
+use super::orders::{Orders, failed, left};
 use crate::method::projection::{Projection, ValueHeads};
 use crate::method::value_output;
 use crate::plan::Structure;

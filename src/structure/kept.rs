@@ -1,7 +1,7 @@
 //! What stays of a model.
 
 use super::blocks::{Attention, Blocks};
-use super::rotary::Pairs;
+use super::pairs::Pairs;
 use crate::method::projection::Projection;
 
 /// What stays of each block; `None` where the whole block leaves.

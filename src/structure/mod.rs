@@ -16,6 +16,8 @@ mod fit;
 mod form;
 mod heads;
 mod kept;
+mod orders;
+mod pairs;
 mod reduce;
 mod rotary;
 
@@ -23,10 +25,10 @@ pub use blocks::{Blocks, Whole, parameters};
 pub use budget::decide;
 pub use check::check;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
-pub use form::pair_elements;
 pub use kept::{Kept, KeptBlock};
+pub use pairs::{Pairs, pair_elements};
 pub use reduce::{digest, importance, reduce};
-pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
+pub use rotary::{check as check_rotary, frequencies, own_scale};
 
 use crate::ggml::GgmlError;
 use crate::method::error::MethodError;

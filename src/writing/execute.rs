@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use dwindle_formats::container::{
-    ChunkGeometry, ContainerWriter, Digest, EncodedChunk, Form, Part, StoredPlan, WriteError,
+    ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, WriteError,
 };
 use dwindle_formats::gguf::encode_header;
 use sha2::{Digest as _, Sha256};
 
 use super::factored::Factorizer;
 use super::fitted::Fitted;
+use super::inputs::Inputs;
 use super::ordered::ordered;
 use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
@@ -18,17 +19,6 @@ use crate::plan::{Plan, Subject, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
-
-/// What a plan is carried out on.
-#[derive(Clone, Copy)]
-pub struct Inputs<'a> {
-    /// What the plan was made for.
-    pub subject: Subject<'a>,
-    /// Tensors that were fitted to one another beforehand.
-    pub fitted: Option<&'a Fitted>,
-    /// A digest of the identity of all these, by which an unfinished file is recognised.
-    pub identity: &'a Digest,
-}
 
 /// How a plan is carried out.
 #[derive(Debug, Clone, Copy)]

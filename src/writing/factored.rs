@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dwindle_formats::gguf::TensorType;
 
 use super::contract::multiply_out;
-use super::execute::Inputs;
 use super::factor;
+use super::inputs::Inputs;
 use super::transform::{ErrorSums, encode, round_trip};
 use crate::architecture::ModelTensor;
 use crate::ggml;

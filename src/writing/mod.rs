@@ -6,15 +6,17 @@ mod execute;
 mod factor;
 mod factored;
 mod fitted;
+mod inputs;
 mod ordered;
 mod rounding;
 mod transform;
 
 pub(crate) use contract::multiply_out;
 pub use execute::Progress;
-pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress};
 pub(crate) use execute::{Job, Work, chunks_of, run};
+pub use execute::{Options, PipelineError, Summary, TensorSummary, compress};
 pub(crate) use factored::{Factorizer, Made};
 pub use fitted::Fitted;
+pub use inputs::Inputs;
 pub(crate) use ordered::ordered;
 pub use transform::{ErrorSums, store_rows};

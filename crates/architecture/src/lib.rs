@@ -34,6 +34,7 @@ mod parameters;
 mod rope;
 mod to_huggingface;
 mod tokenizer;
+mod traits;
 mod values;
 mod weights;
 
@@ -48,6 +49,7 @@ pub use error::Error;
 pub use gguf::from_gguf;
 pub use huggingface::from_huggingface;
 pub use to_huggingface::{Checkpoint, to_huggingface};
+pub use traits::Traits;
 pub use values::values;
 
 /// A checkpoint seen as the model that llama.cpp knows.

@@ -9,7 +9,7 @@ mod mixture;
 pub use convert::{
     GgmlError, MAX_MAGNITUDE, dequantize, quantize, readable, requires_importance, writable,
 };
-pub use library::{Library, install};
+pub use library::{Library, install, mixture_types};
 pub use mixture::{
-    Choice, FILE_TYPES, FileType, MAX_LAYERS, MixtureError, MixtureTensor, ModelDesc, mixture_types,
+    Choice, FILE_TYPES, FileType, MAX_LAYERS, MixtureError, MixtureTensor, ModelDesc,
 };

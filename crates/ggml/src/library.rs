@@ -52,3 +52,23 @@ pub fn install(library: &'static dyn Library) {
 pub(crate) fn library() -> Option<&'static dyn Library> {
     LIBRARY.get().copied()
 }
+
+/// The types that llama-quantize gives the tensors of a model, in the order of `tensors`:
+/// its mixture, its fallbacks for rows that don't divide into blocks, and its treatment of tied
+/// embeddings included.
+///
+/// `has_importance` is whether an importance matrix is given at all; `pure` turns the mixture off,
+/// so that every tensor gets the file type's default type.
+///
+/// # Errors
+/// An architecture that llama.cpp does not know, and shapes that ggml can't hold.
+pub fn mixture_types(
+    desc: &ModelDesc,
+    tensors: &[MixtureTensor<'_>],
+    file_type: FileType,
+    has_importance: bool,
+    pure: bool,
+) -> Result<Vec<Choice>, MixtureError> {
+    let library = library().ok_or(MixtureError::NotLinked(file_type.name))?;
+    library.mixture(desc, tensors, file_type, has_importance, pure)
+}
