@@ -11,7 +11,9 @@ use dwindle::eval::EvalError;
 use dwindle::llama::activations::Probe;
 use dwindle::llama::context::ContextOptions;
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::measure::{CalibrateError, CalibrateOptions, Calibration, Outputs, calibrate};
+use dwindle::measure::{
+    CalibrateError, CalibrateOptions, Calibration, CalibrationText, Outputs, calibrate,
+};
 use dwindle::runtime::identity;
 use dwindle::statistics::{Importance, Statistics, StatisticsError};
 use dwindle_formats::gguf::TensorType;
@@ -63,8 +65,10 @@ impl Case {
         calibrate(
             &self.model,
             identity,
-            &text,
-            "text",
+            CalibrationText {
+                words: &text,
+                name: "text",
+            },
             options,
             outputs,
             &mut |p| {

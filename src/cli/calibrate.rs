@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::eval::peak_memory;
-use crate::measure::{CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, calibrate};
+use crate::measure::{
+    CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs, calibrate,
+};
 use crate::runtime::identity;
 use crate::statistics::Group;
 use clap::Parser;
@@ -93,8 +95,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let calibration = calibrate(
         &model,
         identity,
-        &text,
-        &file_name(&args.text),
+        CalibrationText {
+            words: &text,
+            name: &file_name(&args.text),
+        },
         &options,
         outputs,
         &mut |p| {

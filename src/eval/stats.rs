@@ -173,11 +173,7 @@ impl DivergenceSums {
                 value: ppl.value - base.value,
                 error: spread(ppl.error, base.error, ppl.value * base.value * covariance),
             },
-            nll_correlation: if errors > 0.0 {
-                covariance / errors
-            } else {
-                0.0
-            },
+            nll_correlation: ratio(covariance, errors),
             kld: of(self.kld),
             kld_median: at(0.5),
             kld_90: at(0.9),
@@ -192,16 +188,17 @@ impl DivergenceSums {
             mean_p_change: of(self.p_diff),
             rms_p_change: Estimate {
                 value: rms,
-                error: if rms > 0.0 {
-                    0.5 / rms * mean_square.error
-                } else {
-                    0.0
-                },
+                error: ratio(0.5 * mean_square.error, rms),
             },
             max_p_change: self.max_p_diff.into(),
             logit_cosine: with_cosine.then_some(self.cosine / count),
         }
     }
+}
+
+/// A quotient, zero where there is nothing to divide by.
+fn ratio(of: f64, by: f64) -> f64 {
+    if by > 0.0 { of / by } else { 0.0 }
 }
 
 /// The mean and its standard error; ten values or fewer have none.

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use super::observe::{STRIDE, observe};
 use super::side_by_side::{FitError, FitText};
-use crate::architecture::role;
+use crate::architecture::{ModelTensor, role};
+use crate::ggml::GgmlError;
 use crate::llama::activations::LinearInput;
 use crate::llama::model;
+use crate::plan::Subject;
 use crate::structure::Whole;
 
 /// The influence of each block: one less the mean cosine between the residual stream before it and
@@ -21,18 +23,7 @@ pub fn influence(
     running: &model::Model,
     text: &FitText<'_>,
 ) -> Result<Vec<f64>, FitError> {
-    let mut norms: HashMap<String, Vec<f32>> = HashMap::new();
-    let subject = whole.subject;
-    for tensor in &subject.model.tensors {
-        if tensor.name.ends_with("attn_norm.weight") || tensor.name == "output_norm.weight" {
-            let values = subject.values(tensor);
-            let values = values.map_err(|e| FitError::Transform {
-                tensor: tensor.name.clone(),
-                source: e.into(),
-            })?;
-            norms.insert(tensor.name.clone(), values);
-        }
-    }
+    let norms = norms(&whole.subject)?;
     let count = whole.blocks.all.len();
     // Before which block the stream is read, or `count` for behind the last, and the norm between the
     // stream and what is read of it.
@@ -81,6 +72,23 @@ pub fn influence(
     // A block before or behind which the stream was not seen counts as one that turns it round.
     let mean = |(sum, n): &(f64, usize)| 1.0 - sum / (*n).max(1) as f64;
     Ok(sums.iter().map(mean).collect())
+}
+
+/// The weights of the norms that stand between the stream and what is read of it.
+fn norms(subject: &Subject<'_>) -> Result<HashMap<String, Vec<f32>>, FitError> {
+    let is_read =
+        |t: &&ModelTensor| t.name.ends_with("attn_norm.weight") || t.name == "output_norm.weight";
+    let tensors = subject.model.tensors.iter().filter(is_read);
+    tensors
+        .map(|tensor| {
+            let failed = |e: GgmlError| FitError::Transform {
+                tensor: tensor.name.clone(),
+                source: e.into(),
+            };
+            let values = subject.values(tensor).map_err(failed)?;
+            Ok((tensor.name.clone(), values))
+        })
+        .collect()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

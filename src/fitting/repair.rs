@@ -14,7 +14,7 @@ use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};
 use crate::plan::{Subject, TransformError};
-use crate::structure::{Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
+use crate::structure::{Block, Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
 
 /// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a fraction
 /// of its input's mean square.
@@ -36,12 +36,8 @@ pub fn repair(
 ) -> Result<Fits, FitError> {
     let (subject, blocks) = (whole.subject, &whole.blocks);
     let model = subject.model;
-    if !Traits::of(&model.architecture).residual
-        || blocks
-            .all
-            .iter()
-            .any(|b| b.ffn.as_ref().is_none_or(|f| f.experts > 1))
-    {
+    let is_dense = |b: &Block| b.ffn.as_ref().is_some_and(|f| f.experts == 1);
+    if !Traits::of(&model.architecture).residual || !blocks.all.iter().all(is_dense) {
         return Err(FitError::Stream {
             architecture: model.architecture.clone(),
         });
@@ -73,12 +69,11 @@ pub fn repair(
     };
     let mut count = 0;
     models.run(&wanted, &mut |Pair { first, second }| {
-        if let Some(end) = end_of(second.input) {
-            let fitted = repair.layer(end, first, second.values)?;
-            if let Some(values) = fitted {
-                for reader in &layers[second.input].readers {
-                    second.replace(reader, &values)?;
-                }
+        let end = end_of(second.input);
+        let fitted = end.map(|end| repair.layer(end, first, second.values));
+        if let Some(values) = fitted.transpose()?.flatten() {
+            for reader in &layers[second.input].readers {
+                second.replace(reader, &values)?;
             }
         }
         count += 1;

@@ -40,14 +40,6 @@ pub fn rotary_pairs(
     let mut scores: Vec<Vec<PairScores>> = (0..blocks.all.len())
         .map(|block| (0..heads_of(block)).map(|_| unseen()).collect())
         .collect();
-    let block_of = |input: &LinearInput| {
-        let readers = input.readers.iter();
-        let mut blocks = readers.filter_map(|r| match role(&r.weight) {
-            (Some(block), "attn_q") => Some(block as usize),
-            _ => None,
-        });
-        blocks.next()
-    };
     let text = FitText {
         options: FitOptions {
             chunks: text.options.chunks.min(CHUNKS),
@@ -88,16 +80,32 @@ pub fn rotary_pairs(
         },
     )?;
     let all: Vec<PairScores> = scores.into_iter().flatten().collect();
-    let failed = |source| FitError::Transform {
+    stronger(&all, stay, (0..blocks.all.len()).map(heads_of))
+}
+
+/// The pairs that stay, and their factors for the heads of each block.
+fn stronger(
+    scores: &[PairScores],
+    stay: usize,
+    heads: impl Iterator<Item = usize>,
+) -> Result<Pairs, FitError> {
+    let (kept, factors) = choose(scores, stay).map_err(|source| FitError::Transform {
         tensor: "rope_freqs.weight".to_string(),
         source: TransformError::Method(source),
-    };
-    let (kept, factors) = choose(&all, stay).map_err(failed)?;
+    })?;
     let mut factors = factors.into_iter();
-    let of_block = |block| factors.by_ref().take(heads_of(block)).collect();
     Ok(Pairs {
         kept,
-        factors: (0..blocks.all.len()).map(of_block).collect(),
+        factors: heads.map(|n| factors.by_ref().take(n).collect()).collect(),
+    })
+}
+
+/// The block whose queries read an input.
+fn block_of(input: &LinearInput) -> Option<usize> {
+    let mut readers = input.readers.iter();
+    readers.find_map(|r| match role(&r.weight) {
+        (Some(block), "attn_q") => Some(block as usize),
+        _ => None,
     })
 }
 

@@ -113,8 +113,16 @@ pub enum CalibrateError {
     Threads { threads: usize },
 }
 
-/// Runs a model over a text and writes what its linear layers read; `text_name` stands for the
-/// text in the files.
+/// A text to calibrate on.
+#[derive(Debug, Clone, Copy)]
+pub struct CalibrationText<'a> {
+    /// Its words.
+    pub words: &'a str,
+    /// What stands for it in the files.
+    pub name: &'a str,
+}
+
+/// Runs a model over a text and writes what its linear layers read.
 ///
 /// The text is cut into chunks as llama-imatrix does: `ctx` tokens each, the first of them
 /// replaced by the token that begins a text if the model wants it, each evaluated for itself. In
@@ -125,8 +133,7 @@ pub enum CalibrateError {
 pub fn calibrate(
     model: &Model,
     identity: Identity,
-    text: &str,
-    text_name: &str,
+    text: CalibrationText<'_>,
     options: &CalibrateOptions,
     outputs: Outputs<'_>,
     progress: &mut dyn FnMut(Progress),
@@ -138,83 +145,44 @@ pub fn calibrate(
         threads: options.threads,
         ..EvalOptions::default()
     };
-    let chunks = Chunks::cut(model, text, &eval)?;
+    let chunks = Chunks::cut(model, text.words, &eval)?;
     let mut feeder = Feeder::new(model, &chunks, options)?;
-    let with_grams = outputs.statistics.is_some();
-    let groups: Vec<Group> = feeder
-        .probe
-        .inputs()
-        .iter()
-        .map(|input| group(input, options.max_gram_width))
-        .collect();
+    let inputs = feeder.probe.inputs().iter();
+    let groups: Vec<Group> = inputs.map(|i| group(i, options.max_gram_width)).collect();
     if groups.is_empty() {
         return Err(CalibrateError::NoLayers);
     }
     let provenance = Provenance {
         dwindle: env!("CARGO_PKG_VERSION").to_string(),
         model: identity,
-        text: text_name.to_string(),
-        text_sha256: hex(&Sha256::digest(text)),
+        text: text.name.to_string(),
+        text_sha256: hex(&Sha256::digest(text.words)),
         tokens: chunks.tokens.len() as u64,
         chunks: chunks.count as u64,
         ctx: options.ctx,
     };
-    let mut writer = outputs
-        .statistics
-        .map(|path| StatisticsWriter::create(path, provenance.clone(), groups.clone()))
-        .transpose()?;
-    let blocks = |g: &Group| {
-        if with_grams {
-            g.blocks.clone()
-        } else {
-            Vec::new()
-        }
-    };
+    let mut results = Results::new(outputs, &provenance, &groups)?;
     let costs: Vec<u64> = groups
         .iter()
-        .map(|g| Accumulator::bytes(g.width, g.slices, &blocks(g)))
+        .map(|g| Accumulator::bytes(g.width, g.slices, results.blocks(g)))
         .collect();
     let waiting = (options.memory / 4).clamp(WAITING.0, WAITING.1);
     let passes = passes(&costs, options.memory.saturating_sub(waiting));
     let mut meter = Meter::new(&passes, chunks.count.div_ceil(chunks.group), progress);
-
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut unreached = Vec::new();
     for inputs in &passes {
+        let sums = groups[inputs.clone()].iter();
+        let sums = sums.map(|g| Accumulator::new(g.width, g.slices, results.blocks(g)));
         let mut pass = Pass {
             first: inputs.start,
-            sums: groups[inputs.clone()]
-                .iter()
-                .map(|g| Accumulator::new(g.width, g.slices, &blocks(g)))
-                .collect(),
+            sums: sums.collect(),
             waiting: 0,
             limit: waiting,
         };
         feeder.run(&chunks, &mut pass, &groups, &mut meter)?;
-        for (i, sums) in inputs.clone().zip(&pass.sums) {
-            if let Some(writer) = &mut writer {
-                writer.write(i, sums)?;
-            }
-            let empty = sums.rows().enumerate().filter(|(_, rows)| *rows == 0);
-            unreached.extend(empty.map(|(slice, _)| (groups[i].name().to_string(), slice)));
-            if outputs.imatrix.is_some() {
-                entries.extend(imatrix_entries(&groups[i], sums, outputs.output_layer));
-            }
-        }
+        results.take(&pass, &groups)?;
         meter.pass += 1;
     }
-    let bytes = writer.as_ref().map_or(0, |w| w.bytes);
-    if let Some(path) = outputs.imatrix {
-        let run = Run {
-            dataset: text_name,
-            chunks: chunks.count,
-            ctx: options.ctx,
-        };
-        write_imatrix(path, &entries, &run)?;
-    }
-    if let Some(writer) = writer {
-        writer.finish()?;
-    }
+    let (bytes, unreached) = results.finish(&provenance)?;
     Ok(Calibration {
         provenance,
         groups,
@@ -222,6 +190,76 @@ pub fn calibrate(
         bytes,
         unreached,
     })
+}
+
+/// What becomes of the sums.
+struct Results<'a> {
+    outputs: Outputs<'a>,
+    writer: Option<StatisticsWriter>,
+    /// Of the importance matrix.
+    entries: Vec<Entry>,
+    /// Slices that no token has reached.
+    unreached: Vec<(String, usize)>,
+}
+
+impl<'a> Results<'a> {
+    fn new(
+        outputs: Outputs<'a>,
+        provenance: &Provenance,
+        groups: &[Group],
+    ) -> std::io::Result<Results<'a>> {
+        let writer = outputs
+            .statistics
+            .map(|path| StatisticsWriter::create(path, provenance.clone(), groups.to_vec()))
+            .transpose()?;
+        Ok(Results {
+            outputs,
+            writer,
+            entries: Vec::new(),
+            unreached: Vec::new(),
+        })
+    }
+
+    /// The blocks of an input whose products are summed: none, where nobody wants a Gram matrix.
+    fn blocks<'g>(&self, group: &'g Group) -> &'g [Range<usize>] {
+        match self.writer {
+            Some(_) => &group.blocks,
+            None => &[],
+        }
+    }
+
+    fn take(&mut self, pass: &Pass, groups: &[Group]) -> std::io::Result<()> {
+        for (i, sums) in (pass.first..).zip(&pass.sums) {
+            if let Some(writer) = &mut self.writer {
+                writer.write(i, sums)?;
+            }
+            let empty = sums.rows().enumerate().filter(|(_, rows)| *rows == 0);
+            let named = empty.map(|(slice, _)| (groups[i].name().to_string(), slice));
+            self.unreached.extend(named);
+            if self.outputs.imatrix.is_some() {
+                let entries = imatrix_entries(&groups[i], sums, self.outputs.output_layer);
+                self.entries.extend(entries);
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of the statistics, and what no token has reached.
+    fn finish(self, provenance: &Provenance) -> std::io::Result<(u64, Vec<(String, usize)>)> {
+        let bytes = self.writer.as_ref().map_or(0, |w| w.bytes);
+        if let Some(path) = self.outputs.imatrix {
+            let run = Run {
+                dataset: &provenance.text,
+                chunks: provenance.chunks as usize,
+                ctx: provenance.ctx,
+            };
+            write_imatrix(path, &self.entries, &run)?;
+        }
+        if let Some(writer) = self.writer {
+            writer.finish()?;
+        }
+        Ok((bytes, self.unreached))
+    }
 }
 
 fn group(input: &LinearInput, max_width: usize) -> Group {

@@ -5,7 +5,8 @@ mod compare;
 mod diagnosis;
 
 pub use calibrate::{
-    CalibrateError, CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, Progress, calibrate,
+    CalibrateError, CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs,
+    Progress, calibrate,
 };
 pub use compare::{TensorDifference, compare};
 pub use diagnosis::{DiagnoseError, activations, divergences, tensors};

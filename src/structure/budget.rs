@@ -65,6 +65,26 @@ pub fn decide(
     Ok(kept)
 }
 
+/// Widths of a layer with what each costs.
+type Widths = Vec<(usize, Choice)>;
+
+/// One item of all layers, whose widths are the same.
+fn together(items: &[Widths]) -> Widths {
+    let sum = |i: usize| {
+        let choices = items.iter().map(|item| item[i].1);
+        let none = Choice {
+            cost: 0,
+            error: 0.0,
+        };
+        choices.fold(none, |s, c| Choice {
+            cost: s.cost + c.cost,
+            error: s.error + c.error,
+        })
+    };
+    let widths = items[0].iter().enumerate();
+    widths.map(|(i, (width, _))| (*width, sum(i))).collect()
+}
+
 /// A width as a multiple of the granule, at least one.
 fn rounded(width: f64, full: usize, granule: usize) -> usize {
     if full < 2 * granule {
@@ -84,7 +104,7 @@ impl Orders<'_> {
         granule: usize,
     ) -> Result<Vec<usize>, StructureError> {
         let apart = form::allows_irregular(self.subject.model, &self.blocks);
-        let mut items: Vec<Vec<(usize, Choice)>> = Vec::new();
+        let mut items: Vec<Widths> = Vec::new();
         for ((_, ffn), sweeps) in layers.iter().zip(sweeps) {
             let weight = if apart { self.sensitivity(ffn)? } else { 1.0 };
             items.push(self.choices(ffn, sweeps, weight, granule));
@@ -93,22 +113,7 @@ impl Orders<'_> {
             if items.iter().any(|item| item.len() != items[0].len()) {
                 return Err(form::differ(&self.subject.model.architecture));
             }
-            // One item of all layers, whose widths are the same.
-            let sums = (0..items[0].len()).map(|i| {
-                let of = |item: &Vec<(usize, Choice)>| item[i].1;
-                let sum = items
-                    .iter()
-                    .map(of)
-                    .fold((0, 0.0), |s, c| (s.0 + c.cost, s.1 + c.error));
-                (
-                    items[0][i].0,
-                    Choice {
-                        cost: sum.0,
-                        error: sum.1,
-                    },
-                )
-            });
-            items = vec![sums.collect()];
+            items = vec![together(&items)];
         }
         let choices: Vec<Vec<Choice>> = items
             .iter()

@@ -21,7 +21,7 @@ mod pairs;
 mod reduce;
 mod rotary;
 
-pub use blocks::{Blocks, Whole, parameters};
+pub use blocks::{Block, Blocks, Whole, parameters};
 pub use budget::decide;
 pub use check::check;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};

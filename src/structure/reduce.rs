@@ -304,7 +304,7 @@ fn renamed(metadata: &Metadata, from: &str, to: &str) -> Metadata {
 fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
     let architecture = reduced.architecture.clone();
     let key = |name: &str| format!("{architecture}.{name}");
-    let staying: Vec<(&KeptBlock, &Block)> = kept
+    let staying: Staying<'_> = kept
         .blocks
         .iter()
         .zip(&blocks.all)
@@ -312,52 +312,8 @@ fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
         .collect();
     let metadata = &mut reduced.metadata;
     metadata.set(key("block_count"), staying.len() as u32);
-
-    let widths: Option<Vec<u32>> = staying
-        .iter()
-        .map(|(kept, block)| {
-            let full = block.ffn.as_ref()?.width;
-            Some(kept.columns.first().map_or(full, Vec::len) as u32)
-        })
-        .collect();
-    if let Some(widths) = widths {
-        let experts = staying
-            .iter()
-            .any(|(_, b)| b.ffn.as_ref().is_some_and(|f| f.experts > 1));
-        let of_experts = format!("{}.expert_feed_forward_length", model.architecture);
-        let name = match experts && model.metadata.get(&of_experts).is_some() {
-            true => "expert_feed_forward_length",
-            false => "feed_forward_length",
-        };
-        metadata.set(key(name), one_or_all(&widths));
-    }
-    let heads: Option<Vec<u32>> = staying
-        .iter()
-        .map(|(kept, block)| {
-            let full = block.attention.as_ref()?.kv_heads;
-            Some(kept.heads.as_ref().map_or(full, Vec::len) as u32)
-        })
-        .collect();
-    let listed = matches!(
-        metadata.get(&key("attention.head_count")),
-        Some(Value::Array(_))
-    );
-    let key_length = kept.key_length(blocks);
-    let lengths = [key_length, kept.value_length];
-    let has_changed = listed
-        || lengths != [blocks.key_length, blocks.value_length]
-        || staying.iter().any(|(kept, _)| kept.heads.is_some());
-    if let Some(heads) = heads.filter(|_| has_changed) {
-        let queries: Vec<u32> = heads.iter().map(|n| n * blocks.shared_by as u32).collect();
-        metadata.set(key("attention.head_count"), one_or_all(&queries));
-        metadata.set(key("attention.head_count_kv"), one_or_all(&heads));
-        // Otherwise llama.cpp divides the embedding's length by the heads.
-        metadata.set(key("attention.key_length"), key_length as u32);
-        metadata.set(key("attention.value_length"), kept.value_length as u32);
-    }
-    if kept.pairs.is_some() {
-        metadata.set(key("rope.dimension_count"), key_length as u32);
-    }
+    describe_widths(metadata, &key, model, &staying);
+    describe_heads(metadata, &key, blocks, kept, &staying);
     if architecture == form::UNEVEN {
         form::describe_uneven(metadata, staying.len());
     }
@@ -369,6 +325,63 @@ fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
             let used = used.min(count.into()) as u32;
             metadata.set(key("expert_used_count"), used);
         }
+    }
+}
+
+/// The blocks that stay, with what stays of each.
+type Staying<'a> = Vec<(&'a KeptBlock, &'a Block)>;
+
+fn describe_widths(
+    metadata: &mut Metadata,
+    key: &dyn Fn(&str) -> String,
+    model: &Model,
+    staying: &Staying<'_>,
+) {
+    let width = |(kept, block): &(&KeptBlock, &Block)| {
+        let full = block.ffn.as_ref()?.width;
+        Some(kept.columns.first().map_or(full, Vec::len) as u32)
+    };
+    let Some(widths) = staying.iter().map(width).collect::<Option<Vec<u32>>>() else {
+        return;
+    };
+    let is_stack = |b: &Block| b.ffn.as_ref().is_some_and(|f| f.experts > 1);
+    let experts = staying.iter().any(|(_, b)| is_stack(b));
+    let of_experts = format!("{}.expert_feed_forward_length", model.architecture);
+    let name = if experts && model.metadata.get(&of_experts).is_some() {
+        "expert_feed_forward_length"
+    } else {
+        "feed_forward_length"
+    };
+    metadata.set(key(name), one_or_all(&widths));
+}
+
+fn describe_heads(
+    metadata: &mut Metadata,
+    key: &dyn Fn(&str) -> String,
+    blocks: &Blocks,
+    kept: &Kept,
+    staying: &Staying<'_>,
+) {
+    let key_length = kept.key_length(blocks);
+    let count = |(kept, block): &(&KeptBlock, &Block)| {
+        let full = block.attention.as_ref()?.kv_heads;
+        Some(kept.heads.as_ref().map_or(full, Vec::len) as u32)
+    };
+    let heads: Option<Vec<u32>> = staying.iter().map(count).collect();
+    let own = metadata.get(&key("attention.head_count"));
+    let has_changed = matches!(own, Some(Value::Array(_)))
+        || [key_length, kept.value_length] != [blocks.key_length, blocks.value_length]
+        || staying.iter().any(|(kept, _)| kept.heads.is_some());
+    if let Some(heads) = heads.filter(|_| has_changed) {
+        let queries: Vec<u32> = heads.iter().map(|n| n * blocks.shared_by as u32).collect();
+        metadata.set(key("attention.head_count"), one_or_all(&queries));
+        metadata.set(key("attention.head_count_kv"), one_or_all(&heads));
+        // Otherwise llama.cpp divides the embedding's length by the heads.
+        metadata.set(key("attention.key_length"), key_length as u32);
+        metadata.set(key("attention.value_length"), kept.value_length as u32);
+    }
+    if kept.pairs.is_some() {
+        metadata.set(key("rope.dimension_count"), key_length as u32);
     }
 }
 
