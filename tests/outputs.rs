@@ -94,14 +94,23 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
         ("calibrate m.gguf --text t.txt -o hard.gguf", "hard.gguf"),
         ("calibrate m.gguf --text t.txt -o t.txt", "t.txt"),
         ("calibrate m.gguf --text t.txt --imatrix m.gguf", "m.gguf"),
-        ("calibrate m.gguf --text t.txt --lora l.gguf -o l.gguf", "l.gguf"),
+        (
+            "calibrate m.gguf --text t.txt --lora l.gguf -o l.gguf",
+            "l.gguf",
+        ),
         (
             "calibrate ck --text t.txt -o ck/model-00001-of-00002.safetensors",
             "model-00001-of-00002.safetensors",
         ),
-        ("calibrate ck --text t.txt -o ck/tokenizer.json", "tokenizer.json"),
+        (
+            "calibrate ck --text t.txt -o ck/tokenizer.json",
+            "tokenizer.json",
+        ),
         ("calibrate m.gguf --text t.txt -o new --imatrix new", "new"),
-        ("calibrate m.gguf --text t.txt -o new --imatrix ck/../new", "new"),
+        (
+            "calibrate m.gguf --text t.txt -o new --imatrix ck/../new",
+            "new",
+        ),
         ("calibrate m.gguf --text t.txt -o s --imatrix s", "`s`"),
         ("diagnose m.gguf --stats s -o m.gguf", "m.gguf"),
         ("diagnose m.gguf --stats s -o s", "`s`"),
@@ -110,7 +119,10 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
         ("compress m.gguf --preset q8_0 -o m.gguf", "m.gguf"),
         ("compress m.gguf --preset q8_0 -o hard.gguf", "hard.gguf"),
         ("compress m.gguf --types-of k.gguf -o k.gguf", "k.gguf"),
-        ("compress m.gguf --preset q8_0 --importance i.gguf -o i.gguf", "i.gguf"),
+        (
+            "compress m.gguf --preset q8_0 --importance i.gguf -o i.gguf",
+            "i.gguf",
+        ),
         ("compress .x.gguf.part --preset q8_0 -o x.gguf", "x.gguf"),
         (
             "compress m.gguf --size 50% --stats s --text t.txt --sensitivity t.txt -o x.gguf",
@@ -126,12 +138,27 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
         ),
         ("sweep m.gguf --stats s --text t.txt --svg t.txt", "t.txt"),
         ("sweep m.gguf --stats s --text t.txt --svg m.gguf", "m.gguf"),
-        ("sweep m.gguf --stats s --text t.txt --eval u.txt --svg u.txt", "u.txt"),
+        (
+            "sweep m.gguf --stats s --text t.txt --eval u.txt --svg u.txt",
+            "u.txt",
+        ),
         ("sweep m.gguf --stats s --text t.txt --sensitivity s", "`s`"),
-        ("eval m.gguf --text t.txt --reference k.gguf --cache m.gguf", "m.gguf"),
-        ("eval m.gguf --text t.txt --reference k.gguf --cache k.gguf", "k.gguf"),
-        ("eval m.gguf --text t.txt --reference k.gguf --cache t.txt", "t.txt"),
-        ("eval m.gguf --text t.txt --reference ck --cache ck/config.json", "config.json"),
+        (
+            "eval m.gguf --text t.txt --reference k.gguf --cache m.gguf",
+            "m.gguf",
+        ),
+        (
+            "eval m.gguf --text t.txt --reference k.gguf --cache k.gguf",
+            "k.gguf",
+        ),
+        (
+            "eval m.gguf --text t.txt --reference k.gguf --cache t.txt",
+            "t.txt",
+        ),
+        (
+            "eval m.gguf --text t.txt --reference ck --cache ck/config.json",
+            "config.json",
+        ),
     ] {
         let sentence = refusal(&mut in_folder(dir.path(), words), USAGE);
         says(&sentence, &[named, "choose another"]);
@@ -267,7 +294,10 @@ fn what_killed_runs_leave_lies_beside_the_output_and_goes_with_the_next_run() {
     std::fs::create_dir(&out).unwrap();
     std::fs::create_dir(&temporary).unwrap();
     for (words, next) in [
-        ("calibrate m.gguf --text t.txt -t 1 -o out/s", "calibrate m.gguf --text t.txt --chunks 1 -t 1 -o out/s"),
+        (
+            "calibrate m.gguf --text t.txt -t 1 -o out/s",
+            "calibrate m.gguf --text t.txt --chunks 1 -t 1 -o out/s",
+        ),
         (
             "diagnose m.gguf --stats s --text t.txt --chunks 100 -c 128 -t 1 -o out/d",
             "diagnose m.gguf --stats s -o out/d",
@@ -282,7 +312,9 @@ fn what_killed_runs_leave_lies_beside_the_output_and_goes_with_the_next_run() {
         ),
     ] {
         let mut command = Command::new(DWINDLE);
-        command.args(words.split_whitespace()).current_dir(dir.path());
+        command
+            .args(words.split_whitespace())
+            .current_dir(dir.path());
         killed_at_its_first_temporary(command.env("TMPDIR", &temporary), &out);
         assert!(listing(&temporary).is_empty(), "{words}");
         assert!(leftovers(dir.path()).is_empty(), "{words}");

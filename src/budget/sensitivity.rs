@@ -1,5 +1,6 @@
 //! What an error of a tensor's output costs the model, measured.
 
+use dwindle_formats::output::Scratch;
 use rayon::prelude::*;
 
 use super::{BudgetError, Subject, TensorCandidates};
@@ -84,7 +85,7 @@ pub fn measure(
     keep: &mut dyn FnMut(&Sensitivities) -> std::io::Result<()>,
 ) -> Result<(), BudgetError> {
     let Subject { model, source, .. } = *subject;
-    let dir = tempfile::TempDir::new()?;
+    let dir = Scratch::new_in(subject.scratch)?;
     let cache = dir.path().join("reference");
     let key = cache_key(b"sensitivity", text, options);
     let mut rounding = None;

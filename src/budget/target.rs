@@ -1,6 +1,7 @@
 //! From a target to types: a size of the file to the byte, or a divergence.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dwindle_formats::container::stock_len;
 use dwindle_formats::gguf::TensorType;
@@ -34,6 +35,8 @@ pub struct Subject<'a> {
     pub measured: Measured<'a>,
     /// How they are rounded.
     pub rounding: Rounding,
+    /// A folder for files that only this run needs.
+    pub scratch: &'a Path,
 }
 
 /// Types, and the plan of the file that has them.
@@ -206,6 +209,7 @@ pub fn planned(subject: &Subject<'_>, assignment: Assignment) -> Result<Chosen, 
         source,
         measured,
         rounding,
+        ..
     } = subject;
     let resolved = |rounding| resolve(&assignment.recipe(rounding), model, *source, measured);
     let plan = match resolved(*rounding) {

@@ -14,12 +14,12 @@ use dwindle::pipeline;
 use dwindle::plan::Recipe;
 use dwindle::statistics::{DiagnosisText, Identity, Sensitivities, digest};
 use dwindle_formats::gguf::TensorType;
+use dwindle_formats::output::Scratch;
 use fs_err as fs;
 use serde::Serialize;
 
 use super::meter::{Checkpoint, Meter, context, unusable};
 use super::output::{above_zero, file_name, parse_bytes, read_text};
-use super::scratch::Scratch;
 use super::{Failure, progress};
 
 /// What a file is to be like.
@@ -199,6 +199,11 @@ impl Target {
 }
 
 impl Choosing {
+    /// The file to keep what is measured in, where one was named.
+    pub fn sensitivity(&self) -> Option<&Path> {
+        self.sensitivity.as_deref()
+    }
+
     /// The first of these options that was given.
     pub fn given(&self) -> Option<&'static str> {
         let given = [

@@ -8,10 +8,11 @@ use dwindle::pipeline::identity;
 use dwindle::statistics::{
     CalibrateOptions, Calibration, Group, MAX_GRAM_WIDTH, Outputs, calibrate,
 };
+use dwindle_formats::output::Claims;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{json, line, parse_bytes, read_text, size, table};
+use super::output::{checkpoint_path, json, line, parse_bytes, read_text, size, table};
 use super::{Failure, progress};
 
 /// Measure what each linear layer reads, for methods that fit weights to their inputs
@@ -66,6 +67,14 @@ struct Report<'a> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the text", [&args.text])
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .writes(&args.imatrix)
+        .check()?;
     let text = read_text(&args.text)?;
     let chunks = match (args.chunks, args.tokens) {
         (Some(0), _) | (_, Some(0)) => {

@@ -7,18 +7,18 @@ use dwindle::architecture::{self, Model, ModelTensor};
 use dwindle::checkpoint;
 use dwindle::llama::mapping::Mapping;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, FitOptions, Inputs, PipelineError};
+use dwindle::pipeline::{self, FitOptions, Inputs};
 use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
-use dwindle_formats::container::check_destination;
 use dwindle_formats::gguf::read_header;
+use dwindle_formats::output::{Claims, folder_of};
 use fs_err as fs;
 
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
 use super::meter::Checkpoint;
-use super::output::{at_least_one, shape};
+use super::output::{at_least_one, checkpoint_path, shape};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::resources::Resources;
 use super::{Failure, progress, structure};
@@ -109,10 +109,8 @@ pub fn rounding(text: &str) -> Result<Rounding, String> {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let kind = args.output.as_deref().map(kind_of).transpose()?;
-    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        // Before a plan that may take minutes.
-        check_destination(output).map_err(PipelineError::from)?;
-    }
+    // Before a plan that may take minutes.
+    args.claims().check()?;
     let mut recipe = args.recipe()?;
     args.check(&recipe, kind)?;
     let importance = args
@@ -122,9 +120,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
-    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        refuse_overwriting_source(&path, output)?;
-    }
     let (source, model) = architecture::open(&path)?;
     if let Some(file) = &args.types_of {
         recipe.rules = types_of(file, &model)?;
@@ -185,7 +180,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rounding: recipe.rounding,
         text,
         options,
-        scratch: folder_of(args.output.as_deref()),
+        scratch: args.output.as_deref().map_or(Path::new("."), folder_of),
     });
     let chosen = match &checkpoint {
         Some(checkpoint) => Some(args.target.choose(&args.choosing, checkpoint)?),
@@ -260,6 +255,21 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 impl Args {
+    /// What is read and written.
+    fn claims(&self) -> Claims {
+        Claims::new()
+            .reads("the checkpoint", [checkpoint_path(&self.checkpoint)])
+            .reads("the recipe", &self.recipe)
+            .reads("the file of `--types-of`", &self.types_of)
+            .reads("the importance file", &self.importance)
+            .reads("the statistics", &self.stats)
+            .reads("the diagnosis", &self.diagnosis)
+            .reads("a text", &self.text)
+            .reads("a text", &self.choosing.gate)
+            .writes(self.output.as_ref().filter(|_| !self.dry_run))
+            .writes(self.choosing.sensitivity())
+    }
+
     /// What clap can't hold against one another.
     fn check(&self, recipe: &Recipe, kind: Option<Kind>) -> Result<(), Failure> {
         let target = self.target.is_wanted();
@@ -382,14 +392,6 @@ fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     weights.map(rule).collect()
 }
 
-/// The folder in which an output is written.
-fn folder_of(output: Option<&Path>) -> &Path {
-    output
-        .and_then(Path::parent)
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
 fn kind_of(output: &Path) -> Result<Kind, Failure> {
     match output.extension().and_then(|e| e.to_str()) {
         Some("gguf") => Ok(Kind::Stock),
@@ -414,14 +416,4 @@ fn refuse_factors(plan: &Plan) -> Result<(), Failure> {
         shown.join(", "),
         if names.len() > 3 { ", …" } else { "" }
     )))
-}
-
-fn refuse_overwriting_source(source: &Path, output: &Path) -> Result<(), Failure> {
-    match (fs::canonicalize(source), fs::canonicalize(output)) {
-        (Ok(a), Ok(b)) if a == b => Err(Failure::Usage(format!(
-            "`{}` is the checkpoint itself; choose another output",
-            output.display()
-        ))),
-        _ => Ok(()),
-    }
 }

@@ -7,14 +7,15 @@ use dwindle::architecture;
 use dwindle::checkpoint::{self, Caches};
 use dwindle::diagnosis::{Subject, activations, divergences, tensors};
 use dwindle::eval::EvalOptions;
-use dwindle::pipeline::PipelineError;
 use dwindle::statistics::{
     Diagnosis, DiagnosisText, Identity, InputDiagnosis, Statistics, TensorDiagnosis, digest,
 };
-use dwindle_formats::container::check_destination;
+use dwindle_formats::output::{Claims, folder_of};
 
 use super::model::Runtime;
-use super::output::{at_least_one, file_name, json, line, read_text, shape, table};
+use super::output::{
+    at_least_one, checkpoint_path, file_name, json, line, read_text, shape, table,
+};
 use super::{Failure, progress};
 
 /// Find out which tensors bear compression, and which must not be touched
@@ -63,10 +64,18 @@ fn keep(text: &str) -> Result<f64, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    if let Some(output) = &args.output {
-        // Before measurements that may take hours.
-        check_destination(output).map_err(PipelineError::from)?;
-    }
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the statistics", [&args.stats])
+        .reads("the text", &args.text)
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .check()?;
+    let scratch = match &args.output {
+        Some(output) => folder_of(output).to_path_buf(),
+        None => std::env::temp_dir(),
+    };
     let text = args.text.as_deref().map(read_text).transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
@@ -92,6 +101,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             model: &model,
             source: source.as_ref(),
             statistics: &statistics,
+            scratch: &scratch,
         };
         let running = args.runtime.load_replaceable(&path)?;
         let found = &mut diagnosis.tensors;

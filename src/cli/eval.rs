@@ -8,12 +8,13 @@ use dwindle::eval::{
     Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
     compare, perplexity, write_reference,
 };
+use dwindle_formats::output::Claims;
 use fs_err as fs;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{json, line, read_text, size, table};
+use super::output::{checkpoint_path, json, line, read_text, size, table};
 use super::{Failure, progress};
 
 /// Measure perplexity, and the divergence from a reference
@@ -56,6 +57,14 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    let reference = args.reference.as_deref().map(checkpoint_path);
+    Claims::new()
+        .reads("the model", [checkpoint_path(&args.file)])
+        .reads("the reference", reference)
+        .reads("the text", [&args.text])
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.cache)
+        .check()?;
     let text = read_text(&args.text)?;
     let options = EvalOptions {
         ctx: args.ctx,

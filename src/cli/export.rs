@@ -9,6 +9,7 @@ use dwindle::checkpoint::{self, Caches};
 use dwindle::llama::mapping::Mapping;
 use dwindle::pipeline::{StockModel, export};
 use dwindle_formats::container::Container;
+use dwindle_formats::output::Claims;
 
 use super::output::{json, line, size};
 use super::resources::Resources;
@@ -50,6 +51,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let (Format::Hf, Some(origin)) = (args.format, &args.checkpoint) {
         return folder(args, origin);
     }
+    let read = Claims::new().reads("the file to export", [&args.file]);
+    read.writes([&args.output]).check()?;
     if args.output.extension().is_none_or(|e| e != "gguf") {
         return Err(Failure::Usage(format!(
             "`{}` does not end in `.gguf`, which is what export writes",

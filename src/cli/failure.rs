@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use dwindle_formats::output::ClaimError;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
@@ -82,6 +84,15 @@ impl From<dwindle::plan::PlanError> for Failure {
         match e {
             dwindle::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
             _ => Failure::Input(sentence(&e)),
+        }
+    }
+}
+
+impl From<ClaimError> for Failure {
+    fn from(e: ClaimError) -> Failure {
+        match e {
+            ClaimError::Place(_) => Failure::Input(sentence(&e)),
+            _ => Failure::Usage(sentence(&e)),
         }
     }
 }

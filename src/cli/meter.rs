@@ -13,10 +13,10 @@ use dwindle::llama::model::ModelOptions;
 use dwindle::pipeline::{self, Factors, Inputs, Options, PipelineError};
 use dwindle::plan::{Plan, Rounding};
 use dwindle::statistics::Measured;
+use dwindle_formats::output::Scratch;
 
 use super::Failure;
 use super::output::read_text;
-use super::scratch::Scratch;
 
 /// Tokens of a chunk, where the model has as many.
 const CTX: u32 = 512;
@@ -44,6 +44,7 @@ impl Checkpoint<'_> {
             source: self.source,
             measured: self.measured,
             rounding: self.rounding,
+            scratch: self.scratch,
         }
     }
 

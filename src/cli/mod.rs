@@ -19,7 +19,6 @@ mod progress;
 mod report;
 mod resources;
 mod run;
-mod scratch;
 mod serve;
 mod structure;
 mod sweep;

@@ -105,6 +105,11 @@ impl Runtime {
         }
     }
 
+    /// The adapters to apply.
+    pub fn adapters(&self) -> &[PathBuf] {
+        &self.lora
+    }
+
     /// Threads that were asked for.
     pub fn threads(&self) -> Option<u32> {
         self.threads

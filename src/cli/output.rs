@@ -1,9 +1,10 @@
 //! Tables and JSON on stdout, numbers for people and from them, and their texts.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use dwindle::checkpoint::{self, Caches};
 use dwindle_formats::container::StoredTensor;
 use fs_err as fs;
 use serde::Serialize;
@@ -109,6 +110,13 @@ pub fn above_zero(text: &str) -> Result<f64, String> {
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(fs::read(path)?)
         .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+}
+
+/// Where a checkpoint lies that may be named as in the Hugging Face cache. A name that leads nowhere
+/// stays: whoever opens it says so.
+pub fn checkpoint_path(name: &Path) -> PathBuf {
+    let found = checkpoint::resolve(name, &Caches::from_env());
+    found.unwrap_or_else(|_| name.to_path_buf())
 }
 
 /// The last part of a path.

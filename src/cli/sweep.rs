@@ -6,10 +6,9 @@ use clap::Parser;
 use dwindle::architecture;
 use dwindle::budget::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
 use dwindle::checkpoint::{self, Caches};
-use dwindle::pipeline::PipelineError;
 use dwindle::plan::Plan;
 use dwindle::statistics::{Importance, Measured, Statistics};
-use dwindle_formats::container::check_destination;
+use dwindle_formats::output::{self, Claims, Scratch, folder_of};
 use fs_err as fs;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -19,9 +18,8 @@ use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
 use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
-use super::output::{at_least_one, json, line, size, table};
+use super::output::{at_least_one, checkpoint_path, json, line, size, table};
 use super::resources::Resources;
-use super::scratch::Scratch;
 use super::{Failure, progress};
 
 /// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
@@ -100,10 +98,16 @@ struct Report {
 
 /// Runs `dwindle sweep`.
 pub fn main(args: &Args) -> Result<(), Failure> {
-    if let Some(svg) = &args.svg {
-        // Before measurements that may take hours.
-        check_destination(svg).map_err(PipelineError::from)?;
-    }
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the statistics", [&args.stats])
+        .reads("a text", [&args.text])
+        .reads("a text", &args.eval)
+        .reads("a text", &args.choosing.gate)
+        .writes(&args.svg)
+        .writes(args.choosing.sensitivity())
+        .check()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
@@ -122,7 +126,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rounding: args.rounding,
         text: &args.text,
         options: args.resources.options(false),
-        scratch: Path::new("."),
+        scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
     };
     let plain = ladder(args, &subject)?;
     let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
@@ -164,7 +168,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         false => print(&report),
     }?;
     match &args.svg {
-        Some(file) => Ok(fs::write(file, draw(&report))?),
+        Some(file) => Ok(output::write(file, draw(&report).as_bytes())?),
         None => Ok(()),
     }
 }

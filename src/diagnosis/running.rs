@@ -1,6 +1,9 @@
 //! What running the model says: one tensor compressed at a time, and all of them together.
 
 use std::ops::ControlFlow;
+use std::path::Path;
+
+use dwindle_formats::output::Scratch;
 
 use super::tensor::{DiagnoseError, rank_of_keep};
 use crate::architecture::{self, ModelTensor, values};
@@ -24,6 +27,8 @@ pub struct Subject<'a> {
     pub source: &'a dyn Source,
     /// Their layers' inputs.
     pub statistics: &'a Statistics,
+    /// A folder for files that only this run needs.
+    pub scratch: &'a Path,
 }
 
 impl Subject<'_> {
@@ -71,7 +76,7 @@ pub fn divergences(
     tensors: &mut [TensorDiagnosis],
     done: &mut dyn FnMut(),
 ) -> Result<usize, DiagnoseError> {
-    let dir = tempfile::TempDir::new()?;
+    let dir = Scratch::new_in(subject.scratch)?;
     let cache = dir.path().join("reference");
     let key = cache_key(b"diagnosis", text, options);
     let reference = write_reference(running, text, options, &cache, key, &mut |_| ())?;

@@ -68,6 +68,8 @@ pub enum EvalError {
     NotFinite { chunk: usize },
     #[error("the cached reference `{}` was made from another model, text or context; delete it", .0.display())]
     CacheKey(PathBuf),
+    #[error("`{}` holds no predictions and would be overwritten; name another file to keep them in", .0.display())]
+    NoCache(PathBuf),
     #[error("the cached reference `{}` is damaged in chunk {chunk}; delete it", path.display())]
     CacheDamaged { path: PathBuf, chunk: usize },
     #[error("{0}")]

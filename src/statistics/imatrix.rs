@@ -9,11 +9,11 @@ use dwindle_formats::gguf::{
     DEFAULT_ALIGNMENT, GgufError, Header, Metadata, TensorLayout, TensorType, encode_header,
     lay_out, read_header,
 };
+use dwindle_formats::output::Draft;
 
 use super::accumulate::Accumulator;
 use super::layout::Group;
 use super::reader::{Statistics, StatisticsError};
-use super::writer::{persist, temporary};
 use crate::llama::mapping::Mapping;
 
 /// Why a file gives no importance weights.
@@ -241,7 +241,7 @@ pub(super) fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::R
     }
     let (infos, _) = lay_out(layouts, DEFAULT_ALIGNMENT)
         .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
-    let mut file = BufWriter::new(temporary(path)?);
+    let mut file = BufWriter::new(Draft::new(path)?);
     file.write_all(&encode_header(&metadata, &infos, DEFAULT_ALIGNMENT))?;
     for values in sorted.iter().flat_map(|e| [&e.sums, &e.counts]) {
         for v in values {
@@ -251,8 +251,7 @@ pub(super) fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::R
             (values.len() * 4).next_multiple_of(DEFAULT_ALIGNMENT as usize) - values.len() * 4;
         file.write_all(&vec![0; gap])?;
     }
-    let file = file.into_inner().map_err(|e| e.into_error())?;
-    persist(file, path)
+    file.into_inner().map_err(|e| e.into_error())?.finish()
 }
 
 /// Sums of squares over counts; an expert that no token reached weighs every column alike.

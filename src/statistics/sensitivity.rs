@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnosis::DiagnosisText;
 use super::identity::Identity;
-use super::writer::{persist, temporary};
 
 /// The version of this layout.
 const VERSION: u32 = 2;
@@ -119,8 +118,6 @@ impl Sensitivities {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = temporary(path)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        persist(file, path)
+        dwindle_formats::output::write(path, &serde_json::to_vec_pretty(self)?)
     }
 }
