@@ -6,6 +6,7 @@ use clap::Parser;
 use dwindle::llama::mapping::Mapping;
 use dwindle::pipeline::{TensorDifference, compare};
 use dwindle_formats::container::{Container, ContainerError, verify};
+use dwindle_formats::gguf::refuse_split;
 use serde::Serialize;
 
 use super::output::{json, line, size, table};
@@ -33,6 +34,7 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    refuse_split(&args.file).map_err(|e| Failure::file(&args.file, e))?;
     let bytes = Mapping::open(&args.file)?;
     let container = read(&args.file, &bytes)?;
     let bar = progress::bytes(bytes.len() as u64, "verifying");

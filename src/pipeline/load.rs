@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
-use dwindle_formats::gguf::{GgufError, TensorType, read_header};
+use dwindle_formats::gguf::{GgufError, TensorType, read_header, refuse_split};
 
 use super::chain::chains;
 use super::stock::{StockError, StockModel};
@@ -82,7 +82,8 @@ pub fn load(
     }
     let bytes = Mapping::open(path)?;
     let name = || path.display().to_string();
-    let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+    let header = refuse_split(path).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|source| LoadError::Gguf {
         path: name(),
         source,
     })?;
@@ -213,7 +214,8 @@ pub fn identity(path: &Path) -> Result<Identity, LoadError> {
     if !path.is_dir() {
         let bytes = Mapping::open(path)?;
         let name = || path.display().to_string();
-        let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+        let header = refuse_split(path).and_then(|()| read_header(&bytes));
+        let header = header.map_err(|source| LoadError::Gguf {
             path: name(),
             source,
         })?;
