@@ -11,7 +11,7 @@ use dwindle::pipeline::{self, FitOptions, Inputs};
 use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
-use dwindle_formats::gguf::read_header;
+use dwindle_formats::gguf::{read_header, refuse_split};
 use dwindle_formats::output::{Claims, folder_of};
 use fs_err as fs;
 
@@ -200,24 +200,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return print_plan(&plan, args.json);
     };
 
-    let mut identity = checkpoint::fingerprint(
-        &path,
-        &[
-            args.importance.as_deref(),
-            args.stats.as_deref(),
-            args.diagnosis.as_deref(),
-        ],
-    )?;
-    if smaller.is_some() {
-        let own = dwindle::structure::digest(model);
-        identity.iter_mut().zip(own).for_each(|(a, b)| *a ^= b);
-    }
+    let content = checkpoint::fingerprint::content(source.as_ref());
     let mut inputs = Inputs {
         model,
         source: source.as_ref(),
         measured,
         fitted: None,
-        identity: &identity,
+        content: &content,
     };
     let fitted = match args.text.as_deref().filter(|_| args.sequential) {
         // A smaller model was fitted while it was made.
@@ -239,6 +228,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         eprintln!(
             "note: {} tensors were already finished by an interrupted run",
             summary.resumed_tensors
+        );
+    }
+    if summary.began_anew {
+        eprintln!(
+            "note: an interrupted run with another plan, checkpoint or version of dwindle had left a \
+             part of this file; it was not used"
         );
     }
     let outcome = match (&checkpoint, &chosen) {
@@ -367,7 +362,8 @@ fn presets_help() -> String {
 /// Rules that give each weight of a model the type that it has in a GGUF file.
 fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     let bytes = Mapping::open(file)?;
-    let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
+    let header = refuse_split(file).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|e| Failure::file(file, e))?;
     let weights = model.tensors.iter().filter(|t| t.is_weight());
     let rule = |tensor: &ModelTensor| {
         let found = header.tensors.iter().find(|t| t.name == tensor.name);

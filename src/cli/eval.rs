@@ -100,7 +100,7 @@ fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation
     };
     let identity = checkpoint::resolve(path, &Caches::from_env())
         .map_err(dwindle::architecture::Error::from)
-        .map(|path| checkpoint::fingerprint(&path, &[]))??;
+        .map(|path| checkpoint::fingerprint::files(&path))??;
     let key = cache_key(&identity, text, options);
     if !cache_matches(cache, key) {
         let reference = args.runtime.load(path)?;

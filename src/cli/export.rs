@@ -9,6 +9,7 @@ use dwindle::checkpoint::{self, Caches};
 use dwindle::llama::mapping::Mapping;
 use dwindle::pipeline::{StockModel, export};
 use dwindle_formats::container::Container;
+use dwindle_formats::gguf::refuse_split;
 use dwindle_formats::output::Claims;
 
 use super::output::{json, line, size};
@@ -59,16 +60,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             args.output.display()
         )));
     }
+    refuse_split(&args.file).map_err(|e| Failure::file(&args.file, e))?;
     let bytes = Mapping::open(&args.file)?;
     let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let stock = StockModel::from_container(&container, &bytes);
-    let inputs = checkpoint::fingerprint(&args.file, &[])?;
     let bar = progress::bytes(stock.data_bytes(), "exporting");
     let options = args.resources.options(false);
     let summary = export(
         &stock,
         &container.plan,
-        &inputs,
+        &container.digest(),
         &args.output,
         options,
         &mut |n| bar.inc(n),

@@ -7,8 +7,6 @@ use dwindle_formats::container::{
     ChunkGeometry, ContainerWriter, Digest, EncodedChunk, Form, Part, StoredPlan, StoredTensor,
     WriteError,
 };
-use dwindle_formats::gguf::encode_header;
-use sha2::{Digest as _, Sha256};
 
 use super::factored::Factorizer;
 use super::ordered::ordered;
@@ -17,8 +15,8 @@ use super::sequential::Fitted;
 use super::stock::{StockError, StockModel};
 use super::transform::{ErrorSums, store_rows};
 use crate::architecture::Model;
-use crate::checkpoint::Source;
-use crate::plan::{Plan, TransformError, Treatment};
+use crate::checkpoint::{Changed, Source, SourceFile};
+use crate::plan::{Fingerprint, Plan, TransformError, Treatment};
 use crate::statistics::Measured;
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
@@ -35,8 +33,9 @@ pub struct Inputs<'a> {
     pub measured: Measured<'a>,
     /// Tensors that were fitted to one another beforehand.
     pub fitted: Option<&'a Fitted>,
-    /// A digest of the identity of all these, by which an unfinished file is recognised.
-    pub identity: &'a Digest,
+    /// A digest of what the source holds, by which an unfinished file is recognised; see
+    /// [`content`](crate::checkpoint::fingerprint::content).
+    pub content: &'a Digest,
 }
 
 /// How a plan is carried out.
@@ -64,6 +63,8 @@ pub enum PipelineError {
     },
     #[error(transparent)]
     Stock(#[from] StockError),
+    #[error(transparent)]
+    Changed(#[from] Changed),
 }
 
 /// What was written.
@@ -73,6 +74,9 @@ pub struct Summary {
     pub bytes: u64,
     /// Tensors that an earlier, killed run had already finished.
     pub resumed_tensors: usize,
+    /// Whether a killed run with another plan, checkpoint or version has left an unfinished file, which
+    /// was not used.
+    pub began_anew: bool,
     /// One entry a tensor that this run made, in file order.
     pub tensors: Vec<TensorSummary>,
 }
@@ -124,20 +128,15 @@ pub fn compress(
         model,
         source,
         measured,
-        identity,
+        content,
         fitted,
     } = *inputs;
-    let stored = plan.stored();
-    let metadata = &plan.metadata;
-    let mut hash = Sha256::new();
-    hash.update(identity);
-    hash.update(encode_header(metadata, &[], 8));
-    hash.update([u8::from(options.compress)]);
-    hash.update(fitted.map_or([0; 32], Fitted::digest));
-    hash.update(serde_json::to_vec(&stored).unwrap_or_default());
-    let fingerprint = hash.finalize().into();
-
-    let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
+    let fingerprint = Fingerprint::of_plan(plan, model, &measured, content)
+        .with(&[u8::from(options.compress)])
+        .with(&fitted.map_or([0; 32], Fitted::digest))
+        .finish();
+    let metadata = plan.metadata.clone();
+    let writer = ContainerWriter::create(destination, metadata, plan.stored(), &fingerprint)?;
     let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
     let rounder = Rounder::new(source, measured);
@@ -170,7 +169,7 @@ pub fn compress(
         })
     };
     let mut read = 0;
-    run(
+    let written = run(
         writer,
         plan.stored(),
         &jobs,
@@ -184,7 +183,9 @@ pub fn compress(
                 read = 0;
             }
         },
-    )
+    )?;
+    source.files().iter().try_for_each(SourceFile::check)?;
+    written.finish()
 }
 
 /// Writes a stock file: every tensor dense.
@@ -194,7 +195,7 @@ pub fn compress(
 pub fn export(
     stock: &StockModel<'_>,
     stored: &StoredPlan,
-    identity: &Digest,
+    content: &Digest,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
@@ -216,7 +217,8 @@ pub fn export(
             .collect(),
     };
     let metadata = stock.metadata.clone();
-    let writer = ContainerWriter::create(destination, metadata, dense.clone(), identity)?;
+    let fingerprint = Fingerprint::of_copy(&metadata, content).finish();
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), &fingerprint)?;
     let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
         .map(|step| Job {
             step,
@@ -238,7 +240,8 @@ pub fn export(
         work,
         progress,
         |_, _| (),
-    )
+    )?
+    .finish()
 }
 
 /// Pushes what the jobs make into the file.
@@ -250,7 +253,7 @@ fn run<'a>(
     work: impl Fn(&Job) -> Result<Made<'a>, PipelineError> + Sync,
     progress: Progress<'_>,
     mut after: impl FnMut(&Job, u64),
-) -> Result<Summary, PipelineError> {
+) -> Result<Written, PipelineError> {
     let resumed_tensors = writer.resumed_tensors();
     let resumed = stored.tensors[..resumed_tensors].iter();
     progress(resumed.flat_map(|t| &t.parts).map(Part::bytes).sum());
@@ -291,11 +294,27 @@ fn run<'a>(
             Ok(())
         },
     )?;
-    Ok(Summary {
-        bytes: writer.finish()?,
-        resumed_tensors,
-        tensors,
-    })
+    Ok(Written { writer, tensors })
+}
+
+/// A file that has no name yet.
+struct Written {
+    writer: ContainerWriter,
+    tensors: Vec<TensorSummary>,
+}
+
+impl Written {
+    fn finish(self) -> Result<Summary, PipelineError> {
+        let Written { writer, tensors } = self;
+        let began_anew = writer.began_anew();
+        let resumed_tensors = writer.resumed_tensors() - tensors.len();
+        Ok(Summary {
+            bytes: writer.finish()?,
+            resumed_tensors,
+            began_anew,
+            tensors,
+        })
+    }
 }
 
 fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {

@@ -3,6 +3,7 @@
 
 mod auto;
 mod base;
+mod fingerprint;
 mod layers;
 mod low_rank;
 mod multilinear;
@@ -14,6 +15,7 @@ mod resolver;
 mod rule;
 mod treatment;
 
+pub use fingerprint::Fingerprint;
 pub use layers::LayerRange;
 pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};

@@ -10,6 +10,7 @@ use dwindle_formats::gguf::{
     lay_out, read_header,
 };
 use dwindle_formats::output::Draft;
+use sha2::{Digest as _, Sha256};
 
 use super::accumulate::Accumulator;
 use super::layout::Group;
@@ -159,6 +160,20 @@ impl Importance {
             kept.insert(new, columns);
         }
         Importance { columns: kept }
+    }
+
+    /// A digest of all weights.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut sorted: Vec<_> = self.columns.iter().collect();
+        sorted.sort_unstable_by_key(|(name, _)| *name);
+        let mut hash = Sha256::new();
+        for (name, weights) in sorted {
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name);
+            hash.update((weights.len() as u64).to_le_bytes());
+            weights.iter().for_each(|w| hash.update(w.to_le_bytes()));
+        }
+        hash.finalize().into()
     }
 
     /// The number of tensors with weights.

@@ -175,6 +175,17 @@ impl Statistics {
         }
     }
 
+    /// A digest of all that was measured: of the digests that the file has of it.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for places in &self.places {
+            let digests = self.data(&places.digests);
+            hash.update((digests.len() as u64).to_le_bytes());
+            hash.update(digests);
+        }
+        hash.finalize().into()
+    }
+
     /// Where the statistics come from.
     pub fn provenance(&self) -> &Provenance {
         &self.document.provenance

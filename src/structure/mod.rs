@@ -24,7 +24,7 @@ pub use budget::decide;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
 pub use form::pair_elements;
 pub use kept::{Kept, KeptBlock};
-pub use reduce::{digest, importance, reduce};
+pub use reduce::{importance, reduce};
 pub use rotary::{Pairs, check as check_rotary, frequencies, own_scale};
 pub use wish::{Drop, Wish};
 
