@@ -1,14 +1,16 @@
 //! What an error of a tensor's output costs the model, measured.
 
+use dwindle_formats::container::hex;
 use dwindle_formats::output::Scratch;
 use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use super::{BudgetError, Subject, TensorCandidates};
 use crate::architecture::{ModelTensor, role, values};
 use crate::eval::{EvalOptions, Reference, cache_key, compare, write_reference};
 use crate::llama;
 use crate::llama::ggml;
-use crate::statistics::{Sensitivities, Sensitivity, digest};
+use crate::statistics::{Importance, Sensitivities, Sensitivity};
 
 /// Rows that are rounded by one thread at a time.
 const ROWS: usize = 256;
@@ -48,24 +50,36 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
     roles.into_iter().flat_map(cut).collect()
 }
 
+/// Rows of a tensor that stand for all, from its first to its last.
+const SAMPLED_ROWS: u64 = 16;
+
 /// A digest of what measurements of a model depend on beside the text: its tensors, of each of which
-/// the first row stands for all, and the importance weights with which probes are rounded.
+/// some rows stand for all, and the importance weights with which probes are rounded.
 ///
 /// # Errors
 /// Values that can't be read.
 pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
-    let mut bytes = Vec::new();
+    let mut hash = Sha256::new();
     for tensor in &subject.model.tensors {
-        bytes.extend(tensor.name.as_bytes());
-        bytes.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
-        let row = values(tensor, subject.source, 0..1).map_err(super::ggml(&tensor.name))?;
-        let width = tensor.shape[0] as usize;
-        let importance = subject.measured.importance;
-        let columns = importance.and_then(|i| i.columns(&tensor.name, width, 0));
-        let all = row.iter().chain(columns.unwrap_or_default());
-        bytes.extend(all.flat_map(|v| v.to_le_bytes()));
+        hash.update((tensor.name.len() as u64).to_le_bytes());
+        hash.update(&tensor.name);
+        hash.update((tensor.shape.len() as u64).to_le_bytes());
+        tensor
+            .shape
+            .iter()
+            .for_each(|n| hash.update(n.to_le_bytes()));
+        let rows = tensor.row_count();
+        let count = SAMPLED_ROWS.min(rows);
+        for i in 0..count {
+            let row = i * (rows - 1) / (count - 1).max(1);
+            let row = values(tensor, subject.source, row..row + 1);
+            let row = row.map_err(super::ggml(&tensor.name))?;
+            row.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        }
     }
-    Ok(digest(&bytes))
+    let importance = subject.measured.importance;
+    hash.update(importance.map_or([0; 32], Importance::digest));
+    Ok(hex(&hash.finalize()))
 }
 
 /// Measures the divergence that each group causes when its tensors are rounded to their probes'

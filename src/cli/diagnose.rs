@@ -14,7 +14,7 @@ use dwindle_formats::output::{Claims, folder_of};
 
 use super::model::Runtime;
 use super::output::{
-    at_least_one, checkpoint_path, file_name, json, line, read_text, shape, table,
+    at_least_one, checkpoint_path, file_name, json, line, read_text, shape, table, warn_of_norms,
 };
 use super::{Failure, progress};
 
@@ -81,7 +81,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
     let statistics = Statistics::open(&args.stats)?;
-    statistics.check_model(&model, source.as_ref())?;
+    warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     let mut diagnosis = Diagnosis::new(Identity::of(&model, source.as_ref())?, args.keep);
 
     let bar = progress::count(statistics.weights() as u64, "decomposing");

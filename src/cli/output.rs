@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use dwindle::checkpoint::{self, Caches};
+use dwindle::statistics::Likeness;
 use dwindle_formats::container::StoredTensor;
 use fs_err as fs;
 use serde::Serialize;
@@ -117,6 +118,16 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 pub fn checkpoint_path(name: &Path) -> PathBuf {
     let found = checkpoint::resolve(name, &Caches::from_env());
     found.unwrap_or_else(|_| name.to_path_buf())
+}
+
+/// Says where statistics may be of a model that was trained further.
+pub fn warn_of_norms(likeness: Likeness) {
+    if likeness == Likeness::NormsOnly {
+        eprintln!(
+            "warning: the statistics tell models apart by their norms alone, as an older dwindle measured \
+             them or of a file of factors; measure again if this model was trained further"
+        );
+    }
 }
 
 /// The last part of a path.

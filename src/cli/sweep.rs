@@ -18,7 +18,7 @@ use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
 use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
-use super::output::{at_least_one, checkpoint_path, json, line, size, table};
+use super::output::{at_least_one, checkpoint_path, json, line, size, table, warn_of_norms};
 use super::resources::Resources;
 use super::{Failure, progress};
 
@@ -112,7 +112,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
     let statistics = Statistics::open(&args.stats)?;
-    statistics.check_model(&model, source.as_ref())?;
+    warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     let importance = Importance::from_statistics(&statistics);
     let subject = Checkpoint {
         path: &path,

@@ -131,7 +131,7 @@ impl Diagnosis {
                 found.version
             )));
         }
-        if found.model.norms_sha256 != model.norms_sha256 {
+        if found.model.likeness(model).is_err() {
             return Err(DiagnosisError::OtherModel {
                 path,
                 found: found.model.name,

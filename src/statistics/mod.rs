@@ -8,6 +8,7 @@ mod identity;
 mod imatrix;
 mod layout;
 mod reader;
+mod sample;
 mod sensitivity;
 mod writer;
 
@@ -16,10 +17,11 @@ pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, MAX_GRAM_WIDTH, Outputs, Progress, calibrate,
 };
 pub use diagnosis::{Diagnosis, DiagnosisError, DiagnosisText, InputDiagnosis, TensorDiagnosis};
-pub use identity::{Identity, digest, is_norm};
+pub use identity::{Identity, Likeness, digest, is_norm};
 pub use imatrix::{Importance, ImportanceError, Part};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
+pub use sample::{Place, Sample};
 pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};
 
 use crate::method;

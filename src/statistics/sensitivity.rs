@@ -9,7 +9,7 @@ use super::diagnosis::DiagnosisText;
 use super::identity::Identity;
 
 /// The version of this layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Measurements of one model on one text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ impl Sensitivities {
             path: path.clone(),
             what,
         };
-        if found.model.norms_sha256 != model.norms_sha256 || found.fingerprint != fingerprint {
+        if found.model.likeness(&model).is_err() || found.fingerprint != fingerprint {
             return Err(other("model, or with other statistics"));
         }
         let cut = |t: &DiagnosisText| (t.sha256.clone(), t.ctx, t.chunks);
