@@ -46,7 +46,9 @@ pub struct Args {
     /// Tokens of a chunk
     #[arg(short, long, default_value_t = 512)]
     ctx: u32,
-    /// Memory for sums; where they don't fit, the model runs several times, each for some layers
+    /// Memory for sums; where they don't fit, the model runs several times, each for some layers. No
+    /// limit on the process: an input whose sums need more is measured alone, and the model and what
+    /// llama.cpp takes to run it come on top
     #[arg(long, default_value = "4G", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
     /// The widest input whose whole Gram matrix is kept

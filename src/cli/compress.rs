@@ -7,7 +7,7 @@ use dwindle::architecture::{self, Model, ModelTensor};
 use dwindle::checkpoint;
 use dwindle::llama::mapping::Mapping;
 use dwindle::llama::mixture::FILE_TYPES;
-use dwindle::pipeline::{self, FitOptions, Inputs};
+use dwindle::pipeline::{self, FitOptions, Fitted, Inputs};
 use dwindle::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule};
 use dwindle::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use dwindle::structure::Wish;
@@ -18,7 +18,7 @@ use fs_err as fs;
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
 use super::meter::Checkpoint;
-use super::output::{at_least_one, checkpoint_path, shape};
+use super::output::{at_least_one, checkpoint_path, shape, warn_of_norms};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::resources::Resources;
 use super::{Failure, progress, structure};
@@ -126,7 +126,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
     if let Some(statistics) = &statistics {
-        statistics.check_model(&model, source.as_ref())?;
+        warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     }
     let diagnosis = match &args.diagnosis {
         Some(file) => Some(Diagnosis::open(
@@ -186,7 +186,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(checkpoint) => Some(args.target.choose(&args.choosing, checkpoint)?),
         None => None,
     };
-    let plan = match &chosen {
+    let mut plan = match &chosen {
         Some(chosen) => chosen.plan.clone(),
         None => plan::resolve(&recipe, model, source.as_ref(), &measured)?,
     };
@@ -221,6 +221,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         None => None,
     };
     inputs.fitted = fitted.as_ref();
+    if let Some(fitted) = &fitted {
+        fitted.describe(&mut plan);
+    }
     let bar = progress::bytes(plan.bytes(), "compressing");
     let summary = pipeline::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
@@ -245,6 +248,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let told = Told {
         structure: smaller.as_ref().map(|s| &s.report),
         target: outcome.as_ref(),
+        unfitted: fitted.as_ref().map_or(&[], Fitted::unfitted),
     };
     print_summary(&plan, model, &told, &summary, args.json)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dwindle::llama::model::{Model, ModelOptions};
-use dwindle::pipeline::{self, Factors, FitOptions, Fitted, Inputs, fit};
+use dwindle::pipeline::{self, Factors, FitOptions, Fitted, Inputs, Reason, Unfitted, fit};
 use dwindle::plan::{Plan, Recipe};
 
 use super::output::read_text;
@@ -58,5 +58,35 @@ pub fn fit_layers(
         },
     )?;
     bar.finish_and_clear();
+    warn_of_unfitted(fitted.unfitted());
     Ok(fitted)
+}
+
+/// Says what was not fitted, of layers that differ only in their number once.
+pub fn warn_of_unfitted(unfitted: &[Unfitted]) {
+    let mut told: Vec<(&Unfitted, usize)> = Vec::new();
+    for one in unfitted {
+        match told
+            .iter_mut()
+            .find(|(o, _)| (o.width, o.reason) == (one.width, one.reason))
+        {
+            Some((_, weights)) => *weights += one.weights.len(),
+            None => told.push((one, one.weights.len())),
+        }
+    }
+    for (one, weights) in told {
+        let others = match weights - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more with inputs of {} elements", one.width),
+        };
+        let advice = match one.reason {
+            Reason::TooFewTokens { .. } => "; name a longer text, or evaluate more chunks of it",
+            _ => "",
+        };
+        eprintln!(
+            "warning: `{}`{others}: not fitted to the layers before, because {}{advice}",
+            one.weights.first().map_or("", String::as_str),
+            one.reason,
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use dwindle::architecture::{Model, role};
 use dwindle::eval::peak_memory;
-use dwindle::pipeline::Summary;
+use dwindle::pipeline::{Summary, Unfitted};
 use dwindle::plan::{self, Plan};
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
@@ -16,6 +16,8 @@ pub struct Told<'a> {
     pub structure: Option<&'a structure::Report>,
     /// What came of a target.
     pub target: Option<&'a budget::Outcome>,
+    /// Layers that were not fitted to those before.
+    pub unfitted: &'a [Unfitted],
 }
 
 /// Fallbacks that differ only in the tensor's name are told once.
@@ -130,8 +132,10 @@ pub fn print_summary(
             fallbacks: &'a [plan::Fallback],
             structure: Option<&'a structure::Report>,
             target: Option<&'a budget::Outcome>,
+            unfitted: &'a [Unfitted],
         }
         return json(&Report {
+            unfitted: told.unfitted,
             structure: told.structure,
             target: told.target,
             peak_memory: peak_memory(),

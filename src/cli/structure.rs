@@ -5,7 +5,7 @@ use std::path::Path;
 use dwindle::architecture::{Model, ModelTensor};
 use dwindle::checkpoint::Source;
 use dwindle::llama;
-use dwindle::pipeline::{FitOptions, influence, repair, rotary_pairs};
+use dwindle::pipeline::{FitOptions, Unfitted, influence, repair, rotary_pairs};
 use dwindle::plan::{Base, Recipe};
 use dwindle::statistics::{Importance, Measured};
 use dwindle::structure::{
@@ -13,7 +13,7 @@ use dwindle::structure::{
 };
 use serde::Serialize;
 
-use super::fitting::{on_cpu, running_pair};
+use super::fitting::{on_cpu, running_pair, warn_of_unfitted};
 use super::output::read_text;
 use super::{Failure, progress};
 
@@ -50,6 +50,8 @@ pub struct Report {
     source_cache_bytes_per_token: Option<u64>,
     /// Whether the output has become a copy of the embedding, with which it was one.
     output_copied: bool,
+    /// Matrices that were not fitted to what the layers before them give.
+    unfitted: Vec<Unfitted>,
 }
 
 /// Where a text to follow is, and how much of it.
@@ -94,17 +96,23 @@ pub fn shrink(
         &|| bar.inc(1),
     )?;
     bar.finish_and_clear();
+    let mut unfitted = Vec::new();
     let mut fits = fit(&kept, model, &blocks, source, measured)?;
     if let Some(text) = text.filter(|t| t.sequential) {
-        let repaired = follow(checkpoint, &kept, &blocks, &fits, model, source, text)?;
+        let (repaired, left) = follow(checkpoint, &kept, &blocks, &fits, model, source, text)?;
         fits.extend(repaired);
+        warn_of_unfitted(&left);
+        unfitted = left;
     }
     let smaller = reduce(model, source, &blocks, &kept, &fits)?;
     Ok(Smaller {
         importance: measured
             .importance
             .map(|i| structure::importance(i, model, &blocks, &kept)),
-        report: report(model, &smaller, &blocks, &kept),
+        report: Report {
+            unfitted,
+            ..report(model, &smaller, &blocks, &kept)
+        },
         model: smaller,
     })
 }
@@ -196,7 +204,7 @@ fn follow(
     model: &Model,
     source: &dyn Source,
     text: &Text<'_>,
-) -> Result<Fits, Failure> {
+) -> Result<(Fits, Vec<Unfitted>), Failure> {
     let words = read_text(text.path)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
@@ -250,6 +258,7 @@ fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Repor
         source_cache_bytes_per_token: Kept::all(blocks).cache_bytes(blocks),
         output_copied: smaller.tensors.iter().any(is_output)
             && !model.tensors.iter().any(is_output),
+        unfitted: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Parser;
 use dwindle::llama::mapping::Mapping;
 use dwindle::pipeline::{TensorDifference, compare};
 use dwindle_formats::container::{Container, ContainerError, verify};
-use dwindle_formats::gguf::refuse_split;
+use dwindle_formats::gguf::{GgufError, refuse_split};
 use serde::Serialize;
 
 use super::output::{json, line, size, table};
@@ -95,6 +95,7 @@ fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
             "the file has no checksums: another program wrote it; `dwindle compress` it with \
              `--preset source` to add them",
         ),
+        ContainerError::Gguf(e @ GgufError::Split { .. }) => Failure::file(path, e),
         e => Failure::Check(format!("`{}`: {e}", path.display())),
     })
 }

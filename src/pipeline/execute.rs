@@ -43,7 +43,8 @@ pub struct Inputs<'a> {
 pub struct Options {
     /// Worker threads.
     pub threads: usize,
-    /// Bytes of values and results that may be under way at once.
+    /// Bytes of values and results that may be under way at once, as far as they can be told beforehand;
+    /// a job that needs more runs alone. It bounds neither the process nor mapped files.
     pub memory: u64,
     /// Whether payloads may be compressed: in containers, not in stock files.
     pub compress: bool,

@@ -18,6 +18,7 @@ mod sequential;
 mod side_by_side;
 mod stock;
 mod transform;
+mod unfitted;
 
 pub use compare::{TensorDifference, compare};
 pub use execute::{Inputs, Options, PipelineError, Summary, TensorSummary, compress, export};
@@ -30,3 +31,4 @@ pub use sequential::{Fitted, fit};
 pub use side_by_side::{FitError, FitOptions};
 pub use stock::{StockError, StockModel};
 pub use transform::ErrorSums;
+pub use unfitted::{Reason, Unfitted};

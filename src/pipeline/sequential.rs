@@ -17,6 +17,7 @@ use super::execute::Inputs;
 use super::factored::{Factorizer, Made};
 use super::side_by_side::{FitError, FitOptions, ROWS_PER_ELEMENT, SideBySide};
 use super::transform::ErrorSums;
+use super::unfitted::{Reason, Unfitted};
 use crate::architecture::{self, ModelTensor};
 use crate::llama::activations::Reader;
 use crate::llama::lockstep::Pair;
@@ -29,6 +30,7 @@ use crate::plan::{Operand, Plan, TransformError, Treatment};
 pub struct Fitted {
     steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
     digest: [u8; 32],
+    unfitted: Vec<Unfitted>,
 }
 
 impl Fitted {
@@ -36,6 +38,11 @@ impl Fitted {
     pub(super) fn get(&self, step: usize) -> Option<(&[Vec<u8>], ErrorSums)> {
         let (parts, sums) = self.steps.get(step)?.as_ref()?;
         Some((parts, *sums))
+    }
+
+    /// Layers that were compressed without being fitted to those before.
+    pub fn unfitted(&self) -> &[Unfitted] {
+        &self.unfitted
     }
 
     /// A digest of all parts.
@@ -93,6 +100,7 @@ struct Fitting<'a> {
     /// Whether a weight of the running model differs from the original's.
     has_changed: bool,
     steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
+    unfitted: Vec<Unfitted>,
 }
 
 impl<'a> Fitting<'a> {
@@ -105,6 +113,7 @@ impl<'a> Fitting<'a> {
             by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
             has_changed: false,
             steps: plan.steps.iter().map(|_| None).collect(),
+            unfitted: Vec::new(),
         }
     }
 
@@ -159,7 +168,7 @@ impl<'a> Fitting<'a> {
                 Treatment::Joint { members, .. } if members[0] != step => continue,
                 _ => {}
             }
-            let made = self.unfitted(step).map_err(self.failed(step))?;
+            let made = self.by_calibration(step).map_err(self.failed(step))?;
             if let Treatment::Multilinear { stack, .. } = treatment {
                 let values = &made[0].1.values;
                 let len = values.len() / stack.members.len();
@@ -171,6 +180,9 @@ impl<'a> Fitting<'a> {
                     running.replace(&self.tensor(*member).name, &made.values)?;
                 }
             }
+            if architecture::role(&tensor.name).0.is_some() {
+                self.note_unseen(step, &made);
+            }
             self.has_changed = true;
             tensor.release(self.inputs.source);
             if *treatment != Treatment::Store {
@@ -181,7 +193,7 @@ impl<'a> Fitting<'a> {
     }
 
     /// A step, with all that share its factors, from what calibration saw.
-    fn unfitted(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
+    fn by_calibration(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
         let Treatment::Joint { members, .. } = &self.plan.steps[step].treatment else {
             return Ok(vec![(step, self.factorizer.make(step)?)]);
         };
@@ -213,7 +225,11 @@ impl<'a> Fitting<'a> {
             return Ok(Vec::new());
         };
         // Where nothing before has changed, or too little was seen, calibration knows more.
-        let is_enough = original.len() >= ROWS_PER_ELEMENT * width * width;
+        let (tokens, needed) = (original.len() / width, ROWS_PER_ELEMENT * width);
+        let is_enough = tokens >= needed;
+        if self.has_changed && !is_enough {
+            self.note(&steps, width, tokens);
+        }
         let moments = (self.has_changed && is_enough)
             .then(|| Moments::of(original, now, width))
             .transpose()
@@ -239,6 +255,45 @@ impl<'a> Fitting<'a> {
         Ok(replaced)
     }
 
+    /// Notes a weight of a layer, and those treated with it, that have no input of their own to be
+    /// fitted to.
+    fn note_unseen(&mut self, step: usize, made: &[(usize, Made)]) {
+        let tensor = self.tensor(step);
+        let members: Vec<usize> = match &self.plan.steps[step].treatment {
+            Treatment::Multilinear { stack, .. } => stack.members.clone(),
+            _ => made.iter().map(|(member, _)| *member).collect(),
+        };
+        let is_stack = members.len() > 1 || tensor.shape.len() > 2;
+        let names = members.iter().map(|i| self.tensor(*i).name.clone());
+        self.unfitted.push(Unfitted {
+            weights: names.collect(),
+            width: tensor.row_len() as usize,
+            reason: match is_stack {
+                true => Reason::Stacked,
+                false => Reason::Unseen,
+            },
+        });
+    }
+
+    /// Notes layers whose input was seen too little of.
+    fn note(&mut self, steps: &[(usize, &Reader)], width: usize, tokens: usize) {
+        let name = |(step, _): &(usize, &Reader)| self.tensor(*step).name.clone();
+        let weights: Vec<String> = steps.iter().map(name).collect();
+        let statistics = self.inputs.measured.statistics;
+        let is_known = |weight: &String| {
+            statistics.is_some_and(|s| s.group(weight).is_some_and(|g| g.blocks.len() == 1))
+        };
+        self.unfitted.push(Unfitted {
+            width,
+            reason: Reason::TooFewTokens {
+                tokens,
+                needed: ROWS_PER_ELEMENT * width,
+                measured: weights.iter().all(is_known),
+            },
+            weights,
+        });
+    }
+
     /// Steps that are treated together.
     fn jobs(&self, steps: &[(usize, &Reader)]) -> Vec<Vec<usize>> {
         let mut jobs: Vec<Vec<usize>> = Vec::new();
@@ -260,7 +315,7 @@ impl<'a> Fitting<'a> {
         moments: Option<(&Moments, &[f32])>,
     ) -> Result<Vec<(usize, Made)>, TransformError> {
         let Some((moments, gram)) = moments else {
-            return self.unfitted(members[0]);
+            return self.by_calibration(members[0]);
         };
         let (mut original, mut fitted) = (Vec::new(), Vec::new());
         for member in members {
@@ -293,6 +348,7 @@ impl<'a> Fitting<'a> {
         Fitted {
             steps: self.steps,
             digest: hash.finalize().into(),
+            unfitted: self.unfitted,
         }
     }
 }

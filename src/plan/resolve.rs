@@ -61,6 +61,14 @@ pub enum PlanError {
         method: &'static str,
     },
     #[error(
+        "`{method}` must know the whole input of tensor `{tensor}`, and the statistics have its {width} elements in blocks; measure it with a wider limit, or choose another method"
+    )]
+    StatisticsInBlocks {
+        tensor: String,
+        method: &'static str,
+        width: usize,
+    },
+    #[error(
         "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
     )]
     DiagnosisMissing { tensor: String },
@@ -169,8 +177,9 @@ pub fn resolve(
         if recipe.rounding == Rounding::Output {
             resolver.round_for_output(index, &mut step);
         }
-        steps.push(step);
         fallbacks.extend(fallback);
+        fallbacks.extend(resolver.unseen(index, &step, recipe.rounding));
+        steps.push(step);
     }
     let rounds = |s: &Step| s.treatment == Treatment::Round;
     if recipe.rounding == Rounding::Output && !steps.iter().any(rounds) {
