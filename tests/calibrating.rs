@@ -2,6 +2,7 @@
 
 mod program;
 
+use dwindle::statistics::{Identity, Likeness};
 use program::{checkpoint, compress, dwindle, fixture, refusal, says, stdout};
 use serde_json::Value;
 use tempfile::tempdir;
@@ -31,8 +32,20 @@ fn a_checkpoint_and_its_files_have_the_same_identity() {
             report["provenance"]["model"].clone()
         })
         .collect();
-    assert_eq!(models[0]["norms_sha256"], models[1]["norms_sha256"]);
-    assert_eq!(models[0], models[2]);
+    let models: Vec<Identity> = models
+        .into_iter()
+        .map(|model| serde_json::from_value(model).unwrap())
+        .collect();
+    for other in &models[1..] {
+        assert_eq!(models[0].likeness(other), Ok(Likeness::Weights));
+        assert_eq!(models[0].name, other.name);
+    }
+    // Files of older versions say nothing of weights.
+    let older = Identity {
+        weights: Default::default(),
+        ..models[0].clone()
+    };
+    assert_eq!(older.likeness(&models[0]), Ok(Likeness::NormsOnly));
 }
 
 #[test]

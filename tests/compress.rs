@@ -210,7 +210,10 @@ fn a_gguf_file_is_a_checkpoint_too() {
 
     let mut command = dwindle(["compress", "--preset", "source"]);
     command.arg(&first).arg("--output").arg(&first);
-    says(&refusal(&mut command, 2), &["is the checkpoint itself"]);
+    says(
+        &refusal(&mut command, 2),
+        &["is the checkpoint, which would be overwritten"],
+    );
     says(
         &stdout(dwindle(["verify"]).arg(&first)),
         &["all checksums hold"],

@@ -8,6 +8,7 @@ mod program;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use dwindle_formats::container::Container;
 use dwindle_formats::gguf::TensorType;
 use program::{checkpoint, compress, dwindle, fixture, listing, refusal, says, stdout};
 use serde_json::Value;
@@ -312,5 +313,88 @@ fn budgets_meet_what_they_can_not_share() {
     says(
         &fallbacks[0].to_string(),
         &["the diagnosis does not know it"],
+    );
+}
+
+#[test]
+fn layers_that_were_not_fitted_are_told() {
+    let known = known();
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("file.gguf");
+    let fit = |chunks: &str| {
+        let mut command = preset(known, "q4_0", &file);
+        command.args(["--sequential", "--json", "--chunks", chunks]);
+        command.arg("--text").arg(fixture("kjv-calibration.txt"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (said, report["unfitted"].as_array().unwrap().clone())
+    };
+    // Of 768 elements, which 512 tokens say too little of.
+    let (said, unfitted) = fit("1");
+    says(&said, &["warning: `blk.0.ffn_down.weight`", "and 3 more"]);
+    says(&said, &["512 tokens", "at least 1536", "longer text"]);
+    assert_eq!(unfitted.len(), 4);
+    assert_eq!(unfitted[0]["reason"], "too-few-tokens");
+    assert_eq!(unfitted[0]["weights"][0], "blk.0.ffn_down.weight");
+    let bytes = std::fs::read(&file).unwrap();
+    let container = Container::read(&bytes).unwrap();
+    let of = |name: &str| {
+        let tensors = &container.plan.tensors;
+        let tensor = tensors.iter().find(|t| t.name == name).unwrap();
+        tensor.parameters.get("unfitted").cloned()
+    };
+    says(
+        of("blk.3.ffn_down.weight").unwrap().as_str().unwrap(),
+        &["512 tokens"],
+    );
+    assert_eq!(of("blk.3.attn_q.weight"), None);
+    let (said, unfitted) = fit("3");
+    assert!(!said.contains("warning") && unfitted.is_empty(), "{said}");
+}
+
+#[test]
+fn inputs_that_were_measured_in_blocks_are_told() {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let model = at("model.gguf");
+    tiny(TensorType::F16).write(&model);
+    let mut command = dwindle(["calibrate", "--max-gram-width", "256", "-c", "64"]);
+    command.args(["--chunks", "4", "-t", "1"]).arg(&model);
+    command.arg("--text").arg(fixture("kjv-calibration.txt"));
+    stdout(command.arg("-o").arg(at("stats")));
+    let plan = |rule: &str| {
+        std::fs::write(at("recipe.toml"), rule).unwrap();
+        let mut command = dwindle(["compress", "--dry-run", "--json"]);
+        command.arg(&model).arg("--recipe").arg(at("recipe.toml"));
+        command.arg("--stats").arg(at("stats"));
+        command
+    };
+    for (rule, done) in [
+        ("type = \"q4_0\"\nrounding = \"output\"", "as ggml does"),
+        (
+            "type = \"f16\"\n[[rule]]\nroles = [\"ffn_down\", \"ffn_up\"]\nmethod = \"svd\"\nkeep = 0.5",
+            "of its weights",
+        ),
+    ] {
+        let report: Value = serde_json::from_str(&stdout(&mut plan(rule))).unwrap();
+        let fallbacks = report["fallbacks"].as_array().unwrap();
+        assert_eq!(fallbacks.len(), 2, "{fallbacks:?}");
+        assert_eq!(fallbacks[0]["tensor"], "blk.0.ffn_down.weight");
+        says(
+            &fallbacks[0].to_string(),
+            &[done, "512 elements", "in blocks"],
+        );
+    }
+    let rule =
+        "type = \"f16\"\n[[rule]]\nroles = [\"ffn_down\"]\nmethod = \"wanda\"\nsparsity = 0.5";
+    says(
+        &refusal(&mut plan(rule), 3),
+        &[
+            "`wanda`",
+            "`blk.0.ffn_down.weight`",
+            "512 elements in blocks",
+        ],
     );
 }

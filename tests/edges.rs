@@ -138,3 +138,47 @@ fn statistics_of_another_model_are_refused() {
     diagnose.arg(&other.model).arg("--stats").arg(&stats);
     says(&refusal(&mut diagnose, 3), &["another model"]);
 }
+
+#[test]
+fn values_that_a_type_can_not_hold_are_refused_by_name() {
+    const TOO_LARGE: [f32; 4] = [65520.0, -70000.0, f32::INFINITY, f32::NAN];
+    let (dir, path) = (tempdir().unwrap(), "out.gguf");
+    for (preset, values, advice) in [
+        ("f16", &TOO_LARGE[..], "bf16"),
+        ("bf16", &[f32::MAX, f32::NEG_INFINITY, f32::NAN][..], ""),
+        ("q8_0", &[1e11, f32::NAN][..], "bf16"),
+    ] {
+        for value in values {
+            let mut model = tiny(TensorType::F32);
+            let place = model.layout.iter().position(|t| t.name == WEIGHT).unwrap();
+            let at = 4 * (200 * 256 + 7);
+            model.data[place][at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let file = dir.path().join("model.gguf");
+            model.write(&file);
+            let mut command = dwindle(["compress", "--preset", preset, "-o", path]);
+            let sentence = refusal(command.arg(&file).current_dir(dir.path()), 3);
+            says(&sentence, &[WEIGHT]);
+            if value.is_finite() {
+                says(&sentence, &[advice, "can't hold"]);
+            } else {
+                says(&sentence, &["no finite number"]);
+            }
+            says(&sentence, &[&format!("element {} is {value}", at / 4)]);
+            assert_eq!(listing(dir.path()), ["model.gguf"], "{preset} {value}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_values_of_a_type_are_kept() {
+    let dir = tempdir().unwrap();
+    let mut model = tiny(TensorType::F32);
+    let place = model.layout.iter().position(|t| t.name == WEIGHT).unwrap();
+    model.data[place][..4].copy_from_slice(&65519.9f32.to_le_bytes());
+    let file = dir.path().join("model.gguf");
+    model.write(&file);
+    let out = dir.path().join("out.gguf");
+    let mut command = dwindle(["compress", "--preset", "f16", "-o"]);
+    stdout(command.arg(&out).arg(&file));
+    stdout(dwindle(["verify"]).arg(&out).arg("--against").arg(&file));
+}

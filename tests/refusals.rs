@@ -230,3 +230,54 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
     }
 }
+
+#[test]
+fn one_file_of_several_is_no_model() {
+    let dir = tempdir().unwrap();
+    let text = fixture("kjv-heldout.txt");
+    let part = |name: &str, count: Option<u16>| {
+        let path = dir.path().join(name);
+        let mut metadata = Metadata::new();
+        metadata.set("general.architecture", "llama");
+        if let Some(count) = count {
+            metadata.set("split.no", 1u16);
+            metadata.set("split.count", count);
+        }
+        std::fs::write(&path, encode_header(&metadata, &[], 32)).unwrap();
+        path
+    };
+    for path in [
+        part("by-key.gguf", Some(3)),
+        part("m-00002-of-00003.gguf", None),
+    ] {
+        for words in [
+            "compress --dry-run --preset q8_0",
+            "run -p x",
+            "bench",
+            "verify",
+            "inspect",
+            "calibrate -o s --text",
+            "eval --text",
+            "export -o x.gguf",
+        ] {
+            let mut command = dwindle(words.split(' '));
+            command.current_dir(dir.path());
+            if words.ends_with("--text") {
+                command.arg(&text);
+            }
+            let sentence = refusal(command.arg(&path), INPUT);
+            says(
+                &sentence,
+                &["part 2 of a model in 3 GGUF", "gguf-split --merge"],
+            );
+        }
+        let mut command = compress("q8_0", &dir.path().join("x.gguf"));
+        let sentence = refusal(command.arg("--importance").arg(&path), INPUT);
+        says(&sentence, &[path.file_name().unwrap().to_str().unwrap()]);
+    }
+    // A file that was joined says so, and is not refused for it.
+    let whole = part("whole.gguf", Some(0));
+    stdout(dwindle(["inspect"]).arg(whole));
+    let whole = part("m-00001-of-00001.gguf", Some(1));
+    stdout(dwindle(["inspect"]).arg(whole));
+}

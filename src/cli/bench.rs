@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::eval::{Speed, SpeedOptions, peak_memory, speed};
 use clap::Parser;
 use serde::Serialize;
 
 use super::Failure;
 use super::model::Runtime;
 use super::output::{json, line, size, table};
+use crate::eval::{Speed, SpeedOptions, peak_memory, speed};
 
 /// Measure prompt and generation speed, load time and memory
 ///

@@ -2,23 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueEnum};
+use dwindle_formats::gguf::TensorType;
+use dwindle_formats::output::Scratch;
+use fs_err as fs;
+use serde::Serialize;
+
+use super::meter::{Checkpoint, Meter, context, unusable};
+use super::output::{above_zero, file_name, parse_bytes, read_text};
+use super::{Failure, progress};
 use crate::eval::EvalOptions;
 use crate::llama::model::ModelOptions;
+use crate::measure::Experiment;
 use crate::plan::{Recipe, Subject};
 use crate::statistics::{DiagnosisText, Identity, Sensitivities, digest};
 use crate::target::{
     BudgetError, Chosen, Costs, Grouping, Refinement, Search, TYPES, bits_of, candidates,
     fingerprint, groups, measure, of_bits, of_size, rungs,
 };
-use clap::{Args, ValueEnum};
-use dwindle_formats::gguf::TensorType;
-use fs_err as fs;
-use serde::Serialize;
-
-use super::meter::{Checkpoint, Meter, context, unusable};
-use super::output::{above_zero, file_name, parse_bytes, read_text};
-use super::scratch::Scratch;
-use super::{Failure, progress};
 
 /// What a file is to be like.
 #[derive(Debug, Clone, Args)]
@@ -197,6 +198,11 @@ impl Target {
 }
 
 impl Choosing {
+    /// The file to keep what is measured in, where one was named.
+    pub fn sensitivity(&self) -> Option<&Path> {
+        self.sensitivity.as_deref()
+    }
+
     /// The first of these options that was given.
     pub fn given(&self) -> Option<&'static str> {
         let given = [
@@ -245,7 +251,7 @@ impl Choosing {
             chunks: self.effort.chunks(),
         };
         let identity = Identity::of(model, source)?;
-        let fingerprint = fingerprint(&task)?;
+        let fingerprint = fingerprint(&checkpoint.subject)?;
         let file = match &self.sensitivity {
             Some(file) => file.clone(),
             None => cache_file(&fingerprint, &about)?,
@@ -264,12 +270,17 @@ impl Choosing {
                 &mut |_, _| (),
             )?;
             let bar = progress::count(missing as u64, "measuring");
-            measure(
-                &task,
+            let mut experiment = Experiment::new(
                 &running,
+                checkpoint.subject,
+                (&text, &options),
+                checkpoint.scratch,
+            );
+            measure(
+                &checkpoint.subject,
+                &mut experiment,
                 &tensors,
                 &groups,
-                (&text, &options),
                 &mut known,
                 &mut |known| {
                     bar.inc(1);

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
+use dwindle_formats::output::Claims;
+use serde::Serialize;
+
+use super::model::Runtime;
+use super::output::{checkpoint_path, json, line, parse_bytes, read_text, size, table};
+use super::{Failure, progress};
 use crate::eval::peak_memory;
 use crate::measure::{
     CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs, calibrate,
 };
 use crate::runtime::identity;
 use crate::statistics::Group;
-use clap::Parser;
-use serde::Serialize;
-
-use super::model::Runtime;
-use super::output::{json, line, parse_bytes, read_text, size, table};
-use super::{Failure, progress};
 
 /// Measure what each linear layer reads, for methods that fit weights to their inputs
 ///
@@ -46,7 +47,9 @@ pub struct Args {
     /// Tokens of a chunk
     #[arg(short, long, default_value_t = 512)]
     ctx: u32,
-    /// Memory for sums; where they don't fit, the model runs several times, each for some layers
+    /// Memory for sums; where they don't fit, the model runs several times, each for some layers. No
+    /// limit on the process: an input whose sums need more is measured alone, and the model and what
+    /// llama.cpp takes to run it come on top
     #[arg(long, default_value = "4G", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
     /// The widest input whose whole Gram matrix is kept
@@ -67,6 +70,14 @@ struct Report<'a> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the text", [&args.text])
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .writes(&args.imatrix)
+        .check()?;
     let text = read_text(&args.text)?;
     let chunks = match (args.chunks, args.tokens) {
         (Some(0), _) | (_, Some(0)) => {

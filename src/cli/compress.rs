@@ -2,27 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::architecture::{self, Model, ModelTensor};
-use crate::checkpoint;
-use crate::fitting::FitOptions;
-use crate::ggml::FILE_TYPES;
-use crate::mapped::Mapping;
-use crate::plan::Structure;
-use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule, Subject};
-use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
-use crate::writing::{Inputs, PipelineError};
 use clap::Parser;
-use dwindle_formats::container::check_destination;
-use dwindle_formats::gguf::read_header;
+use dwindle_formats::gguf::{read_header, refuse_split};
+use dwindle_formats::output::{Claims, folder_of};
 use fs_err as fs;
 
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
 use super::meter::Checkpoint;
-use super::output::{at_least_one, shape};
+use super::output::{at_least_one, checkpoint_path, shape, warn_of_norms};
 use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
 use super::resources::Resources;
 use super::{Failure, progress, structure};
+use crate::architecture::{self, Model, ModelTensor};
+use crate::checkpoint;
+use crate::fitting::FitOptions;
+use crate::ggml::FILE_TYPES;
+use crate::mapped::Mapping;
+use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule, Structure, Subject};
+use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
+use crate::writing::Inputs;
 
 /// Convert a checkpoint into a smaller file
 #[derive(Debug, Parser)]
@@ -110,10 +109,8 @@ pub fn rounding(text: &str) -> Result<Rounding, String> {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let kind = args.output.as_deref().map(kind_of).transpose()?;
-    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        // Before a plan that may take minutes.
-        check_destination(output).map_err(PipelineError::from)?;
-    }
+    // Before a plan that may take minutes.
+    args.claims().check()?;
     let mut recipe = args.recipe()?;
     args.check(&recipe, kind)?;
     let importance = args
@@ -123,16 +120,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
-    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        refuse_overwriting_source(&path, output)?;
-    }
     let (source, model) = architecture::open(&path)?;
     if let Some(file) = &args.types_of {
         recipe.rules = types_of(file, &model)?;
     }
     let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
     if let Some(statistics) = &statistics {
-        statistics.check_model(&model, source.as_ref())?;
+        warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     }
     let diagnosis = match &args.diagnosis {
         Some(file) => Some(Diagnosis::open(
@@ -191,13 +185,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rounding: recipe.rounding,
         text,
         options,
-        scratch: folder_of(args.output.as_deref()),
+        scratch: args.output.as_deref().map_or(Path::new("."), folder_of),
     });
     let chosen = match &checkpoint {
         Some(checkpoint) => Some(args.target.choose(&args.choosing, checkpoint)?),
         None => None,
     };
-    let plan = match &chosen {
+    let mut plan = match &chosen {
         Some(chosen) => chosen.plan.clone(),
         None => plan::resolve(&recipe, &subject)?,
     };
@@ -211,22 +205,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return print_plan(&plan, args.json);
     };
 
-    let mut identity = checkpoint::fingerprint(
-        &path,
-        &[
-            args.importance.as_deref(),
-            args.stats.as_deref(),
-            args.diagnosis.as_deref(),
-        ],
-    )?;
-    if smaller.is_some() {
-        let own = crate::structure::digest(model);
-        identity.iter_mut().zip(own).for_each(|(a, b)| *a ^= b);
-    }
+    let content = checkpoint::fingerprint::content(source.as_ref());
     let mut inputs = Inputs {
         subject,
         fitted: None,
-        identity: &identity,
+        content: &content,
     };
     let fitted = match args.text.as_deref().filter(|_| args.sequential) {
         // A smaller model was fitted while it was made.
@@ -240,7 +223,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         )?),
         None => None,
     };
-    inputs.fitted = fitted.as_ref();
+    if let Some((fitted, unfitted)) = &fitted {
+        inputs.fitted = Some(fitted);
+        crate::fitting::describe(unfitted, &mut plan);
+    }
     let bar = progress::bytes(plan.bytes(), "compressing");
     let summary = crate::writing::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
@@ -248,6 +234,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         eprintln!(
             "note: {} tensors were already finished by an interrupted run",
             summary.resumed_tensors
+        );
+    }
+    if summary.began_anew {
+        eprintln!(
+            "note: an interrupted run with another plan, checkpoint or version of dwindle had left a \
+             part of this file; it was not used"
         );
     }
     let outcome = match (&checkpoint, &chosen) {
@@ -259,11 +251,27 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let told = Told {
         structure: smaller.as_ref().map(|s| &s.report),
         target: outcome.as_ref(),
+        unfitted: fitted.as_ref().map_or(&[], |(_, unfitted)| unfitted),
     };
     print_summary(&plan, model, &told, &summary, args.json)
 }
 
 impl Args {
+    /// What is read and written.
+    fn claims(&self) -> Claims {
+        Claims::new()
+            .reads("the checkpoint", [checkpoint_path(&self.checkpoint)])
+            .reads("the recipe", &self.recipe)
+            .reads("the file of `--types-of`", &self.types_of)
+            .reads("the importance file", &self.importance)
+            .reads("the statistics", &self.stats)
+            .reads("the diagnosis", &self.diagnosis)
+            .reads("a text", &self.text)
+            .reads("a text", &self.choosing.gate)
+            .writes(self.output.as_ref().filter(|_| !self.dry_run))
+            .writes(self.choosing.sensitivity())
+    }
+
     /// What clap can't hold against one another.
     fn check(&self, recipe: &Recipe, kind: Option<Kind>) -> Result<(), Failure> {
         let target = self.target.is_wanted();
@@ -361,7 +369,8 @@ fn presets_help() -> String {
 /// Rules that give each weight of a model the type that it has in a GGUF file.
 fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     let bytes = Mapping::open(file)?;
-    let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
+    let header = refuse_split(file).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|e| Failure::file(file, e))?;
     let weights = model.tensors.iter().filter(|t| t.is_weight());
     let rule = |tensor: &ModelTensor| {
         let found = header.tensors.iter().find(|t| t.name == tensor.name);
@@ -384,14 +393,6 @@ fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
         }
     };
     weights.map(rule).collect()
-}
-
-/// The folder in which an output is written.
-fn folder_of(output: Option<&Path>) -> &Path {
-    output
-        .and_then(Path::parent)
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 fn kind_of(output: &Path) -> Result<Kind, Failure> {
@@ -418,14 +419,4 @@ fn refuse_factors(plan: &Plan) -> Result<(), Failure> {
         shown.join(", "),
         if names.len() > 3 { ", …" } else { "" }
     )))
-}
-
-fn refuse_overwriting_source(source: &Path, output: &Path) -> Result<(), Failure> {
-    match (fs::canonicalize(source), fs::canonicalize(output)) {
-        (Ok(a), Ok(b)) if a == b => Err(Failure::Usage(format!(
-            "`{}` is the checkpoint itself; choose another output",
-            output.display()
-        ))),
-        _ => Ok(()),
-    }
 }

@@ -2,22 +2,23 @@
 
 use std::path::PathBuf;
 
+use clap::Parser;
+use dwindle_formats::output::{Claims, folder_of};
+
+use super::model::Runtime;
+use super::output::{
+    at_least_one, checkpoint_path, file_name, json, line, read_text, shape, table, warn_of_norms,
+};
+use super::{Failure, progress};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::eval::EvalOptions;
-use crate::measure::{activations, divergences, tensors};
+use crate::measure::{Experiment, activations, divergences, tensors};
 use crate::plan::Subject;
 use crate::statistics::{
     Diagnosis, DiagnosisText, Identity, InputDiagnosis, Measured, Statistics, TensorDiagnosis,
     digest,
 };
-use crate::writing::PipelineError;
-use clap::Parser;
-use dwindle_formats::container::check_destination;
-
-use super::model::Runtime;
-use super::output::{at_least_one, file_name, json, line, read_text, shape, table};
-use super::{Failure, progress};
 
 /// Find out which tensors bear compression, and which must not be touched
 ///
@@ -65,16 +66,24 @@ fn keep(text: &str) -> Result<f64, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    if let Some(output) = &args.output {
-        // Before measurements that may take hours.
-        check_destination(output).map_err(PipelineError::from)?;
-    }
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the statistics", [&args.stats])
+        .reads("the text", &args.text)
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .check()?;
+    let scratch = match &args.output {
+        Some(output) => folder_of(output).to_path_buf(),
+        None => std::env::temp_dir(),
+    };
     let text = args.text.as_deref().map(read_text).transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
     let statistics = Statistics::open(&args.stats)?;
-    statistics.check_model(&model, source.as_ref())?;
+    warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     let mut diagnosis = Diagnosis::new(Identity::of(&model, source.as_ref())?, args.keep);
 
     let bar = progress::count(statistics.weights() as u64, "decomposing");
@@ -99,14 +108,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         let running = args.runtime.load_replaceable(&path)?;
         let found = &mut diagnosis.tensors;
         let bar = progress::count(found.len() as u64, "running");
-        let chunks = divergences(
-            &subject,
-            &running,
-            args.keep,
-            (text, &options),
-            found,
-            &mut || bar.inc(1),
-        )?;
+        let mut experiment = Experiment::new(&running, subject, (text, &options), &scratch);
+        let keep = args.keep;
+        let chunks = divergences(&subject, &mut experiment, keep, found, &mut || bar.inc(1))?;
+        drop(experiment);
         bar.finish_and_clear();
         let original = args.runtime.load(&path)?;
         diagnosis.inputs = activations(

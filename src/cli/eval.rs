@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{self, Caches};
-use crate::eval::{
-    Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
-    compare, perplexity, write_reference,
-};
 use clap::Parser;
+use dwindle_formats::output::Claims;
 use fs_err as fs;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{json, line, read_text, size, table};
+use super::output::{checkpoint_path, json, line, read_text, size, table};
 use super::{Failure, progress};
+use crate::checkpoint::{self, Caches};
+use crate::eval::{
+    Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
+    compare, perplexity, write_reference,
+};
 
 /// Measure perplexity, and the divergence from a reference
 ///
@@ -56,6 +57,14 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    let reference = args.reference.as_deref().map(checkpoint_path);
+    Claims::new()
+        .reads("the model", [checkpoint_path(&args.file)])
+        .reads("the reference", reference)
+        .reads("the text", [&args.text])
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.cache)
+        .check()?;
     let text = read_text(&args.text)?;
     let options = EvalOptions {
         ctx: args.ctx,
@@ -91,7 +100,7 @@ fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation
     };
     let identity = checkpoint::resolve(path, &Caches::from_env())
         .map_err(crate::architecture::Error::from)
-        .map(|path| checkpoint::fingerprint(&path, &[]))??;
+        .map(|path| checkpoint::fingerprint::files(&path))??;
     let key = cache_key(&identity, text, options);
     if !cache_matches(cache, key) {
         let reference = args.runtime.load(path)?;

@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Parser, ValueEnum};
+use dwindle_formats::container::Container;
+use dwindle_formats::gguf::refuse_split;
+use dwindle_formats::output::Claims;
+
+use super::output::{json, line, size};
+use super::resources::Resources;
+use super::{Failure, progress};
 use crate::architecture::{self, to_huggingface};
 use crate::checkpoint::huggingface::HuggingFace;
 use crate::checkpoint::{self, Caches};
 use crate::mapped::Mapping;
 use crate::runtime::{StockModel, export};
-use clap::{Parser, ValueEnum};
-use dwindle_formats::container::Container;
-
-use super::output::{json, line, size};
-use super::resources::Resources;
-use super::{Failure, progress};
 
 /// Write a stock `.gguf`, factors multiplied out, from a container, or a Hugging Face folder from a
 /// `.gguf`
@@ -50,22 +52,24 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let (Format::Hf, Some(origin)) = (args.format, &args.checkpoint) {
         return folder(args, origin);
     }
+    let read = Claims::new().reads("the file to export", [&args.file]);
+    read.writes([&args.output]).check()?;
     if args.output.extension().is_none_or(|e| e != "gguf") {
         return Err(Failure::Usage(format!(
             "`{}` does not end in `.gguf`, which is what export writes",
             args.output.display()
         )));
     }
+    refuse_split(&args.file).map_err(|e| Failure::file(&args.file, e))?;
     let bytes = Mapping::open(&args.file)?;
     let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
     let stock = StockModel::from_container(&container, &bytes);
-    let inputs = checkpoint::fingerprint(&args.file, &[])?;
     let bar = progress::bytes(stock.data_bytes(), "exporting");
     let options = args.resources.options(false);
     let summary = export(
         &stock,
         &container.plan,
-        &inputs,
+        &container.digest(),
         &args.output,
         options,
         &mut |n| bar.inc(n),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use dwindle_formats::output::ClaimError;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
@@ -85,6 +87,15 @@ impl From<crate::plan::PlanError> for Failure {
         match e {
             crate::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
             _ => Failure::Input(sentence(&e)),
+        }
+    }
+}
+
+impl From<ClaimError> for Failure {
+    fn from(e: ClaimError) -> Failure {
+        match e {
+            ClaimError::Place(_) => Failure::Input(sentence(&e)),
+            _ => Failure::Usage(sentence(&e)),
         }
     }
 }

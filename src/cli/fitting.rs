@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use crate::fitting::{FitOptions, FitText, fit};
+use super::output::read_text;
+use super::{Failure, progress};
+use crate::fitting::{FitOptions, FitText, Reason, Unfitted, fit};
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::{Plan, Recipe};
 use crate::runtime::Factors;
 use crate::writing::{Fitted, Inputs};
-
-use super::output::read_text;
-use super::{Failure, progress};
 
 /// The checkpoint as it is.
 pub fn on_cpu(checkpoint: &Path) -> Result<Model, Failure> {
@@ -43,11 +42,11 @@ pub fn fit_layers(
     plan: &Plan,
     inputs: &Inputs<'_>,
     text: &Path,
-) -> Result<Fitted, Failure> {
+) -> Result<(Fitted, Vec<Unfitted>), Failure> {
     let words = read_text(text)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
-    let fitted = fit(
+    let (fitted, unfitted) = fit(
         plan,
         inputs,
         [&original, &running],
@@ -61,5 +60,35 @@ pub fn fit_layers(
         },
     )?;
     bar.finish_and_clear();
-    Ok(fitted)
+    warn_of_unfitted(&unfitted);
+    Ok((fitted, unfitted))
+}
+
+/// Says what was not fitted, of layers that differ only in their number once.
+pub fn warn_of_unfitted(unfitted: &[Unfitted]) {
+    let mut told: Vec<(&Unfitted, usize)> = Vec::new();
+    for one in unfitted {
+        match told
+            .iter_mut()
+            .find(|(o, _)| (o.width, o.reason) == (one.width, one.reason))
+        {
+            Some((_, weights)) => *weights += one.weights.len(),
+            None => told.push((one, one.weights.len())),
+        }
+    }
+    for (one, weights) in told {
+        let others = match weights - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more with inputs of {} elements", one.width),
+        };
+        let advice = match one.reason {
+            Reason::TooFewTokens { .. } => "; name a longer text, or evaluate more chunks of it",
+            _ => "",
+        };
+        eprintln!(
+            "warning: `{}`{others}: not fitted to the layers before, because {}{advice}",
+            one.weights.first().map_or("", String::as_str),
+            one.reason,
+        );
+    }
 }

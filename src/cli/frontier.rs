@@ -1,7 +1,8 @@
 //! What a sweep has found: files of several sizes, and what they say.
 
-use crate::eval::Evaluation;
 use serde::Serialize;
+
+use crate::eval::Evaluation;
 
 /// A file that was measured.
 #[derive(Debug, Clone, Serialize)]

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::mapped::Mapping;
 use clap::Parser;
 use dwindle_formats::container::{Codec, Container, is_container};
-use dwindle_formats::gguf::{Header, read_header};
+use dwindle_formats::gguf::{Header, read_header, refuse_split};
 use serde::Serialize;
 
 use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
+use crate::mapped::Mapping;
 
 /// List a file's tensors: method, type, shape, rank, bytes, bits per weight
 #[derive(Debug, Parser)]
@@ -55,7 +55,8 @@ struct Report {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let bytes = Mapping::open(&args.file)?;
-    let header = read_header(&bytes).map_err(|e| Failure::file(&args.file, e))?;
+    let header = refuse_split(&args.file).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|e| Failure::file(&args.file, e))?;
     let (kind, mut rows) = if is_container(&header) {
         let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
         let codecs = |part| container.codecs(part).any(|c| c != Codec::Raw);

@@ -1,21 +1,20 @@
 //! Files of a checkpoint made and measured.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use dwindle_formats::output::Scratch;
+
+use super::Failure;
+use super::output::read_text;
 use crate::architecture::Model;
-use crate::eval::{
-    Estimate, EvalError, EvalOptions, Evaluation, Reference, compare, write_reference,
-};
+use crate::eval::{Estimate, EvalError, EvalOptions, Evaluation};
 use crate::llama;
 use crate::llama::model::ModelOptions;
+use crate::measure::Predictions;
 use crate::plan::{Plan, Rounding, Subject};
 use crate::runtime::Factors;
 use crate::target::Task;
 use crate::writing::{Inputs, Options, PipelineError};
-
-use super::Failure;
-use super::output::read_text;
-use super::scratch::Scratch;
 
 /// Tokens of a chunk, where the model has as many.
 const CTX: u32 = 512;
@@ -39,6 +38,7 @@ impl Checkpoint<'_> {
         Task {
             subject: self.subject,
             rounding: self.rounding,
+            scratch: self.scratch,
         }
     }
 
@@ -52,58 +52,34 @@ impl Checkpoint<'_> {
         let inputs = Inputs {
             subject: self.subject,
             fitted: None,
-            identity: &[0; 32],
+            // Nobody goes on with a file that is gone after a measurement.
+            content: &[0; 32],
         };
         let nothing = &mut |_| ();
         Ok(crate::writing::compress(plan, &inputs, file, self.options, nothing)?.bytes)
     }
 }
 
-/// The checkpoint's predictions of a text, which files are held against.
-pub struct Meter {
-    dir: Scratch,
-    text: String,
-    options: EvalOptions,
-}
-
-/// The key of the predictions, which no other process sees.
-const KEY: [u8; 32] = [0; 32];
+/// The checkpoint's predictions of a text, which files are compared with.
+pub struct Meter(Predictions);
 
 impl Meter {
     /// Runs the checkpoint over the beginning of a text.
     pub fn new(checkpoint: &Checkpoint<'_>, text: &Path, chunks: usize) -> Result<Meter, Failure> {
-        let meter = Meter {
-            dir: checkpoint.temporary()?,
-            text: read_text(text)?,
-            options: EvalOptions {
-                ctx: context(checkpoint.subject.model),
-                chunks: Some(chunks),
-                ..EvalOptions::default()
-            },
+        let options = EvalOptions {
+            ctx: context(checkpoint.subject.model),
+            chunks: Some(chunks),
+            ..EvalOptions::default()
         };
+        let words = read_text(text)?;
         let original = load(checkpoint.path)?;
-        let (words, options) = (&meter.text, &meter.options);
-        write_reference(&original, words, options, &meter.cache(), KEY, &mut |_| ())
-            .map_err(|e| unusable(text, e))?;
-        Ok(meter)
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.dir.path().join("reference")
+        let predictions = Predictions::of(&original, &words, &options, checkpoint.scratch);
+        Ok(Meter(predictions.map_err(|e| unusable(text, e))?))
     }
 
     /// Runs a file over the same text.
     pub fn evaluate(&self, file: &Path) -> Result<Evaluation, Failure> {
-        let model = load(file)?;
-        let cache = self.cache();
-        let reference = Reference::Cache(&cache, KEY);
-        Ok(compare(
-            &model,
-            &reference,
-            &self.text,
-            &self.options,
-            &mut |_| (),
-        )?)
+        Ok(self.0.compare(&load(file)?)?)
     }
 
     /// The mean KL divergence of a file.

@@ -19,7 +19,6 @@ mod progress;
 mod report;
 mod resources;
 mod run;
-mod scratch;
 #[cfg(feature = "serve")]
 mod serve;
 mod structure;
@@ -29,7 +28,6 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
 use failure::Failure;
 
 /// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,

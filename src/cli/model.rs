@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::{Args, ValueEnum};
+use dwindle_formats::gguf::TensorType;
+
+use super::{Failure, progress};
 use crate::llama::context::{ContextOptions, FlashAttention};
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::Recipe;
 use crate::runtime::{Factors, load, load_as};
-use clap::{Args, ValueEnum};
-
-use dwindle_formats::gguf::TensorType;
-
-use super::{Failure, progress};
 
 /// Where and how a model runs.
 #[derive(Debug, Clone, Args)]
@@ -103,6 +102,11 @@ impl Runtime {
             lora: self.lora.clone(),
             ..ModelOptions::default()
         }
+    }
+
+    /// The adapters to apply.
+    pub fn adapters(&self) -> &[PathBuf] {
+        &self.lora
     }
 
     /// Threads that were asked for.

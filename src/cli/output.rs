@@ -1,7 +1,7 @@
 //! Tables and JSON on stdout, numbers for people and from them, and their texts.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use dwindle_formats::container::StoredTensor;
@@ -9,6 +9,8 @@ use fs_err as fs;
 use serde::Serialize;
 
 use super::Failure;
+use crate::checkpoint::{self, Caches};
+use crate::statistics::Likeness;
 
 /// A rule below the header and nothing else, so that rows can be cut and sorted by other tools.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::new('─', '─', '─', '─'));
@@ -109,6 +111,23 @@ pub fn above_zero(text: &str) -> Result<f64, String> {
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(fs::read(path)?)
         .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+}
+
+/// Where a checkpoint lies that may be named as in the Hugging Face cache. A name that leads nowhere
+/// stays: whoever opens it says so.
+pub fn checkpoint_path(name: &Path) -> PathBuf {
+    let found = checkpoint::resolve(name, &Caches::from_env());
+    found.unwrap_or_else(|_| name.to_path_buf())
+}
+
+/// Says where statistics may be of a model that was trained further.
+pub fn warn_of_norms(likeness: Likeness) {
+    if likeness == Likeness::NormsOnly {
+        eprintln!(
+            "warning: the statistics tell models apart by their norms alone, as an older dwindle measured \
+             them or of a file of factors; measure again if this model was trained further"
+        );
+    }
 }
 
 /// The last part of a path.

@@ -1,14 +1,15 @@
 //! What `compress` tells of its plan and of its file.
 
-use crate::architecture::{Model, role};
-use crate::eval::peak_memory;
-use crate::plan::{self, Plan};
-use crate::writing::Summary;
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
 
 use super::output::{json, line, ranks, shape, size, table, types};
 use super::{Failure, budget, structure};
+use crate::architecture::{Model, role};
+use crate::eval::peak_memory;
+use crate::fitting::Unfitted;
+use crate::plan::{self, Plan};
+use crate::writing::Summary;
 
 /// What there is to tell beside tensors.
 pub struct Told<'a> {
@@ -16,6 +17,8 @@ pub struct Told<'a> {
     pub structure: Option<&'a structure::Report>,
     /// What came of a target.
     pub target: Option<&'a budget::Outcome>,
+    /// Layers that were not fitted to those before.
+    pub unfitted: &'a [Unfitted],
 }
 
 /// Fallbacks that differ only in the tensor's name are told once.
@@ -130,8 +133,10 @@ pub fn print_summary(
             fallbacks: &'a [plan::Fallback],
             structure: Option<&'a structure::Report>,
             target: Option<&'a budget::Outcome>,
+            unfitted: &'a [Unfitted],
         }
         return json(&Report {
+            unfitted: told.unfitted,
             structure: told.structure,
             target: told.target,
             peak_memory: peak_memory(),

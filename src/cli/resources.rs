@@ -1,14 +1,16 @@
 //! What a command that writes tensors may use of the machine.
 
-use crate::writing::Options;
 use clap::Args;
 
 use super::output::parse_bytes;
+use crate::writing::Options;
 
 /// Memory and threads.
 #[derive(Debug, Clone, Args)]
 pub struct Resources {
-    /// Memory for tensors under way; one tensor above it still passes, alone
+    /// Memory for values and results of tensors under way. No limit on the process: a tensor that needs
+    /// more passes alone, and mapped files, factored Gram matrices, the layers that `--sequential` fits,
+    /// running models and what threads and llama.cpp take besides come on top
     #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
     /// Worker threads [default: one per core]

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::llama::context::{Context, ContextOptions};
-use crate::llama::generate::{Sampling, Stop, generate};
 use clap::Parser;
 
 use super::Failure;
 use super::model::{Attention, Runtime};
+use crate::llama::context::{Context, ContextOptions};
+use crate::llama::generate::{Sampling, Stop, generate};
 
 /// Generate text with a `.gguf`, a `.dwn` or a checkpoint
 #[derive(Debug, Parser)]

@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::llama::context::ContextOptions;
-use crate::serve::{Engine, EngineOptions, serve};
 use clap::Parser;
 use tokio::net::TcpListener;
 
 use super::Failure;
 use super::model::{Attention, Runtime};
+use crate::llama::context::ContextOptions;
+use crate::serve::{Engine, EngineOptions, serve};
 
 /// Serve a `.gguf`, a `.dwn` or a checkpoint over HTTP, as OpenAI's clients expect it
 ///

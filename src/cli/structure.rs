@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
+use super::fitting::{on_cpu, running_pair, warn_of_unfitted};
+use super::output::read_text;
+use super::{Failure, progress};
 use crate::architecture::{Model, ModelTensor};
-use crate::fitting::{FitOptions, FitText, influence, repair, rotary_pairs};
+use crate::fitting::{FitOptions, FitText, Unfitted, influence, repair, rotary_pairs};
 use crate::llama;
 use crate::plan::{Base, Dropped, Recipe, Structure, Subject};
 use crate::statistics::Importance;
 use crate::structure::{self, Blocks, Fits, Kept, Pairs, Whole, decide, fit, parameters, reduce};
-use serde::Serialize;
-
-use super::fitting::{on_cpu, running_pair};
-use super::output::read_text;
-use super::{Failure, progress};
 
 /// A model that lost structure.
 pub struct Smaller {
@@ -47,6 +47,8 @@ pub struct Report {
     source_cache_bytes_per_token: Option<u64>,
     /// Whether the output has become a copy of the embedding, with which it was one.
     output_copied: bool,
+    /// Matrices that were not fitted to what the layers before them give.
+    unfitted: Vec<Unfitted>,
 }
 
 /// Where a text to follow is, and how much of it.
@@ -88,13 +90,20 @@ pub fn shrink(
     let kept = decide(whole, wanted, pairs, granule, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let mut fits = fit(whole, &kept)?;
+    let mut unfitted = Vec::new();
     if let Some(text) = text.filter(|t| t.sequential) {
-        fits.extend(follow(checkpoint, whole, &kept, &fits, text)?);
+        let (repaired, left) = follow(checkpoint, whole, &kept, &fits, text)?;
+        fits.extend(repaired);
+        warn_of_unfitted(&left);
+        unfitted = left;
     }
     let smaller = reduce(whole, &kept, &fits)?;
     Ok(Smaller {
         importance: structure::importance(whole, &kept),
-        report: report(subject.model, &smaller, &whole.blocks, &kept),
+        report: Report {
+            unfitted,
+            ..report(subject.model, &smaller, &whole.blocks, &kept)
+        },
         model: smaller,
     })
 }
@@ -172,7 +181,7 @@ fn follow(
     kept: &Kept,
     fits: &Fits,
     text: &Text<'_>,
-) -> Result<Fits, Failure> {
+) -> Result<(Fits, Vec<Unfitted>), Failure> {
     let words = read_text(text.path)?;
     let (original, running) = running_pair(checkpoint)?;
     let bar = progress::count(0, "fitting");
@@ -223,6 +232,7 @@ fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Repor
         source_cache_bytes_per_token: Kept::all(blocks).cache_bytes(blocks),
         output_copied: smaller.tensors.iter().any(is_output)
             && !model.tensors.iter().any(is_output),
+        unfitted: Vec::new(),
     }
 }
 

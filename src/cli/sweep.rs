@@ -2,14 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::architecture;
-use crate::checkpoint::{self, Caches};
-use crate::plan::{Plan, Subject};
-use crate::statistics::{Importance, Measured, Statistics};
-use crate::target::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
-use crate::writing::PipelineError;
 use clap::Parser;
-use dwindle_formats::container::check_destination;
+use dwindle_formats::output::{Claims, Scratch, folder_of};
 use fs_err as fs;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -19,10 +13,14 @@ use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
 use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
 use super::meter::{Checkpoint, Meter};
-use super::output::{at_least_one, json, line, size, table};
+use super::output::{at_least_one, checkpoint_path, json, line, size, table, warn_of_norms};
 use super::resources::Resources;
-use super::scratch::Scratch;
 use super::{Failure, progress};
+use crate::architecture;
+use crate::checkpoint::{self, Caches};
+use crate::plan::{Plan, Subject};
+use crate::statistics::{Importance, Measured, Statistics};
+use crate::target::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
 
 /// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
 ///
@@ -100,15 +98,21 @@ struct Report {
 
 /// Runs `dwindle sweep`.
 pub fn main(args: &Args) -> Result<(), Failure> {
-    if let Some(svg) = &args.svg {
-        // Before measurements that may take hours.
-        check_destination(svg).map_err(PipelineError::from)?;
-    }
+    // Before measurements that may take hours.
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the statistics", [&args.stats])
+        .reads("a text", [&args.text])
+        .reads("a text", &args.eval)
+        .reads("a text", &args.choosing.gate)
+        .writes(&args.svg)
+        .writes(args.choosing.sensitivity())
+        .check()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
     let statistics = Statistics::open(&args.stats)?;
-    statistics.check_model(&model, source.as_ref())?;
+    warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     let importance = Importance::from_statistics(&statistics);
     let workbench = Checkpoint {
         path: &path,
@@ -124,7 +128,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rounding: args.rounding,
         text: &args.text,
         options: args.resources.options(false),
-        scratch: Path::new("."),
+        scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
     };
     let plain = ladder(args, &workbench)?;
     let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
@@ -166,7 +170,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         false => print(&report),
     }?;
     match &args.svg {
-        Some(file) => Ok(fs::write(file, draw(&report))?),
+        Some(file) => Ok(dwindle_formats::output::write(
+            file,
+            draw(&report).as_bytes(),
+        )?),
         None => Ok(()),
     }
 }

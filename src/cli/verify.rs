@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::mapped::Mapping;
-use crate::measure::{TensorDifference, compare};
-use crate::plan::Subject;
 use clap::Parser;
 use dwindle_formats::container::{Container, ContainerError, verify};
+use dwindle_formats::gguf::{GgufError, refuse_split};
 use serde::Serialize;
 
 use super::output::{json, line, size, table};
 use super::{Failure, progress};
+use crate::mapped::Mapping;
+use crate::measure::{TensorDifference, compare};
+use crate::plan::Subject;
 
 /// Check every checksum of a file, and its distance from the checkpoint
 #[derive(Debug, Parser)]
@@ -34,6 +35,7 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    refuse_split(&args.file).map_err(|e| Failure::file(&args.file, e))?;
     let bytes = Mapping::open(&args.file)?;
     let container = read(&args.file, &bytes)?;
     let bar = progress::bytes(bytes.len() as u64, "verifying");
@@ -94,6 +96,7 @@ fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
             "the file has no checksums: another program wrote it; `dwindle compress` it with \
              `--preset source` to add them",
         ),
+        ContainerError::Gguf(e @ GgufError::Split { .. }) => Failure::file(path, e),
         e => Failure::Check(format!("`{}`: {e}", path.display())),
     })
 }

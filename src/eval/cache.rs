@@ -13,16 +13,15 @@
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::output::Draft;
 use fs_err as fs;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
-
-use crate::llama::model::Token;
 
 use super::EvalError;
 use super::chunks::{Chunks, EvalOptions};
 use super::softmax::{LEAST_LOG_PROB, LogProbs};
+use crate::llama::model::Token;
 
 const MAGIC: &[u8; 8] = b"DWLOGITS";
 const VERSION: u32 = 1;
@@ -51,8 +50,7 @@ pub fn cache_matches(path: &Path, key: [u8; 32]) -> bool {
 
 /// Writes a cache.
 pub(super) struct CacheWriter {
-    file: BufWriter<NamedTempFile>,
-    path: PathBuf,
+    file: BufWriter<Draft>,
     n_vocab: usize,
 }
 
@@ -63,13 +61,10 @@ impl CacheWriter {
         n_vocab: usize,
         chunks: &Chunks,
     ) -> Result<CacheWriter, EvalError> {
-        let dir = match path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        };
-        let file = NamedTempFile::new_in(dir)
-            .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", dir.display())))?;
-        let mut file = BufWriter::new(file);
+        if !is_replaceable(path)? {
+            return Err(EvalError::NoCache(path.to_path_buf()));
+        }
+        let mut file = BufWriter::new(Draft::new(path)?);
         file.write_all(MAGIC)?;
         file.write_all(&VERSION.to_le_bytes())?;
         file.write_all(&key)?;
@@ -79,11 +74,7 @@ impl CacheWriter {
         for token in &chunks.tokens {
             file.write_all(&token.to_le_bytes())?;
         }
-        Ok(CacheWriter {
-            file,
-            path: path.to_path_buf(),
-            n_vocab,
-        })
+        Ok(CacheWriter { file, n_vocab })
     }
 
     pub fn chunk(&mut self, rows: &[f32], targets: &[Token]) -> Result<(), EvalError> {
@@ -108,13 +99,21 @@ impl CacheWriter {
 
     pub fn finish(self) -> Result<(), EvalError> {
         let file = self.file.into_inner().map_err(|e| e.into_error())?;
-        file.as_file().sync_all()?;
-        let path = &self.path;
-        file.persist(path).map_err(|e| {
-            std::io::Error::new(e.error.kind(), format!("{}: {}", path.display(), e.error))
-        })?;
-        Ok(())
+        Ok(file.finish()?)
     }
+}
+
+/// Whether a cache may take a file's place: it is not there, empty, or a cache itself.
+fn is_replaceable(path: &Path) -> std::io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        // What is no plain file is refused by its kind.
+        Ok(found) if found.is_file() => {}
+        _ => return Ok(true),
+    }
+    let mut magic = Vec::new();
+    let beginning = fs::File::open(path)?.take(MAGIC.len() as u64);
+    let len = { beginning }.read_to_end(&mut magic)?;
+    Ok(len == 0 || magic == MAGIC)
 }
 
 /// Reads a cache, chunk after chunk.

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::llama::model::{LlamaError, Model};
-
 use super::cache::{CacheReader, CacheWriter};
 use super::chunks::{Chunks, EvalOptions, Evaluator};
 use super::softmax::{self, LogProbs};
 use super::stats::{Divergence, DivergenceSums, NllSums, Perplexity};
+use crate::llama::model::{LlamaError, Model};
 
 /// What [`perplexity`] and [`compare`] measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +67,8 @@ pub enum EvalError {
     NotFinite { chunk: usize },
     #[error("the cached reference `{}` was made from another model, text or context; delete it", .0.display())]
     CacheKey(PathBuf),
+    #[error("`{}` holds no predictions and would be overwritten; name another file to keep them in", .0.display())]
+    NoCache(PathBuf),
     #[error("the cached reference `{}` is damaged in chunk {chunk}; delete it", path.display())]
     CacheDamaged { path: PathBuf, chunk: usize },
     #[error("{0}")]

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
+use super::unfitted::{Reason, Unfitted};
 use crate::architecture::{self, ModelTensor, Traits};
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
@@ -22,7 +23,8 @@ const RIDGE: [f64; 2] = [0.5, 5.0];
 
 /// Fits what ends each layer of a reduced model. `original` is the checkpoint, `running` the same
 /// loaded so that its weights can be replaced; afterwards it computes what the reduced model does.
-/// Of `fits`, from calibration, those of narrowed matrices are what they are held to.
+/// Of `fits`, from calibration, those of narrowed matrices are what they are held to. Gives the
+/// matrices, and those that were not fitted.
 ///
 /// # Errors
 /// [`FitError`].
@@ -33,7 +35,7 @@ pub fn repair(
     [original, running]: [&Model; 2],
     text: &FitText<'_>,
     done: &mut dyn FnMut(usize, usize),
-) -> Result<Fits, FitError> {
+) -> Result<(Fits, Vec<Unfitted>), FitError> {
     let (subject, blocks) = (whole.subject, &whole.blocks);
     let model = subject.model;
     let is_dense = |b: &Block| b.ffn.as_ref().is_some_and(|f| f.experts == 1);
@@ -66,6 +68,7 @@ pub fn repair(
         at_the_end: models.reach_the_end(),
         changed: false,
         made: Fits::new(),
+        unfitted: Vec::new(),
     };
     let mut count = 0;
     models.run(&wanted, &mut |Pair { first, second }| {
@@ -80,7 +83,7 @@ pub fn repair(
         done(count, total);
         Ok(())
     })?;
-    Ok(repair.made)
+    Ok((repair.made, repair.unfitted))
 }
 
 /// Gives the copy queries without the rotary pairs that leave.
@@ -156,6 +159,7 @@ struct Repair<'a> {
     at_the_end: Vec<bool>,
     changed: bool,
     made: Fits,
+    unfitted: Vec<Unfitted>,
 }
 
 impl Repair<'_> {
@@ -205,6 +209,7 @@ impl Repair<'_> {
             Columns::None => (vec![0.0; w.len()], None),
             // Too little was seen to change it.
             Columns::All if tokens < ROWS_PER_ELEMENT * n => {
+                self.note(tensor, n, tokens, false);
                 let added = forward(now, &w, n, rows);
                 (w, Some(added))
             }
@@ -219,7 +224,10 @@ impl Repair<'_> {
                 let width = inputs.width();
                 let picked = narrow(inputs, now, n);
                 let fitted = match tokens < ROWS_PER_ELEMENT * width {
-                    true => prior.clone(),
+                    true => {
+                        self.note(tensor, width, tokens, true);
+                        prior.clone()
+                    }
                     false => regress(&picked, width, &target, prior, RIDGE[0])?,
                 };
                 let added = forward(&picked, &fitted, width, rows);
@@ -234,6 +242,19 @@ impl Repair<'_> {
         target.iter_mut().for_each(|t| *t *= scale);
         self.difference = target;
         Ok(Some(all))
+    }
+
+    /// Notes a matrix whose input was seen too little of.
+    fn note(&mut self, tensor: &ModelTensor, width: usize, tokens: usize, measured: bool) {
+        self.unfitted.push(Unfitted {
+            weights: vec![tensor.name.clone()],
+            width,
+            reason: Reason::TooFewTokens {
+                tokens,
+                needed: ROWS_PER_ELEMENT * width,
+                measured,
+            },
+        });
     }
 
     /// In the last layer only some tokens go on.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
+use super::unfitted::{Reason, Unfitted};
 use crate::architecture::{ModelTensor, role};
 use crate::llama::activations::Reader;
 use crate::llama::lockstep::Pair;
@@ -23,7 +24,8 @@ use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made};
 
 /// Fits the layers of a plan one after the other. `original` is the checkpoint, `running` the same
 /// loaded so that its weights can be replaced; afterwards it is the compressed model. `done` is
-/// called with the inputs that were worked on and their number.
+/// called with the inputs that were worked on and their number. Gives the parts of what was fitted, and
+/// the layers that were not.
 ///
 /// # Errors
 /// [`FitError`].
@@ -33,7 +35,7 @@ pub fn fit(
     [original, running]: [&Model; 2],
     text: &FitText<'_>,
     done: &mut dyn FnMut(usize, usize),
-) -> Result<Fitted, FitError> {
+) -> Result<(Fitted, Vec<Unfitted>), FitError> {
     let mut models = SideBySide::new(original, running, text)?;
     let layers = models.inputs().to_vec();
     let mut fitting = Fitting::new(plan, inputs);
@@ -56,7 +58,7 @@ pub fn fit(
         done(count, total);
         Ok(())
     })?;
-    Ok(Fitted::new(fitting.steps))
+    Ok((Fitted::new(fitting.steps), fitting.unfitted))
 }
 
 /// Tensors while they are fitted.
@@ -68,6 +70,7 @@ struct Fitting<'a> {
     /// Whether a weight of the running model differs from the original's.
     has_changed: bool,
     steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
+    unfitted: Vec<Unfitted>,
 }
 
 impl<'a> Fitting<'a> {
@@ -80,6 +83,7 @@ impl<'a> Fitting<'a> {
             by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
             has_changed: false,
             steps: plan.steps.iter().map(|_| None).collect(),
+            unfitted: Vec::new(),
         }
     }
 
@@ -136,7 +140,7 @@ impl<'a> Fitting<'a> {
                 Treatment::Joint { members, .. } if members[0] != step => continue,
                 _ => {}
             }
-            let made = self.unfitted(step).map_err(self.failed(step))?;
+            let made = self.by_calibration(step).map_err(self.failed(step))?;
             if let Treatment::Multilinear { stack, .. } = treatment {
                 let values = &made[0].1.values;
                 let len = values.len() / stack.members.len();
@@ -148,6 +152,9 @@ impl<'a> Fitting<'a> {
                     running.replace(&self.tensor(*member).name, &made.values)?;
                 }
             }
+            if role(&tensor.name).0.is_some() {
+                self.note_unseen(step, &made);
+            }
             self.has_changed = true;
             tensor.release(self.inputs.subject.source);
             if *treatment != Treatment::Store {
@@ -158,7 +165,7 @@ impl<'a> Fitting<'a> {
     }
 
     /// A step, with all that share its factors, from what calibration saw.
-    fn unfitted(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
+    fn by_calibration(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
         let Treatment::Joint { members, .. } = &self.plan.steps[step].treatment else {
             return Ok(vec![(step, self.factorizer.make(step)?)]);
         };
@@ -190,7 +197,11 @@ impl<'a> Fitting<'a> {
             return Ok(Vec::new());
         };
         // Where nothing before has changed, or too little was seen, calibration knows more.
-        let is_enough = original.len() >= ROWS_PER_ELEMENT * width * width;
+        let (tokens, needed) = (original.len() / width, ROWS_PER_ELEMENT * width);
+        let is_enough = tokens >= needed;
+        if self.has_changed && !is_enough {
+            self.note(&steps, width, tokens);
+        }
         let moments = (self.has_changed && is_enough)
             .then(|| Moments::of(original, now, width))
             .transpose()
@@ -216,6 +227,45 @@ impl<'a> Fitting<'a> {
         Ok(replaced)
     }
 
+    /// Notes a weight of a layer, and those treated with it, that have no input of their own to be
+    /// fitted to.
+    fn note_unseen(&mut self, step: usize, made: &[(usize, Made)]) {
+        let tensor = self.tensor(step);
+        let members: Vec<usize> = match &self.plan.steps[step].treatment {
+            Treatment::Multilinear { stack, .. } => stack.members.clone(),
+            _ => made.iter().map(|(member, _)| *member).collect(),
+        };
+        let is_stack = members.len() > 1 || tensor.shape.len() > 2;
+        let names = members.iter().map(|i| self.tensor(*i).name.clone());
+        self.unfitted.push(Unfitted {
+            weights: names.collect(),
+            width: tensor.row_len() as usize,
+            reason: match is_stack {
+                true => Reason::Stacked,
+                false => Reason::Unseen,
+            },
+        });
+    }
+
+    /// Notes layers whose input was seen too little of.
+    fn note(&mut self, steps: &[(usize, &Reader)], width: usize, tokens: usize) {
+        let name = |(step, _): &(usize, &Reader)| self.tensor(*step).name.clone();
+        let weights: Vec<String> = steps.iter().map(name).collect();
+        let statistics = self.inputs.subject.measured.statistics;
+        let is_known = |weight: &String| {
+            statistics.is_some_and(|s| s.group(weight).is_some_and(|g| g.blocks.len() == 1))
+        };
+        self.unfitted.push(Unfitted {
+            width,
+            reason: Reason::TooFewTokens {
+                tokens,
+                needed: ROWS_PER_ELEMENT * width,
+                measured: weights.iter().all(is_known),
+            },
+            weights,
+        });
+    }
+
     /// Steps that are treated together.
     fn jobs(&self, steps: &[(usize, &Reader)]) -> Vec<Vec<usize>> {
         let mut jobs: Vec<Vec<usize>> = Vec::new();
@@ -237,7 +287,7 @@ impl<'a> Fitting<'a> {
         moments: Option<(&Moments, &[f32])>,
     ) -> Result<Vec<(usize, Made)>, TransformError> {
         let Some((moments, gram)) = moments else {
-            return self.unfitted(members[0]);
+            return self.by_calibration(members[0]);
         };
         let (mut original, mut fitted) = (Vec::new(), Vec::new());
         for member in members {

@@ -3,6 +3,8 @@
 mod calibrate;
 mod compare;
 mod diagnosis;
+mod experiment;
+mod predictions;
 
 pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs,
@@ -10,3 +12,5 @@ pub use calibrate::{
 };
 pub use compare::{TensorDifference, compare};
 pub use diagnosis::{DiagnoseError, activations, divergences, tensors};
+pub use experiment::{Experiment, ExperimentError};
+pub use predictions::Predictions;

@@ -7,6 +7,7 @@ use dwindle_formats::container::{
 };
 
 use super::stock::{StockError, StockModel};
+use crate::plan::Fingerprint;
 use crate::writing::{ErrorSums, Job, Options, Progress, Summary, Work, chunks_of, run};
 
 /// Why a stock file was not written. Nothing is left behind.
@@ -28,7 +29,7 @@ pub enum ExportError {
 pub fn export(
     stock: &StockModel<'_>,
     stored: &StoredPlan,
-    identity: &Digest,
+    content: &Digest,
     destination: &Path,
     options: Options,
     progress: Progress<'_>,
@@ -50,7 +51,8 @@ pub fn export(
             .collect(),
     };
     let metadata = stock.metadata.clone();
-    let writer = ContainerWriter::create(destination, metadata, dense.clone(), identity)?;
+    let fingerprint = Fingerprint::of_copy(&metadata, content).finish();
+    let writer = ContainerWriter::create(destination, metadata, dense.clone(), &fingerprint)?;
     let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
         .map(|step| Job {
             step,
@@ -62,9 +64,9 @@ pub fn export(
     let work = |job: &Job| {
         let parts = &dense.tensors[job.step].parts;
         let chunks = chunks_of(parts, &[stock.tensor(job.step)?], options);
-        Ok((chunks, ErrorSums::default()))
+        Ok::<_, ExportError>((chunks, ErrorSums::default()))
     };
-    run(
+    let written = run(
         writer,
         dense.clone(),
         &jobs,
@@ -72,5 +74,6 @@ pub fn export(
         work,
         progress,
         |_, _| (),
-    )
+    )?;
+    written.finish()
 }

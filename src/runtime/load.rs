@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
-use dwindle_formats::gguf::{GgufError, TensorType, read_header};
+use dwindle_formats::gguf::{GgufError, TensorLayout, TensorType, read_header, refuse_split};
 
 use super::chain::chains;
 use super::stock::{StockError, StockModel};
@@ -18,7 +18,7 @@ use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::mapped::Mapping;
 use crate::plan::{self, PlanError, Recipe, Subject};
-use crate::statistics::{Identity, is_norm};
+use crate::statistics::{Identity, Place, Sample, is_norm};
 
 /// Tokens of the graph that shows how a model uses its weights.
 const PROBE_TOKENS: u32 = 64;
@@ -81,7 +81,8 @@ pub fn load(
     }
     let bytes = Mapping::open(path)?;
     let name = || path.display().to_string();
-    let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+    let header = refuse_split(path).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|source| LoadError::Gguf {
         path: name(),
         source,
     })?;
@@ -212,7 +213,8 @@ pub fn identity(path: &Path) -> Result<Identity, LoadError> {
     if !path.is_dir() {
         let bytes = Mapping::open(path)?;
         let name = || path.display().to_string();
-        let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+        let header = refuse_split(path).and_then(|()| read_header(&bytes));
+        let header = header.map_err(|source| LoadError::Gguf {
             path: name(),
             source,
         })?;
@@ -222,14 +224,17 @@ pub fn identity(path: &Path) -> Result<Identity, LoadError> {
                 source,
             })?;
             let stock = StockModel::from_container(&container, &bytes);
-            return stock_identity(&stock);
+            return stock_identity(&stock, &container);
         }
     }
     let (source, model) = architecture::open(path)?;
     Ok(Identity::of(&model, source.as_ref())?)
 }
 
-fn stock_identity(stock: &StockModel<'_>) -> Result<Identity, LoadError> {
+/// Weights of a container that are decoded to be sampled.
+const SAMPLED: usize = 64;
+
+fn stock_identity(stock: &StockModel<'_>, container: &Container) -> Result<Identity, LoadError> {
     let mut norms = Vec::new();
     for (i, tensor) in stock.tensors.iter().enumerate() {
         if is_norm(&tensor.name) {
@@ -238,7 +243,37 @@ fn stock_identity(stock: &StockModel<'_>) -> Result<Identity, LoadError> {
             norms.push((tensor.name.clone(), tensor.shape.clone(), values));
         }
     }
-    Ok(Identity::new(&stock.metadata, norms))
+    // What factors stand for is not what the weights were.
+    let stored = container.plan.tensors.iter().enumerate();
+    let dense: Vec<usize> = stored
+        .filter(|(_, t)| t.form == Form::Dense && t.shape.len() > 1 && !is_norm(&t.name))
+        .map(|(i, _)| i)
+        .collect();
+    let mut samples = Vec::new();
+    for i in dense.iter().step_by(dense.len().div_ceil(SAMPLED).max(1)) {
+        let tensor = &stock.tensors[*i];
+        if let Some(sample) = sample(tensor, &stock.tensor(*i)?)? {
+            samples.push((tensor.name.clone(), sample));
+        }
+    }
+    Ok(Identity::new(&stock.metadata, norms).with_weights(samples))
+}
+
+/// A sample of a tensor's bytes, if they are numbers.
+fn sample(tensor: &TensorLayout, bytes: &[u8]) -> Result<Option<Sample>, LoadError> {
+    let (row_len, rows) = (tensor.shape[0], tensor.shape[1..].iter().product());
+    let place = Place::of(&tensor.name, row_len, rows);
+    let row_bytes = tensor.ty.bytes(&tensor.shape[..1]).unwrap_or(0) as usize;
+    let start = place.row as usize * row_bytes;
+    let Some(row) = bytes
+        .get(start..start + row_bytes)
+        .filter(|_| ggml::readable(tensor.ty))
+    else {
+        return Ok(None);
+    };
+    let mut values = vec![0f32; row_len as usize];
+    ggml::dequantize(tensor.ty, row, &mut values)?;
+    Ok(Some(place.sample(tensor.ty, &values)))
 }
 
 fn feed(

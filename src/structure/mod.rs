@@ -27,7 +27,7 @@ pub use check::check;
 pub use fit::{Fits, Inputs, Narrowed, fit, narrowed};
 pub use kept::{Kept, KeptBlock};
 pub use pairs::{Pairs, pair_elements};
-pub use reduce::{digest, importance, reduce};
+pub use reduce::{importance, reduce};
 pub use rotary::{check as check_rotary, frequencies, own_scale};
 
 use crate::ggml::GgmlError;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use dwindle_formats::gguf::{Metadata, TensorType, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::blocks::{Block, Blocks, Whole};
 use super::fit::{Fits, Inputs, narrowed};
@@ -268,21 +267,6 @@ fn kept_experts<'a>(kept: &'a Kept, tensor: &ModelTensor) -> Option<&'a [usize]>
     let block = role(&tensor.name).0? as usize;
     let experts = kept.blocks.get(block)?.as_ref()?.experts.as_ref()?;
     (tensor.shape.len() == 3).then_some(experts)
-}
-
-/// A digest of what the smaller model has that its source has not.
-pub fn digest(reduced: &Model) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for tensor in &reduced.tensors {
-        match &tensor.assembly {
-            Assembly::Made { bytes, .. } => hash.update(bytes),
-            Assembly::Select { rows, .. } => {
-                rows.iter().for_each(|r| hash.update(r.to_le_bytes()));
-            }
-            _ => {}
-        }
-    }
-    hash.finalize().into()
 }
 
 fn renamed(metadata: &Metadata, from: &str, to: &str) -> Metadata {

@@ -24,6 +24,7 @@ pub use sensitivity::{Grouping, fingerprint, groups, measure};
 use crate::eval::EvalError;
 use crate::ggml::GgmlError;
 use crate::llama::model::LlamaError;
+use crate::measure::ExperimentError;
 use crate::method::error::MethodError;
 use crate::plan::{PlanError, TransformError};
 
@@ -67,6 +68,16 @@ pub enum BudgetError {
     Llama(#[from] LlamaError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<ExperimentError> for BudgetError {
+    fn from(e: ExperimentError) -> BudgetError {
+        match e {
+            ExperimentError::Tensor { tensor, source } => BudgetError::Tensor { tensor, source },
+            ExperimentError::Eval(e) => e.into(),
+            ExperimentError::Llama(e) => e.into(),
+        }
+    }
 }
 
 impl BudgetError {

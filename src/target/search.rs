@@ -1,6 +1,7 @@
 //! From a target to types: a size of the file to the byte, or a divergence.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dwindle_formats::container::stock_len;
 use dwindle_formats::gguf::TensorType;
@@ -27,6 +28,8 @@ pub struct Task<'a> {
     pub subject: Subject<'a>,
     /// How its tensors are rounded.
     pub rounding: Rounding,
+    /// A folder for files that only this run needs.
+    pub scratch: &'a Path,
 }
 
 /// Types, and the plan of the file that has them.

@@ -1,13 +1,18 @@
 //! What an error of a tensor's output costs the model, measured.
 
-use rayon::prelude::*;
+use std::collections::HashMap;
 
-use super::{BudgetError, Task, TensorCandidates};
+use dwindle_formats::container::hex;
+use dwindle_formats::gguf::TensorType;
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::{BudgetError, TensorCandidates};
 use crate::architecture::{ModelTensor, role};
-use crate::eval::{EvalOptions, Reference, cache_key, compare, write_reference};
 use crate::ggml;
-use crate::llama;
-use crate::statistics::{Sensitivities, Sensitivity, digest};
+use crate::measure::Experiment;
+use crate::plan::{Subject, TransformError};
+use crate::statistics::{Importance, Sensitivities, Sensitivity};
 
 /// Rows that are rounded by one thread at a time.
 const ROWS: usize = 256;
@@ -47,87 +52,72 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
     roles.into_iter().flat_map(cut).collect()
 }
 
+/// Rows of a tensor that stand for all, from its first to its last.
+const SAMPLED_ROWS: u64 = 16;
+
 /// A digest of what measurements of a model depend on beside the text: its tensors, of each of which
-/// the first row stands for all, and the importance weights with which probes are rounded.
+/// some rows stand for all, and the importance weights with which probes are rounded.
 ///
 /// # Errors
 /// Values that can't be read.
-pub fn fingerprint(task: &Task<'_>) -> Result<String, BudgetError> {
-    let mut bytes = Vec::new();
-    for tensor in &task.subject.model.tensors {
-        bytes.extend(tensor.name.as_bytes());
-        bytes.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
-        let row = task
-            .subject
-            .rows(tensor, 0..1)
-            .map_err(super::ggml(&tensor.name))?;
-        let width = tensor.shape[0] as usize;
-        let importance = task.subject.measured.importance;
-        let columns = importance.and_then(|i| i.columns(&tensor.name, width, 0));
-        let all = row.iter().chain(columns.unwrap_or_default());
-        bytes.extend(all.flat_map(|v| v.to_le_bytes()));
+pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
+    let mut hash = Sha256::new();
+    for tensor in &subject.model.tensors {
+        hash.update((tensor.name.len() as u64).to_le_bytes());
+        hash.update(&tensor.name);
+        hash.update((tensor.shape.len() as u64).to_le_bytes());
+        tensor
+            .shape
+            .iter()
+            .for_each(|n| hash.update(n.to_le_bytes()));
+        let rows = tensor.row_count();
+        let count = SAMPLED_ROWS.min(rows);
+        for i in 0..count {
+            let row = i * (rows - 1) / (count - 1).max(1);
+            let row = subject.rows(tensor, row..row + 1);
+            let row = row.map_err(super::ggml(&tensor.name))?;
+            row.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        }
     }
-    Ok(digest(&bytes))
+    let importance = subject.measured.importance;
+    hash.update(importance.map_or([0; 32], Importance::digest));
+    Ok(hex(&hash.finalize()))
 }
 
 /// Measures the divergence that each group causes when its tensors are rounded to their probes'
 /// types and all others stay, and adds it to `known`, where it is not there yet; `keep` is called with
-/// every new one. `running` is the same model, loaded so that its weights can be replaced; they are as
-/// before afterwards. Tensors that llama.cpp does not load cost nothing.
+/// every new one. Tensors that llama.cpp does not load cost nothing.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.
-pub fn measure(
-    task: &Task<'_>,
-    running: &llama::model::Model,
+pub fn measure<'a>(
+    subject: &Subject<'a>,
+    experiment: &mut Experiment<'a>,
     tensors: &[TensorCandidates],
     groups: &[Vec<usize>],
-    (text, options): (&str, &EvalOptions),
     known: &mut Sensitivities,
     keep: &mut dyn FnMut(&Sensitivities) -> std::io::Result<()>,
 ) -> Result<(), BudgetError> {
-    let subject = &task.subject;
-    let dir = tempfile::TempDir::new()?;
-    let cache = dir.path().join("reference");
-    let key = cache_key(b"sensitivity", text, options);
-    let mut rounding = None;
     for group in groups {
         let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
         if known.of(&names).is_some() {
             continue;
         }
-        let is_loaded = |i: &&usize| running.has_weight(&tensors[**i].name);
-        let loaded: Vec<usize> = group.iter().filter(is_loaded).copied().collect();
-        let kld = || -> Result<(f64, f64), BudgetError> {
-            let reference = Reference::Cache(&cache, key);
-            let found = compare(running, &reference, text, options, &mut |_| ())?;
-            let kld = found.divergence.map(|d| d.kld);
-            Ok(kld.map_or((0.0, 0.0), |k| (k.value, k.error)))
-        };
-        // The reference is rounded to 16 bits: what it is away from itself is no one's fault.
-        let own = match rounding {
-            Some(own) => own,
-            None => {
-                write_reference(running, text, options, &cache, key, &mut |_| ())?;
-                *rounding.insert(kld()?.0)
-            }
-        };
-        for i in &loaded {
-            let tensor = &subject.model.tensors[tensors[*i].index];
-            let rounded = probed(tensor, task, &tensors[*i])?;
-            running.replace(&tensor.name, &rounded)?;
-        }
-        let (value, error) = kld()?;
-        for i in &loaded {
-            let tensor = &subject.model.tensors[tensors[*i].index];
-            let original = subject.values(tensor);
-            running.replace(&tensor.name, &original.map_err(super::ggml(&tensor.name))?)?;
-            tensor.release(subject.source);
-        }
+        let probes: HashMap<&str, &TensorCandidates> = group
+            .iter()
+            .map(|i| (&*tensors[*i].name, &tensors[*i]))
+            .collect();
+        let members = group
+            .iter()
+            .map(|i| &subject.model.tensors[tensors[*i].index]);
+        let members: Vec<&ModelTensor> = members.collect();
+        let kld = experiment.divergence(&members, &|tensor| {
+            probed(subject, tensor, probes[&*tensor.name].probe.ty)
+        })?;
         known.groups.push(Sensitivity {
             tensors: names,
-            kld: (value - own).max(0.0),
-            error,
+            kld: kld.value,
+            error: kld.error,
         });
         keep(known)?;
     }
@@ -136,26 +126,22 @@ pub fn measure(
 
 /// A tensor as its probe's type holds it.
 fn probed(
+    subject: &Subject<'_>,
     tensor: &ModelTensor,
-    task: &Task<'_>,
-    candidates: &TensorCandidates,
-) -> Result<Vec<f32>, BudgetError> {
-    let ty = candidates.probe.ty;
-    let failed = super::ggml(&tensor.name);
-    let mut w = task.subject.values(tensor).map_err(&failed)?;
+    ty: TensorType,
+) -> Result<Vec<f32>, TransformError> {
+    let mut w = subject.values(tensor)?;
     let row = tensor.shape[0] as usize;
     let per_slice = tensor.shape[1] as usize * row;
     for (slice, w) in w.chunks_mut(per_slice).enumerate() {
-        let importance = task.subject.measured.importance;
+        let importance = subject.measured.importance;
         let importance = importance.and_then(|i| i.columns(&tensor.name, row, slice));
-        w.par_chunks_mut(ROWS * row)
-            .try_for_each(|w| {
-                let len = ty.bytes(&[row as u64, (w.len() / row) as u64]);
-                let mut bytes = vec![0; len.unwrap_or(0) as usize];
-                ggml::quantize(ty, w, row, importance, &mut bytes)?;
-                ggml::dequantize(ty, &bytes, w)
-            })
-            .map_err(&failed)?;
+        w.par_chunks_mut(ROWS * row).try_for_each(|w| {
+            let len = ty.bytes(&[row as u64, (w.len() / row) as u64]);
+            let mut bytes = vec![0; len.unwrap_or(0) as usize];
+            ggml::quantize(ty, w, row, importance, &mut bytes)?;
+            ggml::dequantize(ty, &bytes, w)
+        })?;
     }
     Ok(w)
 }

@@ -6,8 +6,6 @@ use std::path::Path;
 use dwindle_formats::container::{
     ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, WriteError,
 };
-use dwindle_formats::gguf::encode_header;
-use sha2::{Digest as _, Sha256};
 
 use super::factored::Factorizer;
 use super::fitted::Fitted;
@@ -15,7 +13,8 @@ use super::inputs::Inputs;
 use super::ordered::ordered;
 use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
-use crate::plan::{Plan, Subject, TransformError, Treatment};
+use crate::checkpoint::{Changed, SourceFile};
+use crate::plan::{Fingerprint, Plan, Subject, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
@@ -25,7 +24,8 @@ const RELEASE_EVERY: u64 = 64 << 20;
 pub struct Options {
     /// Worker threads.
     pub threads: usize,
-    /// Bytes of values and results that may be under way at once.
+    /// Bytes of values and results that may be under way at once, as far as they can be told beforehand;
+    /// a job that needs more runs alone. It bounds neither the process nor mapped files.
     pub memory: u64,
     /// Whether payloads may be compressed: in containers, not in stock files.
     pub compress: bool,
@@ -43,6 +43,8 @@ pub enum PipelineError {
         tensor: String,
         source: TransformError,
     },
+    #[error(transparent)]
+    Changed(#[from] Changed),
 }
 
 /// What was written.
@@ -52,6 +54,9 @@ pub struct Summary {
     pub bytes: u64,
     /// Tensors that an earlier, killed run had already finished.
     pub resumed_tensors: usize,
+    /// Whether a killed run with another plan, checkpoint or version has left an unfinished file, which
+    /// was not used.
+    pub began_anew: bool,
     /// One entry a tensor that this run made, in file order.
     pub tensors: Vec<TensorSummary>,
 }
@@ -105,21 +110,16 @@ pub fn compress(
 ) -> Result<Summary, PipelineError> {
     let Inputs {
         subject,
-        identity,
+        content,
         fitted,
     } = *inputs;
     let Subject { model, source, .. } = subject;
-    let stored = plan.stored();
-    let metadata = &plan.metadata;
-    let mut hash = Sha256::new();
-    hash.update(identity);
-    hash.update(encode_header(metadata, &[], 8));
-    hash.update([u8::from(options.compress)]);
-    hash.update(fitted.map_or([0; 32], Fitted::digest));
-    hash.update(serde_json::to_vec(&stored).unwrap_or_default());
-    let fingerprint = hash.finalize().into();
-
-    let writer = ContainerWriter::create(destination, metadata.clone(), stored, &fingerprint)?;
+    let fingerprint = Fingerprint::of_plan(plan, model, &subject.measured, content)
+        .with(&[u8::from(options.compress)])
+        .with(&fitted.map_or([0; 32], Fitted::digest))
+        .finish();
+    let metadata = plan.metadata.clone();
+    let writer = ContainerWriter::create(destination, metadata, plan.stored(), &fingerprint)?;
     let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
     let factorizer = Factorizer::new(plan, inputs);
     let rounder = Rounder::new(subject);
@@ -152,7 +152,7 @@ pub fn compress(
         })
     };
     let mut read = 0;
-    run(
+    let written = run(
         writer,
         plan.stored(),
         &jobs,
@@ -166,7 +166,9 @@ pub fn compress(
                 read = 0;
             }
         },
-    )
+    )?;
+    source.files().iter().try_for_each(SourceFile::check)?;
+    written.finish()
 }
 
 /// Pushes what the jobs make into the file.
@@ -178,7 +180,7 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
     work: impl Fn(&Job) -> Result<Made<'a>, E> + Sync,
     progress: Progress<'_>,
     mut after: impl FnMut(&Job, u64),
-) -> Result<Summary, E> {
+) -> Result<Written, E> {
     let resumed_tensors = writer.resumed_tensors();
     let resumed = stored.tensors[..resumed_tensors].iter();
     progress(resumed.flat_map(|t| &t.parts).map(Part::bytes).sum());
@@ -219,11 +221,27 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
             Ok(())
         },
     )?;
-    Ok(Summary {
-        bytes: writer.finish()?,
-        resumed_tensors,
-        tensors,
-    })
+    Ok(Written { writer, tensors })
+}
+
+/// A file that has no name yet.
+pub(crate) struct Written {
+    writer: ContainerWriter,
+    tensors: Vec<TensorSummary>,
+}
+
+impl Written {
+    pub(crate) fn finish<E: From<WriteError>>(self) -> Result<Summary, E> {
+        let Written { writer, tensors } = self;
+        let began_anew = writer.began_anew();
+        let resumed_tensors = writer.resumed_tensors() - tensors.len();
+        Ok(Summary {
+            bytes: writer.finish()?,
+            resumed_tensors,
+            began_anew,
+            tensors,
+        })
+    }
 }
 
 fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {

@@ -12,6 +12,7 @@ pub struct Inputs<'a> {
     pub subject: Subject<'a>,
     /// Tensors that were fitted to one another beforehand.
     pub fitted: Option<&'a Fitted>,
-    /// A digest of the identity of all these, by which an unfinished file is recognised.
-    pub identity: &'a Digest,
+    /// A digest of what the source holds, by which an unfinished file is recognised; see
+    /// [`content`](crate::checkpoint::fingerprint::content).
+    pub content: &'a Digest,
 }

@@ -103,7 +103,8 @@ pub(super) fn encode(
             row_len,
             weights,
             &mut out[at.start * row_bytes..at.end * row_bytes],
-        )?;
+        )
+        .map_err(|e| e.after(row as usize * row_len))?;
         row = end;
     }
     Ok(out)

@@ -38,12 +38,12 @@ mod traits;
 mod values;
 mod weights;
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use dwindle_checkpoint::{self as checkpoint, Caches, Source};
 use dwindle_formats::gguf::{Metadata, TensorType};
 use fs_err as fs;
-
-use dwindle_checkpoint::{self as checkpoint, Caches, Source};
 
 pub use error::Error;
 pub use gguf::from_gguf;
@@ -62,6 +62,13 @@ pub struct Model {
     pub metadata: Metadata,
     /// Every tensor of the output in output order.
     pub tensors: Vec<ModelTensor>,
+}
+
+impl Model {
+    /// Every tensor by its name.
+    pub fn by_name(&self) -> HashMap<&str, &ModelTensor> {
+        self.tensors.iter().map(|t| (t.name.as_str(), t)).collect()
+    }
 }
 
 /// A tensor of the model and how to assemble it from the source.

@@ -4,8 +4,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
+use dwindle_checkpoint::Source;
+use dwindle_checkpoint::huggingface::HuggingFace;
 use dwindle_formats::gguf::TensorType;
+use dwindle_formats::output::{Scratch, folder_of};
+use dwindle_ggml as ggml;
+use dwindle_ggml::GgmlError;
 use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
@@ -13,9 +19,6 @@ use serde_json::{Map, Value};
 use super::families::{Permute, Weight};
 use super::huggingface::family;
 use super::{Error, Model, ModelTensor};
-use dwindle_checkpoint::Source;
-use dwindle_checkpoint::huggingface::HuggingFace;
-use dwindle_ggml as ggml;
 
 /// What `transformers` loads.
 pub struct Checkpoint<'a> {
@@ -33,6 +36,8 @@ struct CheckpointTensor<'a> {
     shape: Vec<usize>,
     /// Heads whose rows go from pairs back to halves.
     heads: Option<u64>,
+    /// Why the bytes that were asked for are not right.
+    problem: OnceLock<GgmlError>,
 }
 
 /// Sees a model as a checkpoint of the family of `origin`.
@@ -177,37 +182,42 @@ impl Checkpoint<'_> {
     /// # Errors
     /// When the folder is there already, or the system's reasons.
     pub fn write(self, origin: &HuggingFace, destination: &Path) -> std::io::Result<()> {
-        if destination.exists() {
+        if fs::symlink_metadata(destination).is_ok() {
             let message = format!("`{}` is there already", destination.display());
             return Err(std::io::Error::new(
                 std::io::ErrorKind::AlreadyExists,
                 message,
             ));
         }
-        let parent = match destination.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let folder = tempfile::Builder::new()
-            .prefix(".dwindle-")
-            .tempdir_in(parent)?;
+        let scratch = Scratch::new_in(folder_of(destination))?;
+        let folder = scratch.path().join("folder");
+        fs::create_dir(&folder)?;
         for entry in fs::read_dir(origin.dir())? {
             let path = entry?.path();
             let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
             let name = path.file_name().unwrap_or_default();
             let is_weights = name.to_string_lossy().ends_with(".index.json");
             if ["json", "txt", "model", "jinja", "md"].contains(&extension) && !is_weights {
-                fs::copy(&path, folder.path().join(name))?;
+                fs::copy(&path, folder.join(name))?;
             }
         }
         let config = serde_json::to_vec_pretty(&self.config)?;
-        fs::write(folder.path().join("config.json"), config)?;
-        let weights = folder.path().join("model.safetensors");
+        fs::write(folder.join("config.json"), config)?;
+        let weights = folder.join("model.safetensors");
         let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-        safetensors::serialize_to_file(self.tensors, Some(format), &weights)
+        let views = self.tensors.iter().map(|(name, tensor)| (name, tensor));
+        safetensors::serialize_to_file(views, Some(format), &weights)
             .map_err(std::io::Error::other)?;
-        fs::File::open(&weights)?.sync_all()?;
-        fs::rename(folder.keep(), destination)
+        for (name, tensor) in &self.tensors {
+            if let Some(problem) = tensor.problem.get() {
+                let text = format!("tensor `{name}` in F16: {problem}");
+                return Err(std::io::Error::other(text));
+            }
+        }
+        for entry in fs::read_dir(&folder)? {
+            fs::File::open(entry?.path())?.sync_all()?;
+        }
+        fs::rename(&folder, destination)
     }
 
     /// Bytes of all tensors.
@@ -240,6 +250,7 @@ impl<'a> CheckpointTensor<'a> {
             slice,
             shape: dims.map(|n| *n as usize).collect(),
             heads,
+            problem: OnceLock::new(),
         }
     }
 
@@ -252,17 +263,19 @@ impl<'a> CheckpointTensor<'a> {
             return bytes;
         }
         let mut values = vec![0f32; self.shape.iter().product()];
-        // Only types that can be read come here.
-        let read = ggml::dequantize(ty, &bytes, &mut values);
-        debug_assert!(read.is_ok());
-        let halves = values
-            .iter()
-            .flat_map(|v| half::f16::from_f32(*v).to_le_bytes());
-        Cow::Owned(halves.collect())
+        let mut halves = vec![0; 2 * values.len()];
+        let made = ggml::dequantize(ty, &bytes, &mut values).and_then(|()| {
+            ggml::quantize(TensorType::F16, &values, values.len(), None, &mut halves)
+        });
+        if let Err(problem) = made {
+            // The trait that asks for bytes has no place for an error; `write` looks for it.
+            let _ = self.problem.set(problem);
+        }
+        Cow::Owned(halves)
     }
 }
 
-impl View for CheckpointTensor<'_> {
+impl View for &CheckpointTensor<'_> {
     fn dtype(&self) -> Dtype {
         match self.tensor.source_type(self.source) {
             TensorType::F32 => Dtype::F32,

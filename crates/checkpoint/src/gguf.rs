@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use dwindle_formats::gguf::{Header, read_header};
-
-use super::{Error, Source, SourceTensor};
+use dwindle_formats::gguf::{Header, read_header, refuse_split};
 use dwindle_mapped::Mapping;
+
+use super::{Error, Source, SourceFile, SourceTensor};
 
 /// An open GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
+    files: [SourceFile; 1],
     map: Mapping,
     header: Header,
     tensors: Vec<SourceTensor>,
@@ -22,8 +23,10 @@ impl Gguf {
     /// # Errors
     /// When the file can't be read or is no acceptable GGUF.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
+        let files = [SourceFile::of(path)?];
         let map = Mapping::open(path)?;
-        let header = read_header(&map).map_err(|source| Error::Gguf {
+        let header = refuse_split(path).and_then(|()| read_header(&map));
+        let header = header.map_err(|source| Error::Gguf {
             path: path.to_path_buf(),
             source,
         })?;
@@ -38,6 +41,7 @@ impl Gguf {
             .collect();
         Ok(Gguf {
             path: path.to_path_buf(),
+            files,
             map,
             header,
             tensors,
@@ -58,6 +62,10 @@ impl Gguf {
 impl Source for Gguf {
     fn tensors(&self) -> &[SourceTensor] {
         &self.tensors
+    }
+
+    fn files(&self) -> &[SourceFile] {
+        &self.files
     }
 
     fn bytes(&self, index: usize) -> &[u8] {

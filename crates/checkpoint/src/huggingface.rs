@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dwindle_formats::gguf::TensorType;
+use dwindle_mapped::Mapping;
 use fs_err as fs;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
 use serde_json::{Map, Value};
 
-use super::{Error, Source, SourceTensor, cache};
-use dwindle_mapped::Mapping;
+use super::{Error, Source, SourceFile, SourceTensor, cache};
 
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -27,6 +27,7 @@ pub struct HuggingFace {
     dir: PathBuf,
     config: Map<String, Value>,
     shards: Vec<Mapping>,
+    files: Vec<SourceFile>,
     tensors: Vec<SourceTensor>,
     places: Vec<Place>,
 }
@@ -64,6 +65,7 @@ impl HuggingFace {
             dir: dir.to_path_buf(),
             config,
             shards: Vec::new(),
+            files: Vec::new(),
             tensors: Vec::new(),
             places: Vec::new(),
         };
@@ -128,6 +130,7 @@ impl HuggingFace {
         seen: &mut BTreeMap<String, String>,
     ) -> Result<(), Error> {
         let path = self.dir.join(name);
+        self.files.push(SourceFile::of(&path)?);
         let map = Mapping::open(&path)?;
         let (header_len, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| Error::Safetensors {
@@ -195,6 +198,10 @@ impl HuggingFace {
 impl Source for HuggingFace {
     fn tensors(&self) -> &[SourceTensor] {
         &self.tensors
+    }
+
+    fn files(&self) -> &[SourceFile] {
+        &self.files
     }
 
     fn bytes(&self, index: usize) -> &[u8] {

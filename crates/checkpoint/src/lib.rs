@@ -2,15 +2,16 @@
 
 mod cache;
 mod error;
-mod fingerprint;
+pub mod fingerprint;
 pub mod gguf;
 pub mod huggingface;
+mod watched;
 
 use dwindle_formats::gguf::TensorType;
 
 pub use cache::{Caches, resolve};
 pub use error::Error;
-pub use fingerprint::fingerprint;
+pub use watched::{Changed, SourceFile};
 
 /// One tensor of a source, as it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,11 @@ pub struct SourceTensor {
 pub trait Source: Send + Sync {
     /// Every tensor, sorted as the source's own tools list them.
     fn tensors(&self) -> &[SourceTensor];
+
+    /// The files that they lie in, as they were when they were opened.
+    fn files(&self) -> &[SourceFile] {
+        &[]
+    }
 
     /// The stored bytes of a tensor, rows one after another, little-endian.
     fn bytes(&self, index: usize) -> &[u8];

@@ -18,6 +18,12 @@ use crate::library::library;
 /// and sums inside of ggml finite, which its search for the best grid point relies on.
 pub const MAX_MAGNITUDE: f32 = 1e10;
 
+/// The least magnitude that becomes infinite in F16: half way from the largest number to the next.
+const F16_OVERFLOW: f32 = 65520.0;
+
+/// The same in BF16: 255 and a half of its steps below 2^128.
+const BF16_OVERFLOW: f32 = f32::from_bits(0x7f7f_8000);
+
 /// Why values can't be turned into an element type, or bytes of that type into values.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
@@ -39,7 +45,7 @@ pub enum GgmlError {
         found: usize,
         expected: usize,
     },
-    #[error("element {index} is {value}, which `{ty}` can't hold")]
+    #[error("element {index} is {value}, {}", unheld(*ty, *value))]
     Value {
         ty: TensorType,
         index: usize,
@@ -51,10 +57,39 @@ pub enum GgmlError {
         "`{0}` needs importance weights: run with calibration statistics or choose another type"
     )]
     ImportanceMissing(TensorType),
-    #[error("the values are too large for the 16-bit scales of `{0}`")]
+    #[error(
+        "the values are too large for the 16-bit scales of `{0}`, which it can't hold; choose `bf16` for the tensor"
+    )]
     ScaleOverflow(TensorType),
     #[error("type `{0}` is converted by ggml, which is not linked into this program")]
     NotLinked(TensorType),
+}
+
+impl GgmlError {
+    /// The same of values of which so many come before.
+    #[must_use]
+    pub fn after(self, elements: usize) -> GgmlError {
+        match self {
+            GgmlError::Value { ty, index, value } => GgmlError::Value {
+                ty,
+                index: index + elements,
+                value,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Why a type can't hold a value, and what to do.
+fn unheld(ty: TensorType, value: f32) -> String {
+    if !value.is_finite() {
+        return "no finite number; the checkpoint is damaged".into();
+    }
+    let wider = match ty {
+        TensorType::BF16 => "f32",
+        _ => "bf16",
+    };
+    format!("which `{ty}` can't hold; choose `{wider}` for the tensor")
 }
 
 /// Whether [`quantize`] writes this type.
@@ -91,7 +126,7 @@ pub fn requires_importance(ty: TensorType) -> bool {
 ///
 /// # Errors
 /// Wrong lengths, a type that can't be written, missing weights for a type that needs them, and,
-/// for block-quantized types, values that are not finite or too large.
+/// save for F32, values that are not finite or would not be in the type.
 pub fn quantize(
     ty: TensorType,
     values: &[f32],
@@ -108,10 +143,16 @@ pub fn quantize(
     }
     match ty {
         TensorType::F32 => out.copy_from_slice(bytemuck::cast_slice(values)),
-        TensorType::BF16 => narrow(values, out, |v| to_bf16(v.to_bits())),
-        TensorType::F16 => write_f16(values, out),
+        TensorType::BF16 => {
+            check_values(ty, values, |v| v.is_finite() && v.abs() < BF16_OVERFLOW)?;
+            narrow(values, out, |v| to_bf16(v.to_bits()));
+        }
+        TensorType::F16 => {
+            check_values(ty, values, |v| v.abs() < F16_OVERFLOW)?;
+            write_f16(values, out);
+        }
         _ => {
-            check_values(ty, values)?;
+            check_values(ty, values, |v| v.abs() <= MAX_MAGNITUDE)?;
             if let Some(weights) = importance {
                 check_importance(weights, row_len)?;
             } else if requires_importance(ty) {
@@ -207,9 +248,13 @@ fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), G
     })
 }
 
-fn check_values(ty: TensorType, values: &[f32]) -> Result<(), GgmlError> {
-    // Not a number compares as false, so this refuses it as well.
-    let good = |v: &f32| v.abs() <= MAX_MAGNITUDE;
+/// Refuses values that are not good. What is not a number must not be.
+fn check_values(
+    ty: TensorType,
+    values: &[f32],
+    is_good: impl Fn(f32) -> bool,
+) -> Result<(), GgmlError> {
+    let good = |v: &f32| is_good(*v);
     // The inner fold has no early exit, so that it compiles to vector instructions.
     for (chunk, part) in values.chunks(4096).enumerate() {
         if part.iter().fold(true, |ok, v| ok & good(v)) {

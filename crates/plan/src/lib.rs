@@ -3,6 +3,7 @@
 
 mod auto;
 mod base;
+mod fingerprint;
 mod layers;
 mod low_rank;
 mod multilinear;
@@ -16,6 +17,7 @@ mod structure;
 mod subject;
 mod treatment;
 
+pub use fingerprint::Fingerprint;
 pub use layers::LayerRange;
 pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};

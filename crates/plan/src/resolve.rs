@@ -1,7 +1,11 @@
 //! A recipe resolved against one model.
 
+use dwindle_architecture::{Model, ModelTensor, role};
 use dwindle_formats::container::{Part, StoredPlan};
 use dwindle_formats::gguf::{Metadata, TensorType};
+use dwindle_ggml as ggml;
+use dwindle_ggml::MixtureError;
+use dwindle_statistics::Importance;
 use rayon::prelude::*;
 
 use super::base::base_types;
@@ -10,10 +14,6 @@ use super::recipe::{Recipe, Rounding};
 use super::resolver::{Resolved, Resolver};
 use super::subject::Subject;
 use super::treatment::{Fallback, Step, Treatment};
-use dwindle_architecture::{Model, ModelTensor, role};
-use dwindle_ggml as ggml;
-use dwindle_ggml::MixtureError;
-use dwindle_statistics::Importance;
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -59,6 +59,14 @@ pub enum PlanError {
     StatisticsMissing {
         tensor: String,
         method: &'static str,
+    },
+    #[error(
+        "`{method}` must know the whole input of tensor `{tensor}`, and the statistics have its {width} elements in blocks; measure it with a wider limit, or choose another method"
+    )]
+    StatisticsInBlocks {
+        tensor: String,
+        method: &'static str,
+        width: usize,
     },
     #[error(
         "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
@@ -165,8 +173,9 @@ pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError
         if recipe.rounding == Rounding::Output {
             resolver.round_for_output(index, &mut step);
         }
-        steps.push(step);
         fallbacks.extend(fallback);
+        fallbacks.extend(resolver.unseen(index, &step, recipe.rounding));
+        steps.push(step);
     }
     let rounds = |s: &Step| s.treatment == Treatment::Round;
     if recipe.rounding == Rounding::Output && !steps.iter().any(rounds) {

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use dwindle_architecture::ModelTensor;
 use dwindle_formats::container::{Form, Part, StoredTensor};
 use dwindle_formats::gguf::TensorType;
+use dwindle_method::prune::Pruning;
+use dwindle_method::quantize::fitting_type;
+use dwindle_method::sparsity::Pattern;
 use rayon::prelude::*;
 
 use super::operand::TransformError;
+use super::recipe::Rounding;
 use super::resolve::PlanError;
 use super::rule::{Method, Rank};
 use super::subject::Subject;
 use super::treatment::{Fallback, Step, Treatment};
-use dwindle_architecture::ModelTensor;
-use dwindle_method::prune::Pruning;
-use dwindle_method::quantize::fitting_type;
-use dwindle_method::sparsity::Pattern;
 
 /// A step, and what was wished where that could not be.
 pub(super) type Resolved = (Step, Option<Fallback>);
@@ -132,9 +133,58 @@ impl Resolver<'_> {
             .is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1))
     }
 
+    /// The width of a tensor's input, if it was too wide to be measured whole.
+    fn width_in_blocks(&self, index: usize) -> Option<usize> {
+        let group = self
+            .subject
+            .measured
+            .statistics?
+            .group(&self.tensor(index).name)?;
+        (group.blocks.len() > 1).then_some(group.width)
+    }
+
+    /// What a tensor's step would do by its input, had that been measured whole.
+    pub fn unseen(&self, index: usize, step: &Step, rounding: Rounding) -> Option<Fallback> {
+        let width = self.width_in_blocks(index)?;
+        let (wanted, done) = match &step.treatment {
+            Treatment::Store => {
+                let ty = step.stored.parts[0].ty;
+                let is_rounded = ty.is_quantized() && ty != step.stored.ty;
+                if rounding != Rounding::Output || !is_rounded {
+                    return None;
+                }
+                (
+                    format!("{ty} rounded for its output"),
+                    format!("{ty} rounded as ggml does"),
+                )
+            }
+            Treatment::LowRank { .. } | Treatment::Joint { .. } | Treatment::Multilinear { .. } => {
+                let method = &step.stored.method;
+                (
+                    format!("{method} of its output"),
+                    format!("{method} of its weights"),
+                )
+            }
+            _ => return None,
+        };
+        Some(Fallback {
+            tensor: self.tensor(index).name.clone(),
+            wanted,
+            done,
+            reason: format!("its input of {width} elements was measured in blocks and not whole"),
+        })
+    }
+
     pub fn require_statistics(&self, index: usize, method: &'static str) -> Result<(), PlanError> {
         if self.is_measured(index) {
             return Ok(());
+        }
+        if let Some(width) = self.width_in_blocks(index) {
+            return Err(PlanError::StatisticsInBlocks {
+                tensor: self.tensor(index).name.clone(),
+                method,
+                width,
+            });
         }
         Err(PlanError::StatisticsMissing {
             tensor: self.tensor(index).name.clone(),

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::writer::{persist, temporary};
 
 /// The version of this layout.
 const VERSION: u32 = 1;
@@ -132,7 +131,7 @@ impl Diagnosis {
                 found.version
             )));
         }
-        if found.model.norms_sha256 != model.norms_sha256 {
+        if found.model.likeness(model).is_err() {
             return Err(DiagnosisError::OtherModel {
                 path,
                 found: found.model.name,
@@ -157,9 +156,7 @@ impl Diagnosis {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = temporary(path)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        persist(file, path)
+        dwindle_formats::output::write(path, &serde_json::to_vec_pretty(self)?)
     }
 
     /// What a unit of a weight's output error costs in divergence: measured with the tensor

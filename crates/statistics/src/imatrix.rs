@@ -9,12 +9,13 @@ use dwindle_formats::gguf::{
     DEFAULT_ALIGNMENT, GgufError, Header, Metadata, TensorLayout, TensorType, encode_header,
     lay_out, read_header,
 };
+use dwindle_formats::output::Draft;
+use dwindle_mapped::Mapping;
+use sha2::{Digest as _, Sha256};
 
 use super::accumulate::Accumulator;
 use super::layout::Group;
 use super::reader::{Statistics, StatisticsError};
-use super::writer::{persist, temporary};
-use dwindle_mapped::Mapping;
 
 /// Why a file gives no importance weights.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,20 @@ impl Importance {
         Importance { columns: kept }
     }
 
+    /// A digest of all weights.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut sorted: Vec<_> = self.columns.iter().collect();
+        sorted.sort_unstable_by_key(|(name, _)| *name);
+        let mut hash = Sha256::new();
+        for (name, weights) in sorted {
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name);
+            hash.update((weights.len() as u64).to_le_bytes());
+            weights.iter().for_each(|w| hash.update(w.to_le_bytes()));
+        }
+        hash.finalize().into()
+    }
+
     /// The number of tensors with weights.
     pub fn len(&self) -> usize {
         self.columns.len()
@@ -244,7 +259,7 @@ pub fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::Result<(
     }
     let (infos, _) = lay_out(layouts, DEFAULT_ALIGNMENT)
         .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
-    let mut file = BufWriter::new(temporary(path)?);
+    let mut file = BufWriter::new(Draft::new(path)?);
     file.write_all(&encode_header(&metadata, &infos, DEFAULT_ALIGNMENT))?;
     for values in sorted.iter().flat_map(|e| [&e.sums, &e.counts]) {
         for v in values {
@@ -254,8 +269,7 @@ pub fn write(path: &Path, entries: &[Entry], run: &Run<'_>) -> std::io::Result<(
             (values.len() * 4).next_multiple_of(DEFAULT_ALIGNMENT as usize) - values.len() * 4;
         file.write_all(&vec![0; gap])?;
     }
-    let file = file.into_inner().map_err(|e| e.into_error())?;
-    persist(file, path)
+    file.into_inner().map_err(|e| e.into_error())?.finish()
 }
 
 /// Sums of squares over counts; an expert that no token reached weighs every column alike.

@@ -7,15 +7,18 @@ mod identity;
 mod imatrix;
 mod layout;
 mod reader;
+mod sample;
 mod sensitivity;
 mod writer;
 
 pub use accumulate::{Accumulator, add_panels, cut};
 pub use diagnosis::{Diagnosis, DiagnosisError, DiagnosisText, InputDiagnosis, TensorDiagnosis};
+pub use identity::Likeness;
 pub use identity::{Identity, digest, hex, is_norm};
 pub use imatrix::{Entry, Importance, ImportanceError, Part, Run, entries, write as write_imatrix};
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
+pub use sample::{Place, Sample};
 pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};
 pub use writer::StatisticsWriter;
 

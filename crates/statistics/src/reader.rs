@@ -5,15 +5,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use safetensors::{SafeTensorError, SafeTensors};
-use sha2::{Digest as _, Sha256};
-
-use super::identity::Identity;
-use super::layout::{Document, Group, KEY, Places, Provenance, VERSION};
 use dwindle_architecture::Model;
 use dwindle_checkpoint::Source;
 use dwindle_ggml::GgmlError;
 use dwindle_mapped::Mapping;
+use safetensors::{SafeTensorError, SafeTensors};
+use sha2::{Digest as _, Sha256};
+
+use super::identity::{Identity, Likeness};
+use super::layout::{Document, Group, KEY, Places, Provenance, VERSION};
 
 /// Why a file gives no statistics.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +175,17 @@ impl Statistics {
         }
     }
 
+    /// A digest of all that was measured: of the digests that the file has of it.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for places in &self.places {
+            let digests = self.data(&places.digests);
+            hash.update((digests.len() as u64).to_le_bytes());
+            hash.update(digests);
+        }
+        hash.finalize().into()
+    }
+
     /// Where the statistics come from.
     pub fn provenance(&self) -> &Provenance {
         &self.document.provenance
@@ -294,19 +305,22 @@ impl Statistics {
     /// Checks that the statistics are of this model, in whatever type its weights are stored.
     ///
     /// # Errors
-    /// [`StatisticsError::OtherModel`] if its family, its norms, the name of a weight or a shape
+    /// [`StatisticsError::OtherModel`] if its family, its norms, its weights, the name of one or a shape
     /// differ.
-    pub fn check_model(&self, model: &Model, source: &dyn Source) -> Result<(), StatisticsError> {
+    pub fn check_model(
+        &self,
+        model: &Model,
+        source: &dyn Source,
+    ) -> Result<Likeness, StatisticsError> {
         let other = |problem| StatisticsError::OtherModel {
             path: self.path.clone(),
             problem,
         };
-        let (expected, found) = (&self.provenance().model, Identity::of(model, source)?);
-        if expected.architecture != found.architecture {
-            return Err(other(format!(
-                "a `{}`, while `{}` is a `{}`",
-                expected.architecture, found.name, found.architecture
-            )));
+        let found = Identity::of(model, source)?;
+        let own = &self.provenance().model;
+        let likeness = own.likeness(&found);
+        if own.architecture != found.architecture {
+            return likeness.map_err(other);
         }
         for group in self.groups() {
             for weight in &group.weights {
@@ -323,13 +337,7 @@ impl Statistics {
                 }
             }
         }
-        if expected.norms_sha256 != found.norms_sha256 {
-            return Err(other(format!(
-                "the norms of `{}` differ from those of `{}`",
-                found.name, expected.name
-            )));
-        }
-        Ok(())
+        likeness.map_err(other)
     }
 }
 

@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnosis::DiagnosisText;
 use super::identity::Identity;
-use super::writer::{persist, temporary};
 
 /// The version of this layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Measurements of one model on one text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,7 +98,7 @@ impl Sensitivities {
             path: path.clone(),
             what,
         };
-        if found.model.norms_sha256 != model.norms_sha256 || found.fingerprint != fingerprint {
+        if found.model.likeness(&model).is_err() || found.fingerprint != fingerprint {
             return Err(other("model, or with other statistics"));
         }
         let cut = |t: &DiagnosisText| (t.sha256.clone(), t.ctx, t.chunks);
@@ -119,8 +118,6 @@ impl Sensitivities {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = temporary(path)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        persist(file, path)
+        dwindle_formats::output::write(path, &serde_json::to_vec_pretty(self)?)
     }
 }

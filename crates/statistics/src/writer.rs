@@ -1,18 +1,17 @@
 //! Writing a statistics file, a group at a time, whatever the order.
 
 use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use dwindle_formats::output::Draft;
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 
 use super::accumulate::Accumulator;
 use super::layout::{Document, Group, Places, Provenance, VERSION};
 
 /// A statistics file that is being written beside its destination.
 pub struct StatisticsWriter {
-    file: NamedTempFile,
-    destination: PathBuf,
+    file: Draft,
     document: Document,
     places: Vec<Places>,
     /// Where the tensors' data begins.
@@ -31,9 +30,6 @@ impl StatisticsWriter {
         provenance: Provenance,
         groups: Vec<Group>,
     ) -> std::io::Result<StatisticsWriter> {
-        let named = |e: std::io::Error, path: &Path| {
-            std::io::Error::new(e.kind(), format!("`{}`: {e}", path.display()))
-        };
         let document = Document {
             version: VERSION,
             provenance,
@@ -45,16 +41,13 @@ impl StatisticsWriter {
                 "the file would be too large",
             )
         })?;
-        let mut file = temporary(destination).map_err(|e| named(e, destination))?;
+        let mut file = Draft::new(destination)?;
         let bytes = (header.len() + data) as u64;
         // Whether the disk has the room is better known before the work than after.
-        file.as_file()
-            .set_len(bytes)
-            .map_err(|e| named(e, destination))?;
-        file.write_all(&header).map_err(|e| named(e, destination))?;
+        file.set_len(bytes)?;
+        file.write_all(&header)?;
         Ok(StatisticsWriter {
             file,
-            destination: destination.to_path_buf(),
             document,
             places,
             start: header.len(),
@@ -110,35 +103,8 @@ impl StatisticsWriter {
 
     /// Puts the file in its place.
     pub fn finish(self) -> std::io::Result<()> {
-        persist(self.file, &self.destination)
+        self.file.finish()
     }
-}
-
-/// A temporary beside a file that is to be written.
-pub(super) fn temporary(destination: &Path) -> std::io::Result<NamedTempFile> {
-    let folder = match destination.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".dwindle-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any new file: the process's mask takes away what it is told to.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
-}
-
-/// Makes a temporary the file.
-pub(super) fn persist(file: NamedTempFile, destination: &Path) -> std::io::Result<()> {
-    file.as_file().sync_all()?;
-    file.persist(destination).map_err(|e| {
-        let text = format!("`{}`: {}", destination.display(), e.error);
-        std::io::Error::new(e.error.kind(), text)
-    })?;
-    Ok(())
 }
 
 fn little_endian(values: &[f32]) -> Vec<u8> {

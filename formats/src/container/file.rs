@@ -145,6 +145,16 @@ impl Container {
         })
     }
 
+    /// The digest of the header, which has the digests of all data: that of the whole file.
+    pub fn digest(&self) -> Digest {
+        let digest = match self.header.metadata.get(key::HEADER_DIGEST) {
+            Some(Value::Array(Array::U8(bytes))) => bytes.as_slice().try_into().ok(),
+            _ => None,
+        };
+        // `read` has refused files without it.
+        digest.unwrap_or_default()
+    }
+
     /// Where a tensor stands in the plan.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()

@@ -15,6 +15,7 @@ use super::chunk::ChunkGeometry;
 use super::writer::FinishedPart;
 use super::{Digest, StoredPlan, hex};
 use crate::gguf::DEFAULT_ALIGNMENT;
+use crate::output::open_own;
 
 /// A tensor whose chunks all stand in the temporary file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,24 +31,25 @@ pub(super) struct Journal {
     file: fs::File,
 }
 
+/// What a journal says before anything of it is checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claims {
+    /// These tensors are finished.
+    Finished(Vec<FinishedTensor>),
+    /// It was left by a run with another fingerprint.
+    OfAnother,
+}
+
 impl Journal {
-    /// Opens or begins the journal and returns the tensors that it claims, if it belongs to the
-    /// same fingerprint.
+    /// Opens or begins the journal and returns what it claims.
     pub fn open(
         path: &Path,
         fingerprint: &Digest,
         plan: &StoredPlan,
-    ) -> std::io::Result<(Journal, Vec<FinishedTensor>)> {
-        let claimed = match fs::File::open(path) {
-            Ok(file) => read_claims(BufReader::new(file), fingerprint, plan),
-            Err(_) => Vec::new(),
-        };
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        Ok((Journal { file }, claimed))
+    ) -> std::io::Result<(Journal, Claims)> {
+        let file = open_own(path)?;
+        let claims = read_claims(BufReader::new(&file), fingerprint, plan);
+        Ok((Journal { file }, claims))
     }
 
     /// Holds the claimed tensors against the data, rewrites the journal with those that are true
@@ -84,16 +86,15 @@ impl Journal {
     }
 }
 
-fn read_claims(
-    mut lines: BufReader<fs::File>,
-    fingerprint: &Digest,
-    plan: &StoredPlan,
-) -> Vec<FinishedTensor> {
+fn read_claims(mut lines: impl BufRead, fingerprint: &Digest, plan: &StoredPlan) -> Claims {
     let mut first = String::new();
-    if lines.read_line(&mut first).is_err() || first.trim_end() != hex(fingerprint) {
-        return Vec::new();
+    match lines.read_line(&mut first) {
+        // Begun by this run, or killed before its first line.
+        Ok(0) => return Claims::Finished(Vec::new()),
+        Ok(_) if first.trim_end() == hex(fingerprint) => {}
+        _ => return Claims::OfAnother,
     }
-    lines
+    let finished = lines
         .lines()
         .map_while(Result::ok)
         .map_while(|line| serde_json::from_str::<FinishedTensor>(&line).ok())
@@ -106,7 +107,8 @@ fn read_claims(
                 })
         })
         .map(|(claim, _)| claim)
-        .collect()
+        .collect();
+    Claims::Finished(finished)
 }
 
 /// Where the tensor's data ends, if all of it stands in the file as claimed.

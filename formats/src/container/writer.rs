@@ -1,7 +1,7 @@
 //! Writing a file: chunks in order into a temporary sibling, a journal beside it, the header last,
 //! then one rename.
 
-use std::fs::TryLockError;
+use std::fs::{Permissions, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,24 @@ use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
 use super::flusher::Flusher;
-use super::journal::{FinishedTensor, Journal};
+use super::journal::{Claims, FinishedTensor, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
     Array, DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorType, Value, align_up, encode_header,
     header_len,
+};
+use crate::output::{
+    PlaceError, check_place, is_named, open_own, permissions_of, sibling, sync_folder,
 };
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The place does not suit, or the system refused.
+    /// The place does not suit.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The system refused.
     #[error("`{}` can't be written: {problem}", path.display())]
     Destination {
         /// The file that was to be written.
@@ -68,12 +74,15 @@ pub struct ContainerWriter {
     // Dropped first, while the file is still locked.
     leftovers: Leftovers,
     destination: PathBuf,
+    /// What the file has that is replaced.
+    permissions: Option<Permissions>,
     file: BufWriter<fs::File>,
     flusher: Option<Flusher>,
     journal: Journal,
     metadata: Metadata,
     plan: StoredPlan,
     data_start: u64,
+    began_anew: bool,
     done: Vec<FinishedTensor>,
     parts: Vec<FinishedPart>,
     current: FinishedPart,
@@ -105,13 +114,31 @@ impl ContainerWriter {
 
         let refused = |e: io::Error| refused(destination, &e);
         let mut file = lock(destination)?;
+        let permissions = permissions_of(destination);
+        #[cfg(unix)]
+        if permissions.is_some() {
+            use std::os::unix::fs::PermissionsExt;
+            // Nobody may read it who may not read the file that it replaces.
+            let own = Permissions::from_mode(0o600);
+            file.set_permissions(own).map_err(refused)?;
+        }
+        let temporary = sibling(destination, "part");
+        let journal_path = sibling(destination, "journal");
+        let (journal, claims) = Journal::open(&journal_path, fingerprint, &plan).map_err(|e| {
+            // What stands in the journal's place is not ours to remove.
+            let _ = fs::remove_file(&temporary);
+            refused(e)
+        })?;
         let leftovers = Leftovers {
-            temporary: sibling(destination, "part"),
-            journal: sibling(destination, "journal"),
+            temporary,
+            journal: journal_path,
             renamed: false,
         };
-        let (journal, done) =
-            Journal::open(&leftovers.journal, fingerprint, &plan).map_err(refused)?;
+        let began_anew = claims == Claims::OfAnother;
+        let done = match claims {
+            Claims::Finished(done) => done,
+            Claims::OfAnother => Vec::new(),
+        };
         let (journal, done, end) = journal
             .keep_verified(done, &mut file, data_start, fingerprint)
             .map_err(refused)?;
@@ -122,12 +149,14 @@ impl ContainerWriter {
         Ok(ContainerWriter {
             leftovers,
             destination: destination.to_path_buf(),
+            permissions,
             flusher: Some(Flusher::of(&file).map_err(refused)?),
             file: BufWriter::with_capacity(1 << 20, file),
             journal,
             metadata,
             plan,
             data_start,
+            began_anew,
             done,
             parts: Vec::new(),
             current: FinishedPart::empty(),
@@ -138,6 +167,12 @@ impl ContainerWriter {
     /// again.
     pub fn resumed_tensors(&self) -> usize {
         self.done.len()
+    }
+
+    /// Whether a killed process has left an unfinished file of another plan, checkpoint or version, which
+    /// this one replaces.
+    pub fn began_anew(&self) -> bool {
+        self.began_anew
     }
 
     /// The relative error of a tensor that is finished.
@@ -230,6 +265,9 @@ impl ContainerWriter {
         if let Some(flusher) = self.flusher.take() {
             flusher.finish()?;
         }
+        if let Some(permissions) = self.permissions.take() {
+            self.file.get_ref().set_permissions(permissions)?;
+        }
         self.file.get_ref().sync_all()?;
         // While the lock still keeps other writers away from the journal's name.
         self.leftovers.remove_journal();
@@ -285,20 +323,9 @@ pub fn plain_len(metadata: &Metadata, plan: &StoredPlan) -> Option<u64> {
 /// Whether a file can stand in this place, as far as can be told without writing.
 ///
 /// # Errors
-/// [`WriteError::Destination`] when the place is a folder, or in a folder that does not exist.
+/// [`WriteError::Place`] when anything but a plain file stands there, or the folder does not exist.
 pub fn check_destination(destination: &Path) -> Result<(), WriteError> {
-    let folder = folder_of(destination);
-    let problem = if destination.is_dir() || destination.file_name().is_none() {
-        "it is a folder, expected the name of a file".into()
-    } else if !folder.is_dir() {
-        format!("there is no folder `{}`; make it first", folder.display())
-    } else {
-        return Ok(());
-    };
-    Err(WriteError::Destination {
-        path: destination.to_path_buf(),
-        problem,
-    })
+    Ok(check_place(destination)?)
 }
 
 /// What the system said, for the file that the user named and not the temporary one.
@@ -314,13 +341,7 @@ fn refused(destination: &Path, error: &io::Error) -> WriteError {
 fn lock(destination: &Path) -> Result<fs::File, WriteError> {
     let temporary = sibling(destination, "part");
     loop {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&temporary)
-            .map_err(|e| refused(destination, &e))?;
+        let file = open_own(&temporary).map_err(|e| refused(destination, &e))?;
         match file.file().try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -330,12 +351,7 @@ fn lock(destination: &Path) -> Result<fs::File, WriteError> {
         }
         // Between opening and locking, the process that held the lock may have given the file its
         // final name: it must not be written to any more.
-        let locked = file
-            .file()
-            .try_clone()
-            .and_then(same_file::Handle::from_file)
-            .map_err(|e| refused(destination, &e))?;
-        if same_file::Handle::from_path(&temporary).is_ok_and(|named| named == locked) {
+        if is_named(&file, &temporary) {
             return Ok(file);
         }
     }
@@ -348,30 +364,6 @@ impl FinishedPart {
             bytes: Vec::new(),
             digests: Vec::new(),
         }
-    }
-}
-
-/// `.name.suffix` beside the destination, so that the rename stays on one file system.
-fn sibling(destination: &Path, suffix: &str) -> PathBuf {
-    let name = destination.file_name().unwrap_or_default();
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".");
-    hidden.push(suffix);
-    destination.with_file_name(hidden)
-}
-
-/// Makes the rename durable where folders can be synced.
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = fs::File::open(folder_of(path)) {
-        let _ = folder.sync_all();
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
     }
 }
 

@@ -4,11 +4,13 @@
 //! metadata and tensor descriptions into bytes. Tensor data is never copied here.
 
 mod reader;
+mod split;
 mod tensor_type;
 mod value;
 mod writer;
 
 pub use reader::{GgufError, Header, limits, read_header};
+pub use split::refuse_split;
 pub use tensor_type::{TensorType, UnknownType};
 pub use value::{Array, Metadata, Value, type_id};
 pub use writer::{TensorLayout, encode_header, header_len, lay_out};

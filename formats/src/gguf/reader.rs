@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::split;
 use super::value::type_id;
 use super::{
     Array, DEFAULT_ALIGNMENT, MAGIC, Metadata, TensorInfo, TensorType, VERSION, Value, align_up,
@@ -39,6 +40,10 @@ pub mod limits {
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum GgufError {
+    #[error(
+        "it is part {number} of a model in {count} GGUF files; join them with `llama-gguf-split --merge FIRST-PART JOINED.gguf`, and use that"
+    )]
+    Split { number: u64, count: u64 },
     #[error("not a GGUF file: it begins with {found:02x?}, expected `GGUF`")]
     Magic { found: Vec<u8> },
     #[error(
@@ -215,6 +220,7 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
         metadata.push((key, value));
     }
     let metadata = Metadata::from_unique(metadata);
+    split::refuse_metadata(&metadata)?;
     let alignment = read_alignment(&metadata)?;
 
     let mut tensors: Vec<TensorInfo> = Vec::new();

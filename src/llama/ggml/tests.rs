@@ -1,9 +1,10 @@
-use super::*;
 use dwindle_ggml::{
     GgmlError, MAX_MAGNITUDE, dequantize, quantize, readable, requires_importance, writable,
 };
 use llama_cpp_sys_2 as sys;
 use rand::{RngExt, SeedableRng};
+
+use super::*;
 
 fn values(n: usize) -> Vec<f32> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
@@ -160,7 +161,8 @@ fn wrong_arguments_are_refused() {
 #[test]
 fn sixteen_bit_floats_are_ggmls_and_exact() {
     let mut floats = values(5000);
-    floats.extend((0..=u16::MAX).map(|b| half::bf16::from_bits(b).to_f32()));
+    let all = (0..=u16::MAX).map(|b| half::bf16::from_bits(b).to_f32());
+    floats.extend(all.filter(|v| v.is_finite()));
     floats.extend([65504.0, 65519.9, 65520.0, 1e-8, 5.9e-8, -0.0]);
     let mut ours = vec![0; 2 * floats.len()];
     quantize(TensorType::BF16, &floats, floats.len(), None, &mut ours).unwrap();
@@ -169,11 +171,13 @@ fn sixteen_bit_floats_are_ggmls_and_exact() {
         let ggml = unsafe { sys::ggml_fp32_to_bf16(*v) };
         assert_eq!(u16::from_le_bytes(*b), ggml.bits, "{v}");
     }
+    floats.retain(|v| v.abs() < 65520.0);
+    ours.truncate(2 * floats.len());
     quantize(TensorType::F16, &floats, floats.len(), None, &mut ours).unwrap();
     for (v, b) in floats.iter().zip(ours.as_chunks::<2>().0) {
         let expected = half::f16::from_f32(*v);
         let found = half::f16::from_le_bytes(*b);
-        assert!(found.to_bits() == expected.to_bits() || v.is_nan(), "{v}");
+        assert!(found.to_bits() == expected.to_bits(), "{v}");
     }
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     let mut back = vec![0.0; 1 << 16];
@@ -181,5 +185,36 @@ fn sixteen_bit_floats_are_ggmls_and_exact() {
     for (b, v) in back.iter().enumerate() {
         let expected = half::f16::from_bits(b as u16).to_f32();
         assert!(v.to_bits() == expected.to_bits() || v.is_nan(), "{b:x}");
+    }
+}
+
+#[test]
+fn sixteen_bit_floats_never_become_infinite() {
+    for (ty, largest) in [
+        (TensorType::F16, half::f16::MAX.to_f32()),
+        (TensorType::BF16, half::bf16::MAX.to_f32()),
+    ] {
+        let store = |value: f32| {
+            let mut bytes = [0; 4];
+            quantize(ty, &[0.0, value], 2, None, &mut bytes)?;
+            let mut back = [0.0; 2];
+            dequantize(ty, &bytes, &mut back)?;
+            Ok::<f32, GgmlError>(back[1])
+        };
+        // The first value that is rounded up, found in steps of the smallest kind.
+        let mut value = largest;
+        while let Ok(stored) = store(value) {
+            assert_eq!(stored, largest);
+            value = f32::from_bits((value.to_bits() + 0x40) & !0x3f);
+        }
+        let expected = match ty {
+            TensorType::F16 => half::f16::from_f32(value).is_infinite(),
+            _ => half::bf16::from_f32(value).is_infinite(),
+        };
+        assert!(expected, "{ty}: {value} was refused and could be held");
+        for bad in [value, -value, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let refused = matches!(store(bad), Err(GgmlError::Value { index: 1, .. }));
+            assert!(refused, "{ty}: {bad}");
+        }
     }
 }

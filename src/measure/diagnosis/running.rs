@@ -4,11 +4,12 @@ use std::ops::ControlFlow;
 
 use super::tensor::{DiagnoseError, rank_of_keep};
 use crate::architecture::ModelTensor;
-use crate::eval::{Chunks, EvalOptions, Reference, cache_key, compare, write_reference};
+use crate::eval::{Chunks, EvalOptions};
 use crate::llama::activations::Probe;
 use crate::llama::context::{ContextOptions, default_threads};
 use crate::llama::lockstep::{Pair, lockstep};
 use crate::llama::model::Model;
+use crate::measure::experiment::Experiment;
 use crate::method::low_rank::decompose;
 use crate::method::svd::multiply_out;
 use crate::plan::{Operand, Subject, TransformError};
@@ -19,7 +20,7 @@ fn compressed(
     subject: &Subject<'_>,
     tensor: &ModelTensor,
     keep: f64,
-) -> Result<Vec<f32>, DiagnoseError> {
+) -> Result<Vec<f32>, TransformError> {
     let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
     let rank = rank_of_keep(keep, m, n);
     let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
@@ -30,12 +31,7 @@ fn compressed(
         Ok(multiply_out(&f.a, &f.b, n, m, rank))
     };
     let made: Result<Vec<Vec<f32>>, _> = (0..slices).map(slice).collect();
-    Ok(made.map_err(DiagnoseError::of(tensor))?.concat())
-}
-
-fn original(subject: &Subject<'_>, tensor: &ModelTensor) -> Result<Vec<f32>, DiagnoseError> {
-    let values = subject.values(tensor);
-    values.map_err(|e| DiagnoseError::of(tensor)(e.into()))
+    Ok(made?.concat())
 }
 
 /// Lets go of what was read of a tensor and of its input's Gram.
@@ -46,43 +42,30 @@ fn release(subject: &Subject<'_>, tensor: &ModelTensor) {
     }
 }
 
-/// Measures the divergence of each tensor compressed alone, and sorts them by it. `running` is the
-/// same checkpoint, loaded so that its weights can be replaced; they are as before afterwards. Gives
-/// the chunks of the text that were evaluated.
+/// Measures the divergence of each tensor compressed alone, and sorts them by it. The experiment's weights
+/// are as before afterwards. Gives the chunks of the text that were evaluated.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.
-pub fn divergences(
-    subject: &Subject<'_>,
-    running: &Model,
+pub fn divergences<'a>(
+    subject: &Subject<'a>,
+    experiment: &mut Experiment<'a>,
     keep: f64,
-    (text, options): (&str, &EvalOptions),
     tensors: &mut [TensorDiagnosis],
     done: &mut dyn FnMut(),
 ) -> Result<usize, DiagnoseError> {
-    let dir = tempfile::TempDir::new()?;
-    let cache = dir.path().join("reference");
-    let key = cache_key(b"diagnosis", text, options);
-    let reference = write_reference(running, text, options, &cache, key, &mut |_| ())?;
-    let measure = || -> Result<f64, DiagnoseError> {
-        let reference = Reference::Cache(&cache, key);
-        let found = compare(running, &reference, text, options, &mut |_| ())?;
-        Ok(found.divergence.map_or(0.0, |d| d.kld.value))
-    };
-    // The reference is rounded to 16 bits: what it is away from itself is no one's fault.
-    let rounding = measure()?;
+    let by_name = subject.model.by_name();
     for diagnosis in tensors.iter_mut() {
-        if let Some(tensor) = subject.tensor(&diagnosis.name) {
-            running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
-            diagnosis.kld = Some((measure()? - rounding).max(0.0));
-            running.replace(&tensor.name, &original(subject, tensor)?)?;
+        if let Some(&tensor) = by_name.get(diagnosis.name.as_str()) {
+            let change = |tensor: &ModelTensor| compressed(subject, tensor, keep);
+            diagnosis.kld = Some(experiment.divergence(&[tensor], &change)?.value);
             release(subject, tensor);
         }
         done();
     }
     let kld = |t: &TensorDiagnosis| t.kld.unwrap_or(0.0);
     tensors.sort_by(|a, b| kld(b).total_cmp(&kld(a)));
-    Ok(reference.perplexity.chunks)
+    Ok(experiment.chunks()?)
 }
 
 /// Sums over the rows of an input.
@@ -123,9 +106,11 @@ pub fn activations(
     (text, options): (&str, &EvalOptions),
     tensors: &[TensorDiagnosis],
 ) -> Result<Vec<InputDiagnosis>, DiagnoseError> {
+    let by_name = subject.model.by_name();
     for diagnosis in tensors {
-        if let Some(tensor) = subject.tensor(&diagnosis.name) {
-            running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
+        if let Some(&tensor) = by_name.get(diagnosis.name.as_str()) {
+            let changed = compressed(subject, tensor, keep).map_err(DiagnoseError::of(tensor))?;
+            running.replace(&tensor.name, &changed)?;
             release(subject, tensor);
         }
     }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::architecture::{Model, ModelTensor, role};
 use crate::eval::EvalError;
 use crate::llama::model::LlamaError;
+use crate::measure::experiment::ExperimentError;
 use crate::method::low_rank::{Decomposition, LowRankError, decompose};
 use crate::method::prune::Pruning;
 use crate::method::sparsity::Pattern;
@@ -33,8 +34,16 @@ pub enum DiagnoseError {
     Eval(#[from] EvalError),
     #[error(transparent)]
     Llama(#[from] LlamaError),
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+}
+
+impl From<ExperimentError> for DiagnoseError {
+    fn from(e: ExperimentError) -> DiagnoseError {
+        match e {
+            ExperimentError::Tensor { tensor, source } => DiagnoseError::Tensor { tensor, source },
+            ExperimentError::Eval(e) => e.into(),
+            ExperimentError::Llama(e) => e.into(),
+        }
+    }
 }
 
 impl DiagnoseError {

@@ -1,0 +1,22 @@
+//! Where files are written.
+//!
+//! - [`Claims`] holds what a command writes against what it reads, before any work.
+//! - [`check_place`] refuses places that hold anything but a plain file.
+//! - [`Draft`] is a file that appears under its name when it is complete, or not at all.
+//! - [`Scratch`] is a folder for files that only one run needs.
+//!
+//! Everything temporary lies beside the output, has a name that begins with `.dwindle-`, and is locked
+//! by its process. What has lost its process is removed when the next temporary is made there.
+
+mod abandoned;
+mod claims;
+mod draft;
+mod place;
+mod scratch;
+
+pub use claims::{ClaimError, Claims};
+pub use draft::{Draft, write};
+pub use place::{PlaceError, check_place, folder_of};
+pub use scratch::Scratch;
+
+pub(crate) use place::{is_named, open_own, permissions_of, sibling, sync_folder};
