@@ -4,5 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bounded;
 pub mod container;
 pub mod gguf;

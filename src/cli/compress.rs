@@ -12,6 +12,7 @@ use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule, Subject};
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use crate::writing::{Inputs, PipelineError};
 use clap::Parser;
+use dwindle_formats::bounded;
 use dwindle_formats::container::check_destination;
 use dwindle_formats::gguf::read_header;
 use fs_err as fs;
@@ -307,7 +308,7 @@ impl Args {
     /// The recipe that was asked for, to which a target adds the types.
     fn recipe(&self) -> Result<Recipe, Failure> {
         let mut recipe = match (&self.recipe, &self.preset) {
-            (Some(path), _) => fs::read_to_string(path)?
+            (Some(path), _) => bounded::read_text(path, bounded::limits::RECIPE)?
                 .parse::<Recipe>()
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),

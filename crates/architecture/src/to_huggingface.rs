@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+use dwindle_formats::bounded;
 use dwindle_formats::gguf::TensorType;
 use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
@@ -197,7 +198,8 @@ impl Checkpoint<'_> {
             let name = path.file_name().unwrap_or_default();
             let is_weights = name.to_string_lossy().ends_with(".index.json");
             if ["json", "txt", "model", "jinja", "md"].contains(&extension) && !is_weights {
-                fs::copy(&path, folder.path().join(name))?;
+                let bytes = bounded::read(&path, bounded::limits::VOCABULARY)?;
+                fs::write(folder.path().join(name), bytes)?;
             }
         }
         let config = serde_json::to_vec_pretty(&self.config)?;

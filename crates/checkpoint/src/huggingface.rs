@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::TensorType;
 use fs_err as fs;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
@@ -209,10 +210,17 @@ impl Source for HuggingFace {
 }
 
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.into()),
+    Ok(bounded::read_if_there(path, limit_of(path))?)
+}
+
+/// How large a file of a checkpoint may be, by its name.
+fn limit_of(path: &Path) -> u64 {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(INDEX) => limits::INDEX,
+        Some("tokenizer.json" | "tokenizer.model" | "added_tokens.json" | "merges.txt") => {
+            limits::VOCABULARY
+        }
+        _ => limits::CONFIGURATION,
     }
 }
 
