@@ -4,6 +4,8 @@
 #![cfg(unix)]
 
 mod program;
+#[path = "../formats/tests/common/spoilt.rs"]
+mod spoilt;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,8 @@ use std::process::Command as Std;
 use std::time::Duration;
 
 use assert_cmd::Command;
-use program::{DWINDLE, checkpoint, fixture, refusal, says};
+use program::{DWINDLE, checkpoint, refusal, says};
+use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
 const INPUT: i32 = 3;
@@ -165,6 +168,36 @@ fn recipes_texts_and_measurements_are_bounded() {
         calibrate.arg("-o").arg(dir.path().join("s.safetensors"));
         says(&refusal(&mut calibrate, INPUT), &[problem]);
     }
-    let text = fixture("kjv-heldout.txt");
-    assert!(text.is_file());
+}
+
+/// A file of 130 kilobytes whose factors make a matrix of three gigabytes.
+fn bomb() -> Vec<u8> {
+    const SIDE: u64 = 32_000;
+    spoilt::good_but(|file| {
+        let v = &mut file.plan["tensors"][1];
+        v["shape"] = json!([SIDE, SIDE + 8_000]);
+        v["parts"][0]["shape"] = json!([SIDE, 1]);
+        v["parts"][1]["shape"] = json!([1, SIDE + 8_000]);
+        file.tensors[1].shape = vec![SIDE, 1];
+        file.tensors[2].shape = vec![1, SIDE + 8_000];
+        file.tensors[2].offset = 64 + 2 * SIDE;
+        file.tensors[3].offset = 64 + 2 * SIDE + 2 * (SIDE + 8_000);
+        file.chunks[1].1 = vec![2; 2 * SIDE as usize];
+        file.chunks[2].1 = vec![3; 2 * (SIDE as usize + 8_000)];
+    })
+}
+
+#[test]
+fn a_small_file_is_not_exported_as_one_of_gigabytes() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("bomb.dwn");
+    let bytes = bomb();
+    assert!(bytes.len() < 150_000);
+    std::fs::write(&path, bytes).unwrap();
+    let output = dir.path().join("x.gguf");
+    let mut export = dwindle(["export", "--memory", "256M"]);
+    export.arg(&path).arg("--output").arg(&output);
+    let sentence = refusal(&mut export, INPUT);
+    says(&sentence, &["bomb.dwn`", "1024 times", "hostile"]);
+    assert_eq!(program::listing(dir.path()), ["bomb.dwn"]);
 }
