@@ -9,12 +9,13 @@ use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
+use super::expansion;
 use super::flusher::Flusher;
 use super::journal::{FinishedTensor, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
     Array, DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorType, Value, align_up, encode_header,
-    header_len,
+    header_len, limits,
 };
 
 /// Why a file could not be written.
@@ -35,6 +36,15 @@ pub enum WriteError {
     /// Another process is writing the same file.
     #[error("`{}` is being written by another process; wait for it, or choose another output", .0.display())]
     Busy(PathBuf),
+    /// More metadata than a reader takes.
+    #[error("the file would have {found} metadata entries, the limit is {limit}", limit = limits::METADATA_ENTRIES)]
+    Entries {
+        /// How many there are.
+        found: usize,
+    },
+    /// No reader would take the file.
+    #[error("the file would be refused: {0}; keep higher ranks or more values")]
+    Expansion(#[from] super::Expansion),
     /// The plan is larger than a file may be.
     #[error("the plan's sizes overflow 64 bits")]
     Overflow,
@@ -102,6 +112,7 @@ impl ContainerWriter {
             DEFAULT_ALIGNMENT,
         )
         .ok_or(WriteError::Overflow)?;
+        expansion::check_before_writing(&plan, metadata.len(), data_start)?;
 
         let refused = |e: io::Error| refused(destination, &e);
         let mut file = lock(destination)?;
@@ -206,6 +217,9 @@ impl ContainerWriter {
     /// # Errors
     /// When the system refuses.
     pub fn finish(mut self) -> Result<u64, WriteError> {
+        let len = self.file.stream_position();
+        let len = len.map_err(|e| refused(&self.destination, &e))?;
+        expansion::check(&self.plan, len)?;
         let infos = infos(&self.plan, &self.done).ok_or(WriteError::Overflow)?;
         let metadata = std::mem::take(&mut self.metadata);
         let zeroed = with_digests(metadata, &self.plan, &self.done, &[0; 32]);
