@@ -365,7 +365,7 @@ fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
     let weights = model.tensors.iter().filter(|t| t.is_weight());
     let rule = |tensor: &ModelTensor| {
-        let found = header.tensors.iter().find(|t| t.name == tensor.name);
+        let found = header.tensor(&tensor.name);
         match found {
             Some(found) if found.shape == tensor.shape => {
                 Ok(Rule::of_tensor(&found.name, found.ty))

@@ -37,6 +37,7 @@ mod tokenizer;
 mod values;
 mod weights;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use dwindle_formats::bounded;
@@ -60,6 +61,13 @@ pub struct Model {
     pub metadata: Metadata,
     /// Every tensor of the output in output order.
     pub tensors: Vec<ModelTensor>,
+}
+
+impl Model {
+    /// Every tensor by its name.
+    pub fn by_name(&self) -> HashMap<&str, &ModelTensor> {
+        self.tensors.iter().map(|t| (t.name.as_str(), t)).collect()
+    }
 }
 
 /// A tensor of the model and how to assemble it from the source.

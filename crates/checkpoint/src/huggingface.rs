@@ -1,6 +1,6 @@
 //! A Hugging Face folder as a source: `config.json` and one or many safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -316,6 +316,8 @@ fn found_shards(dir: &Path) -> Result<Vec<String>, Error> {
 
 /// Without an index, `model-00001-of-00003.safetensors` still tells how many shards there are.
 fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
+    let found: HashSet<&str> = shards.iter().map(String::as_str).collect();
+    let mut checked = HashSet::new();
     for shard in shards {
         let stem = shard.trim_end_matches(".safetensors");
         let Some((head, count)) = stem.rsplit_once("-of-") else {
@@ -327,12 +329,13 @@ fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
         let Ok(expected) = count.parse::<usize>() else {
             continue;
         };
-        let name = |i: usize| {
-            let width = number.len();
-            format!("{prefix}-{i:0width$}-of-{count}.safetensors")
-        };
+        let width = number.len();
+        if !checked.insert((prefix, count, width)) {
+            continue;
+        }
+        let name = |i: usize| format!("{prefix}-{i:0width$}-of-{count}.safetensors");
         // Every found file is one shard, so more are missing than a hostile count could make us list.
-        let first = (1..=expected).find(|i| !shards.contains(&name(*i)));
+        let first = (1..=expected).find(|i| !found.contains(name(*i).as_str()));
         if let Some(first) = first {
             return Err(Error::MissingShard {
                 dir: dir.to_path_buf(),

@@ -76,6 +76,12 @@ impl StoredPlan {
         self.tensors.iter().flat_map(|t| &t.parts)
     }
 
+    /// Where each tensor stands, by its name.
+    pub fn by_name(&self) -> HashMap<&str, usize> {
+        let names = self.tensors.iter().enumerate();
+        names.map(|(i, t)| (t.name.as_str(), i)).collect()
+    }
+
     /// Whether any GGUF reader can use the file: every tensor dense.
     pub fn is_stock(&self) -> bool {
         self.tensors.iter().all(|t| t.form == Form::Dense)

@@ -4,7 +4,7 @@
 //! allocated for it, every sum and product is checked, and the tensors must fill the data section
 //! in order without overlap or hole, as ggml's own reader demands.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::value::type_id;
@@ -103,6 +103,8 @@ pub struct Header {
     pub header_end: u64,
     /// Where the data section begins.
     pub data_start: u64,
+    /// Where each name stands in `tensors`.
+    by_name: HashMap<String, usize>,
 }
 
 impl Header {
@@ -115,7 +117,7 @@ impl Header {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|t| t.name == name)
+        self.by_name.get(name).map(|i| &self.tensors[*i])
     }
 }
 
@@ -218,11 +220,11 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
     let alignment = read_alignment(&metadata)?;
 
     let mut tensors: Vec<TensorInfo> = Vec::new();
-    let mut names = HashSet::new();
+    let mut by_name = HashMap::new();
     let mut expected = 0u64;
     for index in 0..tensor_count {
         let tensor = read_tensor_info(&mut cur, index)?;
-        if !names.insert(tensor.name.clone()) {
+        if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
             return Err(GgufError::DuplicateTensor(tensor.name));
         }
         if tensor.offset != expected {
@@ -261,6 +263,7 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
         alignment,
         header_end,
         data_start,
+        by_name,
     })
 }
 

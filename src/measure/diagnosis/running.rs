@@ -71,8 +71,9 @@ pub fn divergences(
     };
     // The reference is rounded to 16 bits: what it is away from itself is no one's fault.
     let rounding = measure()?;
+    let by_name = subject.model.by_name();
     for diagnosis in tensors.iter_mut() {
-        if let Some(tensor) = subject.tensor(&diagnosis.name) {
+        if let Some(&tensor) = by_name.get(diagnosis.name.as_str()) {
             running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
             diagnosis.kld = Some((measure()? - rounding).max(0.0));
             running.replace(&tensor.name, &original(subject, tensor)?)?;
@@ -123,8 +124,9 @@ pub fn activations(
     (text, options): (&str, &EvalOptions),
     tensors: &[TensorDiagnosis],
 ) -> Result<Vec<InputDiagnosis>, DiagnoseError> {
+    let by_name = subject.model.by_name();
     for diagnosis in tensors {
-        if let Some(tensor) = subject.tensor(&diagnosis.name) {
+        if let Some(&tensor) = by_name.get(diagnosis.name.as_str()) {
             running.replace(&tensor.name, &compressed(subject, tensor, keep)?)?;
             release(subject, tensor);
         }
