@@ -13,6 +13,9 @@ use std::process::Command as Std;
 use std::time::Duration;
 
 use assert_cmd::Command;
+use dwindle::llama::context::{BatchToken, Context, ContextOptions};
+use dwindle::llama::model::{LlamaError, Model, ModelOptions};
+use dwindle_formats::gguf::{encode_header, read_header};
 use program::{DWINDLE, checkpoint, refusal, says};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
@@ -200,4 +203,38 @@ fn a_small_file_is_not_exported_as_one_of_gigabytes() {
     let sentence = refusal(&mut export, INPUT);
     says(&sentence, &["bomb.dwn`", "1024 times", "hostile"]);
     assert_eq!(program::listing(dir.path()), ["bomb.dwn"]);
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_runs_is_refused() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    program::stdout(&mut program::compress("q8_0", &path));
+    // Without digests, so that llama.cpp maps the file itself.
+    let bytes = std::fs::read(&path).unwrap();
+    let header = read_header(&bytes).unwrap();
+    let mut metadata = header.metadata.clone();
+    metadata.retain(|key| !key.starts_with("dwindle."));
+    let mut plain = encode_header(&metadata, &header.tensors, header.alignment);
+    plain.extend(&bytes[header.data_start as usize..]);
+    std::fs::write(&path, &plain).unwrap();
+
+    let model = Model::load(&path, &ModelOptions::default()).unwrap();
+    let mut context = Context::new(&model, &ContextOptions::default()).unwrap();
+    let token = BatchToken {
+        token: 1,
+        position: 0,
+        sequence: 0,
+        logits: true,
+    };
+    context.decode(&[token]).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(plain.len() as u64 / 2).unwrap();
+    let next = BatchToken {
+        position: 1,
+        ..token
+    };
+    let error = context.decode(&[next]).unwrap_err();
+    assert!(matches!(error, LlamaError::Changed { .. }), "{error}");
+    says(&error.to_string(), &["model.gguf`", "renaming"]);
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use fs_err as fs;
 
-/// The largest sizes of the kinds of files that are read whole. All are some ten times what is known of real
-/// ones.
+/// The largest sizes of the kinds of files that are read whole. All are several times what is known of
+/// real ones.
 pub mod limits {
     /// A file that names one thing, such as a branch of a cache.
     pub const REFERENCE: u64 = 1 << 12;
@@ -20,7 +20,7 @@ pub mod limits {
     /// The places of a checkpoint's tensors: ten megabytes for a hundred thousand of them.
     pub const INDEX: u64 = 1 << 27;
     /// Vocabularies and merges. The largest known `tokenizer.json` has 35 megabytes.
-    pub const VOCABULARY: u64 = 1 << 28;
+    pub const VOCABULARY: u64 = 1 << 27;
     /// Recipes, which may have a rule for each tensor.
     pub const RECIPE: u64 = 1 << 26;
     /// Texts to measure on, which are in memory as a whole.

@@ -15,3 +15,4 @@ pub mod model;
 pub mod parallel;
 mod state;
 mod swap;
+mod watched;
