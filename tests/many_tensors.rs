@@ -88,7 +88,10 @@ fn a_plan_and_a_file_of_many_tensors() {
     let mut again = dwindle(["compress", "--dry-run"]);
     again.arg(&model).arg("--types-of").arg(&small);
     says(&stdout(&mut again), &[&format!("{TENSORS} tensors")]);
-    says(&stdout(dwindle(["verify"]).arg(&small)), &["checksums hold"]);
+    says(
+        &stdout(dwindle(["verify"]).arg(&small)),
+        &["checksums hold"],
+    );
     let mut against = dwindle(["verify"]);
     stdout(against.arg(&small).arg("--against").arg(&model));
     stdout(dwindle(["inspect"]).arg(&small));
