@@ -1,8 +1,8 @@
 //! Files of the user's: what they are and how long they are is known before they are read.
 //!
-//! A folder from anywhere may hold a link to a device that never ends, a pipe that nobody writes to, or a
-//! file of a terabyte. Links are followed, because caches are made of them, but what they lead to must be a
-//! regular file.
+//! A folder from anywhere may hold a link to a device that never ends, a pipe that nobody writes
+//! to, or a file of a terabyte. Links are followed, because caches are made of them, but what they
+//! lead to must be a regular file.
 
 use std::fs::FileType;
 use std::io::{Error, ErrorKind, Read as _, Result};
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use fs_err as fs;
 
-/// The largest sizes of the kinds of files that are read whole. All are several times what is known of
-/// real ones.
+/// The largest sizes of the kinds of files that are read whole. All are several times what is known
+/// of real ones.
 pub mod limits {
     /// A file that names one thing, such as a branch of a cache.
     pub const REFERENCE: u64 = 1 << 12;
@@ -32,8 +32,8 @@ pub mod limits {
 /// Opens a regular file, and nothing else, for reading. Never waits for a writer.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`] for a folder, a pipe, a socket or a device, and the system's reasons. The message
-/// names the path.
+/// [`ErrorKind::InvalidInput`] for a folder, a pipe, a socket or a device, and the system's
+/// reasons. The message names the path.
 pub fn open(path: &Path) -> Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.read(true);

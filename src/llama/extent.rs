@@ -1,5 +1,5 @@
-//! How many tensors and keys llama.cpp is given. It finds each by going through all of them, so that a header
-//! of a few megabytes keeps it busy for minutes before it refuses the model.
+//! How many tensors and keys llama.cpp is given. It finds each by going through all of them, so
+//! that a header of a few megabytes keeps it busy for minutes before it refuses the model.
 
 /// Tensors; the largest models have two thousand.
 const TENSORS: usize = 1 << 14;

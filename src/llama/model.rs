@@ -82,7 +82,7 @@ pub enum LlamaError {
     #[error("can't apply adapter `{}`: {reason}; is it made for this model?", path.display())]
     Adapter { path: PathBuf, reason: String },
     #[error(
-        "`{}` was changed while it was in use: it has {is} bytes, and had {was} when it was loaded; load it again, and replace files by renaming others over them",
+        "`{}` was changed while it was in use: it has {is} bytes, and had {was} when it was loaded; load it again, and replace a file by renaming another over it",
         path.display()
     )]
     Changed { path: PathBuf, was: u64, is: u64 },

@@ -8,9 +8,9 @@ use fs_err as fs;
 
 use super::model::LlamaError;
 
-/// A mapped file. One that another process truncates ends this one with SIGBUS when the lost pages are read,
-/// and one that is written over computes nonsense; so it is looked at before each evaluation. What happens
-/// during one can't be helped.
+/// A mapped file. One that another process truncates ends this one with SIGBUS when the lost pages
+/// are read, and one that is written over computes nonsense; so it is looked at before each
+/// evaluation. What happens during one can't be helped.
 #[derive(Debug)]
 pub(super) struct Watched {
     path: PathBuf,

@@ -77,8 +77,8 @@ pub fn export(
     )
 }
 
-/// Bytes in memory while a tensor is made dense: it in f32 and in F16, as it is and in chunks, and what it
-/// is multiplied out of, as bytes and in f32.
+/// Bytes in memory while a tensor is made dense: it in f32 and in F16, as it is and in chunks, and
+/// what it is multiplied out of, as bytes and in f32.
 fn working_set(stored: &StoredPlan, by_name: &HashMap<&str, usize>, step: usize) -> u64 {
     let tensor = &stored.tensors[step];
     let lender = tensor.form.lender().and_then(|name| by_name.get(name));

@@ -1,5 +1,5 @@
-//! Which rule a tensor falls under, found without asking every rule: a recipe that a budget made has one
-//! for each tensor.
+//! Which rule a tensor falls under, found without asking every rule: a recipe that a budget made
+//! has one for each tensor.
 
 use std::collections::HashMap;
 

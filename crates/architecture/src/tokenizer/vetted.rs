@@ -1,9 +1,9 @@
-//! A `tokenizer.json` as the `tokenizers` library reads it, after what that library takes on trust has been
-//! checked.
+//! A `tokenizer.json` as the `tokenizers` library reads it, after what that library takes on trust
+//! has been checked.
 //!
-//! The library subtracts and slices by lengths of the file's choosing, and its steps may multiply a text as
-//! often as the file says. What can't be told beforehand (a pattern that backtracks until the matcher
-//! gives up) ends in a panic of the library, which is caught here and nowhere else.
+//! The library subtracts and slices by lengths of the file's choosing, and its steps may multiply a
+//! text as often as the file says. What can't be told beforehand (a pattern that backtracks until
+//! the matcher gives up) ends in a panic of the library, which is caught here and nowhere else.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -18,8 +18,8 @@ use super::bad;
 use crate::Error;
 
 const FILE: &str = "tokenizer.json";
-/// How many times longer a text may become on its way through one of a tokenizer's parts. Real ones at most
-/// double and redouble it.
+/// How many times longer a text may become on its way through one of a tokenizer's parts. Real ones
+/// at most double and redouble it.
 const GROWTH: u64 = 1 << 12;
 /// Bytes of all added tokens after normalizing. Real ones have some tens of thousands.
 const ADDED_BYTES: u64 = 1 << 26;
@@ -60,8 +60,8 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, E
     })
 }
 
-/// Ids, and what merges make: the library slices by the length of a prefix and into a buffer of the longest
-/// token's length.
+/// Ids, and what merges make: the library slices by the length of a prefix and into a buffer of the
+/// longest token's length.
 fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
     let field = |key: &str| json.get("model").and_then(|model| model.get(key));
     let prefix = field("continuing_subword_prefix").and_then(Value::as_str);
