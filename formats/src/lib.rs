@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bounded;
 pub mod container;
 pub mod gguf;
 pub mod output;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use dwindle_formats::bounded;
 use dwindle_formats::gguf::{read_header, refuse_split};
 use dwindle_formats::output::{Claims, folder_of};
-use fs_err as fs;
 
 use super::budget::{Choosing, Target};
 use super::fitting::fit_layers;
@@ -315,7 +315,7 @@ impl Args {
     /// The recipe that was asked for, to which a target adds the types.
     fn recipe(&self) -> Result<Recipe, Failure> {
         let mut recipe = match (&self.recipe, &self.preset) {
-            (Some(path), _) => fs::read_to_string(path)?
+            (Some(path), _) => bounded::read_text(path, bounded::limits::RECIPE)?
                 .parse::<Recipe>()
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),
@@ -373,7 +373,7 @@ fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
     let header = header.map_err(|e| Failure::file(file, e))?;
     let weights = model.tensors.iter().filter(|t| t.is_weight());
     let rule = |tensor: &ModelTensor| {
-        let found = header.tensors.iter().find(|t| t.name == tensor.name);
+        let found = header.tensor(&tensor.name);
         match found {
             Some(found) if found.shape == tensor.shape => {
                 Ok(Rule::of_tensor(&found.name, found.ty))

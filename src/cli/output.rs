@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::container::StoredTensor;
-use fs_err as fs;
 use serde::Serialize;
 
 use super::Failure;
@@ -109,8 +109,7 @@ pub fn above_zero(text: &str) -> Result<f64, String> {
 
 /// A text, whole.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(fs::read(path)?)
-        .map_err(|_| Failure::file(path, "the text is not valid UTF-8"))
+    Ok(bounded::read_text(path, limits::TEXT)?)
 }
 
 /// Where a checkpoint lies that may be named as in the Hugging Face cache. A name that leads nowhere

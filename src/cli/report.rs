@@ -1,5 +1,7 @@
 //! What `compress` tells of its plan and of its file.
 
+use std::collections::HashMap;
+
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
 
@@ -24,13 +26,13 @@ pub struct Told<'a> {
 /// Fallbacks that differ only in the tensor's name are told once.
 pub fn report_fallbacks(plan: &Plan) {
     let mut groups: Vec<(&plan::Fallback, usize)> = Vec::new();
+    let mut known = HashMap::new();
     for fallback in &plan.fallbacks {
-        let same = |other: &plan::Fallback| {
-            (&other.wanted, &other.done, &other.reason)
-                == (&fallback.wanted, &fallback.done, &fallback.reason)
-                && role(&other.tensor).1 == role(&fallback.tensor).1
-        };
-        match groups.iter_mut().find(|(first, _)| same(first)) {
+        let wish = (&fallback.wanted, &fallback.done, &fallback.reason);
+        let group = *known
+            .entry((wish, role(&fallback.tensor).1))
+            .or_insert(groups.len());
+        match groups.get_mut(group) {
             Some(group) => group.1 += 1,
             None => groups.push((fallback, 1)),
         }
@@ -147,8 +149,11 @@ pub fn print_summary(
         });
     }
     let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
+    let mut known = HashMap::new();
+    let steps = plan.steps.iter().map(|s| (s.stored.name.as_str(), s));
+    let steps: HashMap<&str, &plan::Step> = steps.collect();
     for t in &summary.tensors {
-        let Some(step) = plan.steps.iter().find(|s| s.stored.name == t.name) else {
+        let Some(step) = steps.get(t.name.as_str()) else {
             continue;
         };
         let key = [
@@ -157,7 +162,8 @@ pub fn print_summary(
             types(&step.stored),
         ];
         let error = t.relative_error;
-        match groups.iter_mut().find(|g| g.0 == key) {
+        let group = *known.entry(key.clone()).or_insert(groups.len());
+        match groups.get_mut(group) {
             Some(g) => {
                 g.1 += 1;
                 g.2 = g.2.max(error);

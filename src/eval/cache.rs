@@ -13,6 +13,7 @@
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::bounded;
 use dwindle_formats::output::Draft;
 use fs_err as fs;
 use rayon::prelude::*;
@@ -130,7 +131,7 @@ pub(super) struct CacheReader {
 
 impl CacheReader {
     pub fn open(path: &Path, key: [u8; 32]) -> Result<CacheReader, EvalError> {
-        let file = fs::File::open(path)?;
+        let file = bounded::open(path)?;
         let len = file.metadata()?.len();
         let mut file = BufReader::with_capacity(1 << 20, file);
         let other = || EvalError::CacheKey(path.to_path_buf());

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use dwindle_formats::bounded;
 use llama_cpp_sys_2 as sys;
 
 use super::backend::with_log;
@@ -29,6 +30,11 @@ impl Model {
     }
 
     fn adapter(&self, path: &Path) -> Result<Adapter, LlamaError> {
+        // llama.cpp would wait for a pipe.
+        bounded::open(path).map_err(|e| LlamaError::Adapter {
+            path: path.to_path_buf(),
+            reason: e.to_string(),
+        })?;
         let name = path.to_str().and_then(|p| CString::new(p).ok());
         let name = name.ok_or_else(|| LlamaError::Path(path.to_path_buf()))?;
         // SAFETY: the model lives and the path is a C string.

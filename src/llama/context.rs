@@ -245,6 +245,7 @@ impl<'m> Context<'m> {
             .busy
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.model.check_file()?;
         // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
         // sequences has the one element that its count says.
         let (code, mut reason) =

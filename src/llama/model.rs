@@ -15,6 +15,7 @@ use super::adapter::Adapter;
 use super::backend::{describe, raw_devices, with_log};
 use super::device::Devices;
 use super::feed::{FeedError, TensorFeed, with_stream};
+use super::watched::Watched;
 
 /// A token's number.
 pub type Token = i32;
@@ -80,6 +81,11 @@ pub enum LlamaError {
     Replace { weight: String, reason: String },
     #[error("can't apply adapter `{}`: {reason}; is it made for this model?", path.display())]
     Adapter { path: PathBuf, reason: String },
+    #[error(
+        "`{}` was changed while it was in use: it has {is} bytes, and had {was} when it was loaded; load it again, and replace a file by renaming another over it",
+        path.display()
+    )]
+    Changed { path: PathBuf, was: u64, is: u64 },
     #[error("llama.cpp can't go on from this state: {reason}")]
     State { reason: String },
     #[error("the model has no tokenizer")]
@@ -104,6 +110,8 @@ pub struct Model {
     pub(super) adapters: Vec<Adapter>,
     /// Bytes of the weights, where llama.cpp does not know.
     pub(super) size: Option<u64>,
+    /// The file that llama.cpp has mapped, if it has.
+    watched: Option<Watched>,
     /// What computes with operands in place of weights. Behind `inner`, which is dropped first.
     pub(super) devices: Option<Devices>,
 }
@@ -124,16 +132,22 @@ impl Model {
         };
         let mut devices = device_list(options)?;
         let params = params(options, &mut devices, mode);
+        let refused = |reason| LlamaError::Load {
+            name: path.display().to_string(),
+            reason,
+        };
+        let watched = match options.use_mmap {
+            true => Some(Watched::open(path).map_err(|e| refused(e.to_string()))?),
+            false => None,
+        };
         let start = Instant::now();
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
         let (raw, reason) =
             with_log(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        Model::from_raw(raw, start, !options.use_mmap)
-            .ok_or_else(|| LlamaError::Load {
-                name: path.display().to_string(),
-                reason,
-            })?
-            .with_adapters(options)
+        let mut model =
+            Model::from_raw(raw, start, !options.use_mmap).ok_or_else(|| refused(reason))?;
+        model.watched = watched;
+        model.with_adapters(options)
     }
 
     /// Loads a model whose tensors are made while it loads; `name` stands for it in errors.
@@ -186,8 +200,14 @@ impl Model {
             busy: Mutex::new(()),
             adapters: Vec::new(),
             size: None,
+            watched: None,
             devices: None,
         })
+    }
+
+    /// Whether the file that the weights are read from is as it was.
+    pub(super) fn check_file(&self) -> Result<(), LlamaError> {
+        self.watched.as_ref().map_or(Ok(()), Watched::check)
     }
 
     pub(super) fn owns_weights(&self) -> bool {

@@ -3,6 +3,7 @@
 use dwindle_formats::container::Container;
 use rayon::prelude::*;
 
+use crate::architecture::ModelTensor;
 use crate::mapped::Mapping;
 use crate::plan::Subject;
 use crate::runtime::{StockError, decode_values};
@@ -29,13 +30,15 @@ pub fn compare(
     subject: &Subject<'_>,
     seen: &(dyn Fn() + Sync),
 ) -> Result<Vec<TensorDifference>, StockError> {
+    let by_name = subject.model.by_name();
     container
         .plan
         .tensors
         .par_iter()
         .enumerate()
         .map(|(index, stored)| {
-            let sums = difference(container, bytes, subject, index)?;
+            let tensor = by_name.get(stored.name.as_str()).copied();
+            let sums = difference(container, bytes, (subject, tensor), index)?;
             seen();
             Ok(TensorDifference {
                 name: stored.name.clone(),
@@ -49,16 +52,11 @@ pub fn compare(
 fn difference(
     container: &Container,
     bytes: &Mapping,
-    subject: &Subject<'_>,
+    (subject, tensor): (&Subject<'_>, Option<&ModelTensor>),
     index: usize,
 ) -> Result<ErrorSums, StockError> {
     let stored = &container.plan.tensors[index];
-    let Some(tensor) = subject
-        .model
-        .tensors
-        .iter()
-        .find(|t| t.name == stored.name && t.shape == stored.shape)
-    else {
+    let Some(tensor) = tensor.filter(|t| t.shape == stored.shape) else {
         return Err(StockError::NotInCheckpoint {
             tensor: stored.name.clone(),
             shape: stored.shape.clone(),

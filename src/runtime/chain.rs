@@ -1,7 +1,7 @@
 //! A container's factored tensors as chains of operands, which a device computes one after the
 //! other instead of the matrix that they stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use dwindle_formats::container::{Container, Form, Over, StoredTensor};
@@ -54,7 +54,7 @@ struct Chains<'a> {
 pub(super) fn chains(
     container: &Arc<Container>,
     bytes: &Arc<Mapping>,
-    dense: &[String],
+    dense: &HashSet<String>,
 ) -> (Weights, Fetch) {
     let mut chains = Chains {
         container,

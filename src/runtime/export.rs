@@ -1,5 +1,6 @@
 //! A container as a stock file: every tensor dense.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use dwindle_formats::container::{
@@ -53,11 +54,12 @@ pub fn export(
     let metadata = stock.metadata.clone();
     let fingerprint = Fingerprint::of_copy(&metadata, content).finish();
     let writer = ContainerWriter::create(destination, metadata, dense.clone(), &fingerprint)?;
+    let by_name = stored.by_name();
     let jobs: Vec<Job> = (writer.resumed_tensors()..stock.tensors.len())
         .map(|step| Job {
             step,
             work: Work::Whole,
-            cost: stock.tensors[step].shape.iter().product::<u64>() * 16,
+            cost: working_set(stored, &by_name, step),
             last: true,
         })
         .collect();
@@ -76,4 +78,20 @@ pub fn export(
         |_, _| (),
     )?;
     written.finish()
+}
+
+/// Bytes in memory while a tensor is made dense: it in f32 and in F16, as it is and in chunks, and
+/// what it is multiplied out of, as bytes and in f32.
+fn working_set(stored: &StoredPlan, by_name: &HashMap<&str, usize>, step: usize) -> u64 {
+    let tensor = &stored.tensors[step];
+    let lender = tensor.form.lender().and_then(|name| by_name.get(name));
+    let lent = lender.map(|i| &stored.tensors[*i]);
+    let parts = [Some(tensor), lent].into_iter().flatten();
+    let parts = parts.flat_map(|t| &t.parts);
+    let elements = |shape: &[u64]| shape.iter().product::<u64>();
+    let factors: u64 = match tensor.form {
+        Form::Dense => 0,
+        _ => parts.map(|p| 4 * elements(&p.shape) + p.bytes()).sum(),
+    };
+    16 * elements(&tensor.shape) + factors
 }

@@ -1,12 +1,15 @@
 //! Anything that can run, into llama.cpp: GGUF files, containers, checkpoints. Nothing is written
 //! to disk on the way.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
-use dwindle_formats::gguf::{GgufError, TensorLayout, TensorType, read_header, refuse_split};
+use dwindle_formats::gguf::{
+    GgufError, Metadata, TensorLayout, TensorType, read_header, refuse_split,
+};
 
 use super::chain::chains;
 use super::stock::{StockError, StockModel};
@@ -14,6 +17,7 @@ use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::ggml::{self, GgmlError};
 use crate::llama::context::{Context, ContextOptions};
+use crate::llama::extent::{ExtentError, check_extent};
 use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::mapped::Mapping;
@@ -51,6 +55,8 @@ pub enum LoadError {
         path: String,
         source: ContainerError,
     },
+    #[error("`{path}`: {source}")]
+    Extent { path: String, source: ExtentError },
     #[error(transparent)]
     Feed(#[from] FeedError),
     #[error(transparent)]
@@ -87,6 +93,7 @@ pub fn load(
         source,
     })?;
     if !is_container(&header) {
+        extent(path, header.tensors.len(), &header.metadata)?;
         return Ok(Model::load(path, options)?);
     }
     let container = Container::read(&bytes).map_err(|source| LoadError::Container {
@@ -120,7 +127,7 @@ fn execute(
     if !container.plan.tensors.iter().any(factored) {
         return feed(path, &stock, options, progress);
     }
-    let mut dense = Vec::new();
+    let mut dense = HashSet::new();
     loop {
         let model = load_contracted(path, container, bytes, &dense, options, progress)?;
         let probe = ContextOptions {
@@ -143,11 +150,12 @@ fn load_contracted(
     path: &Path,
     container: &Arc<Container>,
     bytes: &Arc<Mapping>,
-    dense: &[String],
+    dense: &HashSet<String>,
     options: &ModelOptions,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Model, LoadError> {
     let stock = StockModel::from_container(container, bytes);
+    extent(path, stock.tensors.len(), &stock.metadata)?;
     let (weights, fetch) = chains(container, bytes, dense);
     let metadata = stock.metadata.clone();
     let mut layouts = stock.tensors.clone();
@@ -276,12 +284,20 @@ fn sample(tensor: &TensorLayout, bytes: &[u8]) -> Result<Option<Sample>, LoadErr
     Ok(Some(place.sample(tensor.ty, &values)))
 }
 
+fn extent(path: &Path, tensors: usize, metadata: &Metadata) -> Result<(), LoadError> {
+    check_extent(tensors, metadata.len()).map_err(|source| LoadError::Extent {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
 fn feed(
     path: &Path,
     stock: &StockModel<'_>,
     options: &ModelOptions,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Model, LoadError> {
+    extent(path, stock.tensors.len(), &stock.metadata)?;
     let total = stock.tensors.len() as u64;
     let done = AtomicU64::new(0);
     let feed = TensorFeed::new(

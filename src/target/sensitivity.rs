@@ -29,12 +29,14 @@ pub enum Grouping {
 /// Groups of positions in `tensors`, each of one role.
 pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize>> {
     let mut roles: Vec<(&str, Vec<usize>)> = Vec::new();
+    let mut known = HashMap::new();
     // Files may have their layers in another order.
     let mut in_order: Vec<usize> = (0..tensors.len()).collect();
     in_order.sort_by_key(|i| role(&tensors[*i].name).0);
     for i in in_order {
         let (_, role) = role(&tensors[i].name);
-        match roles.iter_mut().find(|(r, _)| *r == role) {
+        let at = *known.entry(role).or_insert(roles.len());
+        match roles.get_mut(at) {
             Some((_, members)) => members.push(i),
             None => roles.push((role, vec![i])),
         }

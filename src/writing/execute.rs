@@ -187,6 +187,7 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
     let mut tensors = Vec::new();
     let mut sums = ErrorSums::default();
     let mut bytes = 0;
+    let by_name = stored.by_name();
     ordered(
         jobs,
         options.threads,
@@ -207,7 +208,7 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
                 let own = std::mem::take(&mut sums).relative();
                 // What a stack lost is told for all of it.
                 let holder = match &stored.tensors[job.step].form {
-                    Form::Slice { of, .. } => stored.tensors.iter().position(|t| t.name == *of),
+                    Form::Slice { of, .. } => by_name.get(of.as_str()).copied(),
                     _ => None,
                 };
                 let relative_error = holder.and_then(|i| writer.error(i)).unwrap_or(own);

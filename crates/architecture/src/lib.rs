@@ -42,8 +42,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use dwindle_checkpoint::{self as checkpoint, Caches, Source};
+use dwindle_formats::bounded;
 use dwindle_formats::gguf::{Metadata, TensorType};
-use fs_err as fs;
 
 pub use error::Error;
 pub use gguf::from_gguf;
@@ -157,7 +157,7 @@ pub fn open_with(
 fn begins_with_gguf(path: &Path) -> Result<bool, Error> {
     use std::io::Read;
     let mut magic = Vec::new();
-    let file = fs::File::open(path).map_err(checkpoint::Error::from)?;
+    let file = bounded::open(path).map_err(checkpoint::Error::from)?;
     file.take(4)
         .read_to_end(&mut magic)
         .map_err(checkpoint::Error::from)?;

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use dwindle_checkpoint::Source;
 use dwindle_checkpoint::huggingface::HuggingFace;
+use dwindle_formats::bounded;
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::output::{Scratch, folder_of};
 use dwindle_ggml as ggml;
@@ -198,7 +199,8 @@ impl Checkpoint<'_> {
             let name = path.file_name().unwrap_or_default();
             let is_weights = name.to_string_lossy().ends_with(".index.json");
             if ["json", "txt", "model", "jinja", "md"].contains(&extension) && !is_weights {
-                fs::copy(&path, folder.join(name))?;
+                let bytes = bounded::read(&path, bounded::limits::VOCABULARY)?;
+                fs::write(folder.join(name), bytes)?;
             }
         }
         let config = serde_json::to_vec_pretty(&self.config)?;

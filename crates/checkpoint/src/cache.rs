@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::bounded;
 use fs_err as fs;
 
 use super::Error;
@@ -75,7 +76,7 @@ fn snapshot(name: &str, model: &Path) -> Result<PathBuf, Error> {
     let snapshots = model.join("snapshots");
     let reference = model.join("refs").join("main");
     if reference.is_file() {
-        let commit = fs::read_to_string(&reference)?;
+        let commit = bounded::read_text(&reference, bounded::limits::REFERENCE)?;
         let commit = commit.trim();
         if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
             return Err(problem(format!("`refs/main` holds `{commit}`, no commit")));

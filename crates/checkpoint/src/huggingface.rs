@@ -1,9 +1,10 @@
 //! A Hugging Face folder as a source: `config.json` and one or many safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::TensorType;
 use dwindle_mapped::Mapping;
 use fs_err as fs;
@@ -216,10 +217,17 @@ impl Source for HuggingFace {
 }
 
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e.into()),
+    Ok(bounded::read_if_there(path, limit_of(path))?)
+}
+
+/// How large a file of a checkpoint may be, by its name.
+fn limit_of(path: &Path) -> u64 {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(INDEX) => limits::INDEX,
+        Some("tokenizer.json" | "tokenizer.model" | "added_tokens.json" | "merges.txt") => {
+            limits::VOCABULARY
+        }
+        _ => limits::CONFIGURATION,
     }
 }
 
@@ -315,6 +323,8 @@ fn found_shards(dir: &Path) -> Result<Vec<String>, Error> {
 
 /// Without an index, `model-00001-of-00003.safetensors` still tells how many shards there are.
 fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
+    let found: HashSet<&str> = shards.iter().map(String::as_str).collect();
+    let mut checked = HashSet::new();
     for shard in shards {
         let stem = shard.trim_end_matches(".safetensors");
         let Some((head, count)) = stem.rsplit_once("-of-") else {
@@ -326,12 +336,13 @@ fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
         let Ok(expected) = count.parse::<usize>() else {
             continue;
         };
-        let name = |i: usize| {
-            let width = number.len();
-            format!("{prefix}-{i:0width$}-of-{count}.safetensors")
-        };
+        let width = number.len();
+        if !checked.insert((prefix, count, width)) {
+            continue;
+        }
+        let name = |i: usize| format!("{prefix}-{i:0width$}-of-{count}.safetensors");
         // Every found file is one shard, so more are missing than a hostile count could make us list.
-        let first = (1..=expected).find(|i| !shards.contains(&name(*i)));
+        let first = (1..=expected).find(|i| !found.contains(name(*i).as_str()));
         if let Some(first) = first {
             return Err(Error::MissingShard {
                 dir: dir.to_path_buf(),

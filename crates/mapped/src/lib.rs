@@ -4,7 +4,7 @@
 use std::ops::{Deref, Range};
 use std::path::Path;
 
-use fs_err as fs;
+use dwindle_formats::bounded;
 use memmap2::{Mmap, UncheckedAdvice};
 
 /// A whole file, mapped read-only.
@@ -18,16 +18,9 @@ impl Mapping {
     /// Maps a file.
     ///
     /// # Errors
-    /// When the file can't be opened or mapped; the error names the path.
+    /// When the file can't be opened or mapped, or is no regular file; the error names the path.
     pub fn open(path: &Path) -> std::io::Result<Mapping> {
-        let file = fs::File::open(path)?;
-        if file.metadata()?.is_dir() {
-            let problem = format!("`{}` is a folder, expected a file", path.display());
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::IsADirectory,
-                problem,
-            ));
-        }
+        let file = bounded::open(path)?;
         // SAFETY: the map is read-only and private to this process; changes by others are
         // excluded by contract, as the type's documentation says.
         let map = unsafe { Mmap::map(file.file()) }

@@ -13,6 +13,7 @@ mod recipe;
 mod resolve;
 mod resolver;
 mod rule;
+mod rule_index;
 mod structure;
 mod subject;
 mod treatment;

@@ -1,6 +1,6 @@
 //! Rules that give two factors: alone, with a shared one, or beside a pruned matrix.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use dwindle_formats::container::{Form, Part};
 use dwindle_formats::gguf::TensorType;
@@ -113,7 +113,8 @@ impl Resolver<'_> {
 
     /// Tensors in groups that read the same input, in file order.
     pub fn readers_of_one_input(&self, members: &[usize]) -> Result<Vec<Vec<usize>>, PlanError> {
-        let mut groups: Vec<(&str, Vec<usize>)> = Vec::new();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut known: HashMap<&str, usize> = HashMap::new();
         for &index in members {
             let tensor = self.tensor(index);
             self.require_statistics(index, "svd of several tensors")?;
@@ -128,12 +129,13 @@ impl Resolver<'_> {
             } else {
                 &tensor.name
             };
-            match groups.iter_mut().find(|(k, _)| *k == key) {
-                Some((_, group)) => group.push(index),
-                None => groups.push((key, vec![index])),
+            let group = *known.entry(key).or_insert(groups.len());
+            match groups.get_mut(group) {
+                Some(group) => group.push(index),
+                None => groups.push(vec![index]),
             }
         }
-        Ok(groups.into_iter().map(|(_, group)| group).collect())
+        Ok(groups)
     }
 
     /// Factors of tensors that read the same input, with one factor for the input.

@@ -184,6 +184,13 @@ fn parse_base(name: &str) -> Base {
 }
 
 impl Rule {
+    /// The one tensor that the rule can speak of, where it names one and says nothing else.
+    pub fn only_tensor(&self) -> Option<&str> {
+        let name = self.name.as_deref()?;
+        let exact = !name.contains('*') && self.roles.is_empty() && self.layers.is_empty();
+        exact.then_some(name)
+    }
+
     /// Whether the rule speaks of a tensor.
     pub fn matches(&self, name: &str, role: &str, layer: Option<u32>, layer_count: u32) -> bool {
         let in_layers = || {

@@ -1,6 +1,8 @@
 //! A recipe resolved against one model.
 
-use dwindle_architecture::{Model, ModelTensor, role};
+use std::collections::HashSet;
+
+use dwindle_architecture::{Model, role};
 use dwindle_formats::container::{Part, StoredPlan};
 use dwindle_formats::gguf::{Metadata, TensorType};
 use dwindle_ggml as ggml;
@@ -12,6 +14,7 @@ use super::base::base_types;
 use super::operand::TransformError;
 use super::recipe::{Recipe, Rounding};
 use super::resolver::{Resolved, Resolver};
+use super::rule_index::RuleIndex;
 use super::subject::Subject;
 use super::treatment::{Fallback, Step, Treatment};
 
@@ -134,26 +137,15 @@ pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError
     let (base_types, file_type) = base_types(&recipe.base, subject)?;
     check_rules_match(recipe, model, layers)?;
 
-    let rule_of = |tensor: &ModelTensor| {
-        let (layer, role) = role(&tensor.name);
-        let matches = |r: &super::Rule| r.matches(&tensor.name, role, layer, layers);
-        recipe
-            .rules
-            .iter()
-            .rposition(|r| tensor.is_weight() && matches(r))
-    };
-    let rules: Vec<Option<usize>> = model.tensors.iter().map(rule_of).collect();
+    let (rules, members) = RuleIndex::new(&recipe.rules, layers).assign(&model.tensors);
     let resolver = Resolver {
         subject: *subject,
         base: &base_types,
     };
     // Rules that speak of several tensors at once come first; what they leave is resolved singly.
     let mut resolved: Vec<Option<Resolved>> = vec![None; model.tensors.len()];
-    for (number, rule) in recipe.rules.iter().enumerate() {
-        let members: Vec<usize> = (0..rules.len())
-            .filter(|i| rules[*i] == Some(number))
-            .collect();
-        for (index, of_group) in resolver.together(&rule.method, &members)? {
+    for (rule, members) in recipe.rules.iter().zip(&members) {
+        for (index, of_group) in resolver.together(&rule.method, members)? {
             resolved[index] = Some(of_group);
         }
     }
@@ -199,16 +191,20 @@ fn layer_count(model: &Model) -> u32 {
         .iter()
         .filter_map(|t| role(&t.name).0)
         .max()
-        .map_or(0, |last| last + 1)
+        .map_or(0, |last| last.saturating_add(1))
 }
 
 fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), PlanError> {
     let weights: Vec<_> = model.tensors.iter().filter(|t| t.is_weight()).collect();
+    let names: HashSet<&str> = weights.iter().map(|t| t.name.as_str()).collect();
     for rule in &recipe.rules {
-        let hit = weights.iter().any(|t| {
-            let (layer, role) = role(&t.name);
-            rule.matches(&t.name, role, layer, layers)
-        });
+        let hit = match rule.only_tensor() {
+            Some(name) => names.contains(name),
+            None => weights.iter().any(|t| {
+                let (layer, role) = role(&t.name);
+                rule.matches(&t.name, role, layer, layers)
+            }),
+        };
         if !hit {
             let mut roles: Vec<&str> = weights.iter().map(|t| role(&t.name).1).collect();
             roles.sort_unstable();

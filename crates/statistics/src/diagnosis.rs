@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dwindle_formats::bounded;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
@@ -118,7 +119,7 @@ impl Diagnosis {
     /// # Errors
     /// [`DiagnosisError`].
     pub fn open(path: &Path, model: &Identity) -> Result<Diagnosis, DiagnosisError> {
-        let text = fs_err::read(path)?;
+        let text = bounded::read(path, bounded::limits::MEASUREMENT)?;
         let path = path.display().to_string();
         let foreign = |problem: String| DiagnosisError::Foreign {
             path: path.clone(),

@@ -322,9 +322,10 @@ impl Statistics {
         if own.architecture != found.architecture {
             return likeness.map_err(other);
         }
+        let by_name = model.by_name();
         for group in self.groups() {
             for weight in &group.weights {
-                let Some(tensor) = model.tensors.iter().find(|t| t.name == *weight) else {
+                let Some(tensor) = by_name.get(weight.as_str()) else {
                     return Err(other(format!("`{}` has no `{weight}`", found.name)));
                 };
                 let slices: u64 = tensor.shape.iter().skip(2).product();

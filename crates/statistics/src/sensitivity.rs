@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use dwindle_formats::bounded;
 use serde::{Deserialize, Serialize};
 
 use super::diagnosis::DiagnosisText;
@@ -72,12 +73,8 @@ impl Sensitivities {
         fingerprint: String,
         text: DiagnosisText,
     ) -> Result<Sensitivities, SensitivityError> {
-        let bytes = match fs_err::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Sensitivities::new(model, fingerprint, text));
-            }
-            Err(e) => return Err(e.into()),
+        let Some(bytes) = bounded::read_if_there(path, bounded::limits::MEASUREMENT)? else {
+            return Ok(Sensitivities::new(model, fingerprint, text));
         };
         let path = path.display().to_string();
         let foreign = |problem: String| SensitivityError::Foreign {

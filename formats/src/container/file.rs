@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::ChunkGeometry;
+use super::expansion::{self, Expansion};
 use super::{Codec, CodecError, Digest, Part, PlanError, StoredPlan, VERSION, hex, key};
 use crate::gguf::{Array, GgufError, Header, TensorInfo, TensorType, Value, read_header};
 
@@ -36,6 +37,8 @@ pub enum ContainerError {
     PlanJson(String),
     #[error("the plan contradicts itself: {0}")]
     Plan(#[from] PlanError),
+    #[error("{0}; the file is damaged or hostile")]
+    Expansion(#[from] Expansion),
     #[error("part `{part}`: {problem}; the file is damaged")]
     Part { part: String, problem: String },
     #[error("the padding {0} is not zero; the file is damaged or hides something")]
@@ -126,6 +129,7 @@ impl Container {
             other => return Err(bad_key(key::ERROR, other)),
         };
         let chunks = locate_chunks(&header, &plan, bytes.len() as u64)?;
+        expansion::check(&plan, bytes.len() as u64)?;
         let mut first_parts = vec![0];
         let mut count = 0;
         for tensor in &plan.tensors {

@@ -4,6 +4,7 @@
 
 mod chunk;
 mod codec;
+mod expansion;
 mod file;
 mod flusher;
 mod form;
@@ -14,9 +15,10 @@ mod writer;
 
 pub use chunk::{ChunkGeometry, EncodedChunk};
 pub use codec::{Codec, CodecError};
+pub use expansion::{EXPANSION, Expansion};
 pub use file::{Container, ContainerError, is_container};
 pub use form::{Form, Over};
-pub use plan::{Part, PlanError, StoredPlan, StoredTensor};
+pub use plan::{Part, PlanError, StoredPlan, StoredTensor, TENSORS_LIMIT};
 pub use verify::{Damage, verify};
 pub use writer::{ContainerWriter, WriteError, check_destination, plain_len, stock_len};
 

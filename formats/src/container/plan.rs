@@ -10,6 +10,9 @@ use crate::gguf::{TensorType, limits};
 /// Longest row of a part, in bytes.
 pub const ROW_BYTES_LIMIT: u64 = 1 << 26;
 
+/// Tensors of a plan.
+pub const TENSORS_LIMIT: usize = 1 << 20;
+
 /// One entry of the file's tensor list, as it is after decoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -73,6 +76,12 @@ impl StoredPlan {
         self.tensors.iter().flat_map(|t| &t.parts)
     }
 
+    /// Where each tensor stands, by its name.
+    pub fn by_name(&self) -> HashMap<&str, usize> {
+        let names = self.tensors.iter().enumerate();
+        names.map(|(i, t)| (t.name.as_str(), i)).collect()
+    }
+
     /// Whether any GGUF reader can use the file: every tensor dense.
     pub fn is_stock(&self) -> bool {
         self.tensors.iter().all(|t| t.form == Form::Dense)
@@ -83,6 +92,15 @@ impl StoredPlan {
     /// # Errors
     /// The first contradiction.
     pub fn check(&self) -> Result<(), PlanError> {
+        if let Some(excess) = self.tensors.get(TENSORS_LIMIT) {
+            return Err(PlanError {
+                tensor: excess.name.clone(),
+                problem: format!(
+                    "it is one of {} tensors, the limit is {TENSORS_LIMIT}",
+                    self.tensors.len()
+                ),
+            });
+        }
         let mut names = HashSet::new();
         let mut tensors: HashMap<&str, &StoredTensor> = HashMap::new();
         for tensor in &self.tensors {

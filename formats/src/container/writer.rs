@@ -9,12 +9,13 @@ use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
+use super::expansion;
 use super::flusher::Flusher;
 use super::journal::{Claims, FinishedTensor, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
     Array, DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorType, Value, align_up, encode_header,
-    header_len,
+    header_len, limits,
 };
 use crate::output::{
     PlaceError, check_place, is_named, open_own, permissions_of, sibling, sync_folder,
@@ -41,6 +42,15 @@ pub enum WriteError {
     /// Another process is writing the same file.
     #[error("`{}` is being written by another process; wait for it, or choose another output", .0.display())]
     Busy(PathBuf),
+    /// More metadata than a reader takes.
+    #[error("the file would have {found} metadata entries, the limit is {limit}", limit = limits::METADATA_ENTRIES)]
+    Entries {
+        /// How many there are.
+        found: usize,
+    },
+    /// No reader would take the file.
+    #[error("the file would be refused: {0}; keep higher ranks or more values")]
+    Expansion(#[from] super::Expansion),
     /// The plan is larger than a file may be.
     #[error("the plan's sizes overflow 64 bits")]
     Overflow,
@@ -111,6 +121,7 @@ impl ContainerWriter {
             DEFAULT_ALIGNMENT,
         )
         .ok_or(WriteError::Overflow)?;
+        expansion::check_before_writing(&plan, metadata.len(), data_start)?;
 
         let refused = |e: io::Error| refused(destination, &e);
         let mut file = lock(destination)?;
@@ -241,6 +252,9 @@ impl ContainerWriter {
     /// # Errors
     /// When the system refuses.
     pub fn finish(mut self) -> Result<u64, WriteError> {
+        let len = self.file.stream_position();
+        let len = len.map_err(|e| refused(&self.destination, &e))?;
+        expansion::check(&self.plan, len)?;
         let infos = infos(&self.plan, &self.done).ok_or(WriteError::Overflow)?;
         let metadata = std::mem::take(&mut self.metadata);
         let zeroed = with_digests(metadata, &self.plan, &self.done, &[0; 32]);

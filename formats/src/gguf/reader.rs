@@ -4,7 +4,7 @@
 //! allocated for it, every sum and product is checked, and the tensors must fill the data section
 //! in order without overlap or hole, as ggml's own reader demands.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::split;
@@ -108,6 +108,8 @@ pub struct Header {
     pub header_end: u64,
     /// Where the data section begins.
     pub data_start: u64,
+    /// Where each name stands in `tensors`.
+    by_name: HashMap<String, usize>,
 }
 
 impl Header {
@@ -120,7 +122,7 @@ impl Header {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|t| t.name == name)
+        self.by_name.get(name).map(|i| &self.tensors[*i])
     }
 }
 
@@ -224,11 +226,11 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
     let alignment = read_alignment(&metadata)?;
 
     let mut tensors: Vec<TensorInfo> = Vec::new();
-    let mut names = HashSet::new();
+    let mut by_name = HashMap::new();
     let mut expected = 0u64;
     for index in 0..tensor_count {
         let tensor = read_tensor_info(&mut cur, index)?;
-        if !names.insert(tensor.name.clone()) {
+        if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
             return Err(GgufError::DuplicateTensor(tensor.name));
         }
         if tensor.offset != expected {
@@ -267,6 +269,7 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
         alignment,
         header_end,
         data_start,
+        by_name,
     })
 }
 

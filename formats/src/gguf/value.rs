@@ -1,5 +1,7 @@
 //! Metadata values and the ordered map that holds them.
 
+use std::collections::HashMap;
+
 /// A metadata value, one variant for each GGUF value type.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // the variants are the GGUF value types
@@ -161,6 +163,8 @@ impl Value {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
+    /// Where each key stands in `entries`.
+    by_key: HashMap<String, usize>,
 }
 
 impl Metadata {
@@ -171,27 +175,36 @@ impl Metadata {
 
     /// Entries whose keys are known to differ.
     pub(super) fn from_unique(entries: Vec<(String, Value)>) -> Metadata {
-        Metadata { entries }
+        let keys = entries.iter().enumerate();
+        Metadata {
+            by_key: keys.map(|(i, (key, _))| (key.clone(), i)).collect(),
+            entries,
+        }
     }
 
     /// Sets a key, in place if it is there and at the end if it is not.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
-        match self.entries.iter_mut().find(|(k, _)| *k == key) {
-            Some(entry) => entry.1 = value,
-            None => self.entries.push((key, value)),
+        match self.by_key.get(&key) {
+            Some(at) => self.entries[*at].1 = value,
+            None => {
+                self.by_key.insert(key.clone(), self.entries.len());
+                self.entries.push((key, value));
+            }
         }
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+        self.by_key.get(key).map(|at| &self.entries[*at].1)
     }
 
     /// Takes a key out.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let at = self.entries.iter().position(|(k, _)| k == key)?;
-        Some(self.entries.remove(at).1)
+        let at = *self.by_key.get(key)?;
+        let (_, value) = self.entries.remove(at);
+        *self = Metadata::from_unique(std::mem::take(&mut self.entries));
+        Some(value)
     }
 
     /// All entries in file order.
@@ -212,5 +225,6 @@ impl Metadata {
     /// Drops every key for which `keep` says no.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.entries.retain(|(k, _)| keep(k));
+        *self = Metadata::from_unique(std::mem::take(&mut self.entries));
     }
 }

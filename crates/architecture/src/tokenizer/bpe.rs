@@ -1,11 +1,11 @@
 //! Byte-level BPE from `tokenizer.json`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{Files, Parsed, bad, content, kind, looks_special, pretokenizer};
+use super::{Files, bad, content, kind, looks_special, pretokenizer, vetted};
 use crate::Error;
 use dwindle_checkpoint::huggingface::HuggingFace;
 
@@ -21,11 +21,10 @@ pub(super) struct Vocabulary {
 /// Reads the vocabulary, padded to the size of the model's embedding.
 pub(super) fn vocabulary(
     files: &Files,
-    parsed: Parsed,
     folder: &HuggingFace,
     vocab_size: u32,
 ) -> Result<Vocabulary, Error> {
-    let (Some(json), Some(parsed)) = (&files.tokenizer, parsed) else {
+    let Some(json) = &files.tokenizer else {
         let hint = if folder.dir().join("tekken.json").is_file() {
             "; Mistral's `tekken.json` is not supported"
         } else if folder.dir().join("vocab.json").is_file() {
@@ -44,9 +43,9 @@ pub(super) fn vocabulary(
         );
         return Err(bad(FILE, problem));
     }
-    let mut tokenizer = parsed?;
-    add_tokens(&mut tokenizer, files)?;
-    let pre_tokenizer = pretokenizer::recognise(&tokenizer, json, decoder)?;
+    let mut tokenizer = vetted::tokenizer(json, vocab_size)?;
+    vetted::guarded(|| add_tokens(&mut tokenizer, files))?;
+    let pre_tokenizer = vetted::guarded(|| pretokenizer::recognise(&tokenizer, json, decoder))?;
 
     let vocab = tokenizer.get_vocab(true);
     let mut by_id: HashMap<u32, String> = HashMap::with_capacity(vocab.len());
@@ -72,7 +71,7 @@ pub(super) fn vocabulary(
             None => kind::NORMAL,
             Some(added) => {
                 if !added.normalized {
-                    token = round_trip(&tokenizer, token)?;
+                    token = vetted::guarded(|| round_trip(&tokenizer, token))?;
                 }
                 if added.special || looks_special(&token) {
                     kind::CONTROL
@@ -114,15 +113,10 @@ fn add_tokens(tokenizer: &mut Tokenizer, files: &Files) -> Result<(), Error> {
         .collect();
     listed.sort_by_key(|(id, _)| *id);
     let mut add = Vec::new();
-    let known = |tokenizer: &Tokenizer, text: &str| {
-        tokenizer
-            .get_added_tokens_decoder()
-            .values()
-            .any(|added| added.content == text)
-    };
+    let there = vetted::added(tokenizer);
     for (_, token) in listed {
         let flag = |key: &str| token.get(key).and_then(Value::as_bool);
-        let Some(text) = content(token).filter(|t| !known(tokenizer, t)) else {
+        let Some(text) = content(token).filter(|t| !there.contains(*t)) else {
             continue;
         };
         let special = flag("special").unwrap_or(false);
@@ -134,20 +128,15 @@ fn add_tokens(tokenizer: &mut Tokenizer, files: &Files) -> Result<(), Error> {
                 .normalized(flag("normalized").unwrap_or(!special)),
         );
     }
+    let mut listed: HashSet<String> = add.iter().map(|a| a.content.clone()).collect();
     for text in files.named_tokens() {
-        if !known(tokenizer, text) && !add.iter().any(|a| a.content == text) {
+        if !there.contains(text) && listed.insert(text.to_string()) {
             add.push(AddedToken::from(text, true));
         }
     }
-    let file = "tokenizer_config.json";
-    for token in add {
-        let added = if token.special {
-            tokenizer.add_special_tokens([token])
-        } else {
-            tokenizer.add_tokens([token])
-        };
-        added.map_err(|e| bad(file, e))?;
-    }
+    // At once, because each call builds the library's index of all of them anew.
+    let added = tokenizer.add_tokens(add);
+    added.map_err(|e| bad("tokenizer_config.json", e))?;
     Ok(())
 }
 

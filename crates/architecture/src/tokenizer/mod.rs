@@ -6,10 +6,10 @@ mod pieces;
 mod pretokenizer;
 mod sentencepiece;
 mod special;
+mod vetted;
 
 use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use self::special::Special;
 use super::Error;
@@ -28,14 +28,11 @@ mod kind {
 
 /// The tokenizer's files.
 struct Files {
-    /// `tokenizer.json` as it stands there.
+    /// `tokenizer.json` as it stands there, without what concerns no vocabulary.
     tokenizer: Option<Value>,
     /// `tokenizer_config.json`.
     config: Option<Value>,
 }
-
-/// `tokenizer.json` as a tokenizer, if it is there and is one.
-type Parsed = Option<Result<Tokenizer, Error>>;
 
 /// A vocabulary with scores: SentencePiece's.
 struct Pieces {
@@ -52,7 +49,7 @@ pub(super) fn describe(
     vocab_size: u32,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let (files, parsed) = Files::read(folder)?;
+    let files = Files::read(folder)?;
     let config = files.config.as_ref();
     if tokens == Tokens::Llama
         && let Some(add) = config.and_then(|c| c.get("add_prefix_space")?.as_bool())
@@ -70,7 +67,7 @@ pub(super) fn describe(
         let pieces = pieces::vocabulary(&files, vocab_size)?;
         write_pieces(pieces, folder, &files, metadata)?;
     } else {
-        let vocabulary = bpe::vocabulary(&files, parsed, folder, vocab_size)?;
+        let vocabulary = bpe::vocabulary(&files, folder, vocab_size)?;
         metadata.set("tokenizer.ggml.model", "gpt2");
         metadata.set("tokenizer.ggml.pre", vocabulary.pre_tokenizer);
         metadata.set("tokenizer.ggml.tokens", vocabulary.tokens);
@@ -126,23 +123,15 @@ fn write_pieces(
 }
 
 impl Files {
-    /// Reads the files, and `tokenizer.json` as a tokenizer at the same time: large ones take
-    /// longer than everything else that is done before the first tensor.
-    fn read(folder: &HuggingFace) -> Result<(Files, Parsed), Error> {
-        let bytes = folder.read("tokenizer.json")?;
-        let (json, parsed) = rayon::join(
-            || bytes.as_deref().map(serde_json::from_slice).transpose(),
-            || {
-                bytes
-                    .as_deref()
-                    .map(|b| Tokenizer::from_bytes(b).map_err(|e| bad("tokenizer.json", e)))
-            },
-        );
-        let files = Files {
-            tokenizer: json.map_err(|e| bad("tokenizer.json", e))?,
+    fn read(folder: &HuggingFace) -> Result<Files, Error> {
+        let mut tokenizer = folder.json("tokenizer.json")?;
+        if let Some(json) = &mut tokenizer {
+            vetted::strip(json);
+        }
+        Ok(Files {
+            tokenizer,
             config: folder.json("tokenizer_config.json")?,
-        };
-        Ok((files, parsed))
+        })
     }
 
     fn json(&self) -> Option<&Value> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::{Array, Metadata, Value as GgufValue};
 use serde_json::Value;
 
@@ -358,12 +359,15 @@ fn additional_templates(folder: &HuggingFace) -> Result<BTreeMap<String, String>
         return Ok(templates);
     }
     let io = |e| Error::Checkpoint(dwindle_checkpoint::Error::Io(e));
+    // All of them together are bounded as one file is.
+    let mut left = limits::CONFIGURATION;
     for entry in fs_err::read_dir(&dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         if path.extension().is_some_and(|e| e == "jinja")
             && let Some(name) = path.file_stem().and_then(|s| s.to_str())
         {
-            let text = fs_err::read_to_string(&path).map_err(io)?;
+            let text = bounded::read_text(&path, left).map_err(io)?;
+            left -= text.len() as u64;
             templates.insert(name.to_string(), text);
         }
     }
