@@ -15,9 +15,11 @@ pub mod eval;
 pub mod fitting;
 pub mod llama;
 pub mod measure;
+pub mod progress;
 pub mod runtime;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod structure;
 pub mod target;
+pub mod workbench;
 pub mod writing;

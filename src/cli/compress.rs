@@ -5,23 +5,23 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use dwindle_formats::bounded;
 use dwindle_formats::gguf::{read_header, refuse_split};
-use dwindle_formats::output::{Claims, folder_of};
+use dwindle_formats::output::Claims;
 
-use super::budget::{Choosing, Target};
-use super::fitting::fit_layers;
-use super::meter::Checkpoint;
+use super::Failure;
+use super::notes::{shrunk, warn_of_unfitted};
 use super::output::{at_least_one, checkpoint_path, shape, warn_of_norms};
-use super::report::{Told, print_plan, print_summary, report_fallbacks, report_zeros};
+use super::progress::Terminal;
+use super::report::{print_plan, print_summary};
 use super::resources::Resources;
-use super::{Failure, progress, structure};
+use super::target::{ChoosingArgs, Target};
 use crate::architecture::{self, Model, ModelTensor};
 use crate::checkpoint;
 use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
 use crate::mapped::Mapping;
-use crate::plan::{self, PRESETS, Plan, Recipe, Rounding, Rule, Structure, Subject};
+use crate::plan::{self, PRESETS, Recipe, Rounding, Rule, Structure};
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
-use crate::writing::Inputs;
+use crate::workbench::{Compressed, Compression, Text, is_stock};
 
 /// Convert a checkpoint into a smaller file
 #[derive(Debug, Parser)]
@@ -49,7 +49,7 @@ pub struct Args {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    choosing: Choosing,
+    choosing: ChoosingArgs,
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
@@ -91,13 +91,6 @@ pub struct Args {
     json: bool,
 }
 
-/// What a `.dwn` or `.gguf` extension asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Stock,
-    Container,
-}
-
 /// How to round, from people.
 pub fn rounding(text: &str) -> Result<Rounding, String> {
     match text {
@@ -108,16 +101,13 @@ pub fn rounding(text: &str) -> Result<Rounding, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let kind = args.output.as_deref().map(kind_of).transpose()?;
+    let is_stock = args.output.as_deref().map(is_stock).transpose()?;
     // Before a plan that may take minutes.
     args.claims().check()?;
     let mut recipe = args.recipe()?;
-    args.check(&recipe, kind)?;
-    let importance = args
-        .importance
-        .as_deref()
-        .map(Importance::open)
-        .transpose()?;
+    args.check(&recipe, is_stock)?;
+    let importance = args.importance.as_deref().map(Importance::open);
+    let importance = importance.transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
@@ -128,108 +118,52 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let Some(statistics) = &statistics {
         warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     }
+    let identity = || Identity::of(&model, source.as_ref());
     let diagnosis = match &args.diagnosis {
-        Some(file) => Some(Diagnosis::open(
-            file,
-            &Identity::of(&model, source.as_ref())?,
-        )?),
+        Some(file) => Some(Diagnosis::open(file, &identity()?)?),
         None => None,
     };
     let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
-    let mut measured = Measured {
-        importance: importance.as_ref(),
-        statistics: statistics.as_ref(),
-        diagnosis: diagnosis.as_ref(),
-    };
-    let text = args.text.as_deref().map(|path| structure::Text {
-        path,
-        options: args.fit_options(),
-        sequential: args.sequential && !args.dry_run,
-    });
-    let whole = model;
-    let smaller = match &recipe.structure {
-        Some(wish) => Some(structure::shrink(
-            wish,
-            &recipe,
-            &path,
-            Subject {
-                model: &whole,
-                source: source.as_ref(),
-                measured,
-            },
-            text.as_ref(),
-        )?),
-        None => None,
-    };
-    let model = match &smaller {
-        Some(smaller) => {
-            eprintln!("note: {}", smaller.report.line(&whole));
-            measured = Measured {
-                importance: smaller.importance.as_ref(),
-                ..Measured::default()
-            };
-            &smaller.model
-        }
-        None => &whole,
-    };
-    let options = args.resources.options(kind == Some(Kind::Container));
-    let wanted = args.text.as_deref().filter(|_| args.target.is_wanted());
-    let subject = Subject {
-        model,
-        source: source.as_ref(),
-        measured,
-    };
-    let checkpoint = wanted.map(|text| Checkpoint {
+    let compression = Compression {
         path: &path,
-        subject,
-        rounding: recipe.rounding,
-        text,
-        options,
-        scratch: args.output.as_deref().map_or(Path::new("."), folder_of),
-    });
-    let chosen = match &checkpoint {
-        Some(checkpoint) => Some(args.target.choose(&args.choosing, checkpoint)?),
-        None => None,
+        model: &model,
+        source: source.as_ref(),
+        measured: Measured {
+            importance: importance.as_ref(),
+            statistics: statistics.as_ref(),
+            diagnosis: diagnosis.as_ref(),
+        },
+        recipe,
+        goal: args.target.goal(),
+        choosing: args.choosing.choosing(),
+        text: args.text.as_deref().map(Text::read).transpose()?,
+        gate: args.choosing.gate()?,
+        sequential: args.sequential,
+        fit: args.fit_options(),
+        options: args.resources.options(is_stock == Some(false)),
+        progress: &Terminal::default(),
     };
-    let mut plan = match &chosen {
-        Some(chosen) => chosen.plan.clone(),
-        None => plan::resolve(&recipe, &subject)?,
+    let done = match args.output.as_deref().filter(|_| !args.dry_run) {
+        Some(output) => compression.write(output)?,
+        None => compression.plan(is_stock.unwrap_or(false))?,
     };
-
-    if kind == Some(Kind::Stock) {
-        refuse_factors(&plan)?;
+    report(&done, &model.architecture);
+    match &done.summary {
+        Some(summary) => print_summary(&done, summary, args.json),
+        None => print_plan(&done.plan, args.json),
     }
-    report_fallbacks(&plan);
-    report_zeros(&plan, kind == Some(Kind::Stock));
-    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
-        return print_plan(&plan, args.json);
-    };
+}
 
-    let content = checkpoint::fingerprint::content(source.as_ref());
-    let mut inputs = Inputs {
-        subject,
-        fitted: None,
-        content: &content,
-    };
-    let fitted = match args.text.as_deref().filter(|_| args.sequential) {
-        // A smaller model was fitted while it was made.
-        _ if smaller.is_some() => None,
-        Some(text) => Some(fit_layers(
-            &args.fit_options(),
-            &path,
-            &plan,
-            &inputs,
-            text,
-        )?),
-        None => None,
-    };
-    if let Some((fitted, unfitted)) = &fitted {
-        inputs.fitted = Some(fitted);
-        crate::fitting::describe(unfitted, &mut plan);
+/// What the user should know beside the result.
+fn report(done: &Compressed, source: &str) {
+    if let Some(structure) = &done.structure {
+        eprintln!("note: {}", shrunk(structure, source));
+        warn_of_unfitted(&structure.unfitted);
     }
-    let bar = progress::bytes(plan.bytes(), "compressing");
-    let summary = crate::writing::compress(&plan, &inputs, output, options, &mut |n| bar.inc(n))?;
-    bar.finish_and_clear();
+    warn_of_unfitted(&done.unfitted);
+    let Some(summary) = &done.summary else {
+        return;
+    };
     if summary.resumed_tensors > 0 {
         eprintln!(
             "note: {} tensors were already finished by an interrupted run",
@@ -242,18 +176,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
              part of this file; it was not used"
         );
     }
-    let outcome = match (&checkpoint, &chosen) {
-        (Some(checkpoint), Some(chosen)) => {
-            Some(args.choosing.outcome(checkpoint, chosen, output)?)
-        }
-        _ => None,
-    };
-    let told = Told {
-        structure: smaller.as_ref().map(|s| &s.report),
-        target: outcome.as_ref(),
-        unfitted: fitted.as_ref().map_or(&[], |(_, unfitted)| unfitted),
-    };
-    print_summary(&plan, model, &told, &summary, args.json)
 }
 
 impl Args {
@@ -273,8 +195,8 @@ impl Args {
     }
 
     /// What clap can't hold against one another.
-    fn check(&self, recipe: &Recipe, kind: Option<Kind>) -> Result<(), Failure> {
-        let target = self.target.is_wanted();
+    fn check(&self, recipe: &Recipe, is_stock: Option<bool>) -> Result<(), Failure> {
+        let target = self.target.goal().is_some();
         let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
         let wrong = match () {
             () if target && self.stats.is_none() => {
@@ -283,7 +205,7 @@ impl Args {
             () if target && self.text.is_none() => {
                 "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
             }
-            () if target && kind == Some(Kind::Container) => {
+            () if target && is_stock == Some(false) => {
                 "a target makes a stock file; name an output that ends in `.gguf`"
             }
             () if recipe.structure.is_some() && recipe.rounding == Rounding::Output => {
@@ -320,7 +242,7 @@ impl Args {
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),
             (None, None) => Recipe {
-                rounding: match self.target.is_wanted() {
+                rounding: match self.target.goal().is_some() {
                     true => Rounding::Output,
                     false => Rounding::Nearest,
                 },
@@ -393,30 +315,4 @@ fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
         }
     };
     weights.map(rule).collect()
-}
-
-fn kind_of(output: &Path) -> Result<Kind, Failure> {
-    match output.extension().and_then(|e| e.to_str()) {
-        Some("gguf") => Ok(Kind::Stock),
-        Some("dwn") => Ok(Kind::Container),
-        _ => Err(Failure::Usage(format!(
-            "`{}` ends neither in `.gguf` (for any llama.cpp) nor in `.dwn` (compressed container)",
-            output.display()
-        ))),
-    }
-}
-
-fn refuse_factors(plan: &Plan) -> Result<(), Failure> {
-    let names = plan.not_stock();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let shown: Vec<String> = names.iter().take(3).map(|n| format!("`{n}`")).collect();
-    Err(Failure::Usage(format!(
-        "a `.gguf` file can't hold the factors of {} tensors ({}{}); write a `.dwn` container, \
-         and `dwindle export` it where a dense `.gguf` is needed, or change the recipe",
-        names.len(),
-        shown.join(", "),
-        if names.len() > 3 { ", …" } else { "" }
-    )))
 }

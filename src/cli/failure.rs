@@ -100,6 +100,26 @@ impl From<ClaimError> for Failure {
     }
 }
 
+impl From<crate::workbench::Error> for Failure {
+    fn from(e: crate::workbench::Error) -> Failure {
+        use crate::workbench::Error;
+        match e {
+            Error::Plan(e) => e.into(),
+            Error::Io(e) => e.into(),
+            Error::TextMissing { .. } => Failure::Usage(format!("{e}; give `--text`")),
+            Error::NoCacheFolder => {
+                Failure::Usage(format!("{e}; name a file with `--sensitivity`"))
+            }
+            Error::NotStock { .. } => Failure::Usage(format!(
+                "{e}; write a `.dwn` container, and `dwindle export` it where a dense `.gguf` is needed, or \
+                 change the recipe"
+            )),
+            Error::Extension(_) => Failure::Usage(e.to_string()),
+            e => Failure::Input(sentence(&e)),
+        }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(e: std::io::Error) -> Failure {
         match e.kind() {

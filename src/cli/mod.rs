@@ -1,7 +1,6 @@
 //! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
 
 mod bench;
-mod budget;
 mod calibrate;
 mod chart;
 mod compress;
@@ -9,11 +8,9 @@ mod diagnose;
 mod eval;
 mod export;
 mod failure;
-mod fitting;
-mod frontier;
 mod inspect;
-mod meter;
 mod model;
+mod notes;
 mod output;
 mod progress;
 mod report;
@@ -21,8 +18,8 @@ mod resources;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
-mod structure;
 mod sweep;
+mod target;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,6 +1,12 @@
 //! Progress on stderr; quiet when nobody watches.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::report::{report_fallbacks, report_zeros};
+use crate::plan::Plan;
+use crate::progress::{Progress, Unit};
 
 /// A bar over bytes: done, total, rate, time left.
 pub fn bytes(total: u64, what: &'static str) -> ProgressBar {
@@ -32,4 +38,56 @@ fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
         bar.set_style(style.progress_chars("━╸ "));
     }
     bar.with_message(what)
+}
+
+/// Progress of the library as bars and notes on stderr.
+#[derive(Default)]
+pub struct Terminal(Mutex<Option<ProgressBar>>);
+
+impl Terminal {
+    fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&self, stage: &'static str, total: u64, unit: Unit) {
+        *self.bar() = Some(match unit {
+            Unit::Bytes => bytes(total, stage),
+            Unit::Share => share(stage),
+            _ => count(total, stage),
+        });
+    }
+
+    fn advance(&self, units: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.inc(units);
+        }
+    }
+
+    fn reach(&self, done: u64, total: u64) {
+        if let Some(bar) = &*self.bar() {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.bar().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn planned(&self, plan: &Plan, is_stock: bool) {
+        report_fallbacks(plan);
+        report_zeros(plan, is_stock);
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("note: {text}");
+    }
+
+    fn warn(&self, text: &str) {
+        eprintln!("warning: {text}");
+    }
 }

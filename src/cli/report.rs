@@ -5,23 +5,14 @@ use std::collections::HashMap;
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
 
+use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
-use super::{Failure, budget, structure};
-use crate::architecture::{Model, role};
+use crate::architecture::role;
 use crate::eval::peak_memory;
 use crate::fitting::Unfitted;
 use crate::plan::{self, Plan};
+use crate::workbench::{Compressed, Outcome, StructureReport};
 use crate::writing::Summary;
-
-/// What there is to tell beside tensors.
-pub struct Told<'a> {
-    /// What became of the model's structure.
-    pub structure: Option<&'a structure::Report>,
-    /// What came of a target.
-    pub target: Option<&'a budget::Outcome>,
-    /// Layers that were not fitted to those before.
-    pub unfitted: &'a [Unfitted],
-}
 
 /// Fallbacks that differ only in the tensor's name are told once.
 pub fn report_fallbacks(plan: &Plan) {
@@ -108,20 +99,9 @@ pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
 }
 
 /// What was done.
-pub fn print_summary(
-    plan: &Plan,
-    model: &Model,
-    told: &Told<'_>,
-    summary: &Summary,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let parameters: u64 = model
-        .tensors
-        .iter()
-        .map(|t| t.shape.iter().product::<u64>())
-        .sum();
-    let bpw = summary.bytes as f64 * 8.0 / parameters as f64;
-    if let Some(warning) = told.target.and_then(|t| t.warning()) {
+pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Result<(), Failure> {
+    let bpw = summary.bytes as f64 * 8.0 / done.parameters as f64;
+    if let Some(warning) = done.outcome.as_ref().and_then(warning) {
         eprintln!("warning: {warning}");
     }
     if as_json {
@@ -133,21 +113,35 @@ pub fn print_summary(
             bits_per_weight: f64,
             peak_memory: Option<u64>,
             fallbacks: &'a [plan::Fallback],
-            structure: Option<&'a structure::Report>,
-            target: Option<&'a budget::Outcome>,
+            structure: Option<&'a StructureReport>,
+            target: Option<&'a Outcome>,
             unfitted: &'a [Unfitted],
         }
         return json(&Report {
-            unfitted: told.unfitted,
-            structure: told.structure,
-            target: told.target,
+            unfitted: &done.unfitted,
+            structure: done.structure.as_ref(),
+            target: done.outcome.as_ref(),
             peak_memory: peak_memory(),
             summary,
-            parameters,
+            parameters: done.parameters,
             bits_per_weight: bpw,
-            fallbacks: &plan.fallbacks,
+            fallbacks: &done.plan.fallbacks,
         });
     }
+    print_roles(&done.plan, summary)?;
+    line(format!(
+        "{} bytes ({}), {bpw:.3} bits per weight",
+        summary.bytes,
+        size(summary.bytes)
+    ))?;
+    for text in done.outcome.iter().flat_map(outcome_lines) {
+        line(text)?;
+    }
+    Ok(())
+}
+
+/// A table of the tensors that were made, by role, method and type.
+fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
     let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
     let mut known = HashMap::new();
     let steps = plan.steps.iter().map(|s| (s.stored.name.as_str(), s));
@@ -175,36 +169,41 @@ pub fn print_summary(
     let rows = groups
         .into_iter()
         .map(|([role, method, ty], n, error, bytes)| {
-            [
-                role,
-                n.to_string(),
-                method,
-                ty,
-                format!("{error:.5}"),
-                size(bytes),
-            ]
+            let error = format!("{error:.5}");
+            [role, n.to_string(), method, ty, error, size(bytes)]
         });
-    line(
-        table(
-            [
-                "role",
-                ">tensors",
-                "method",
-                "type",
-                ">largest error",
-                ">size",
-            ],
-            rows,
-        )
-        .to_string(),
-    )?;
-    line(format!(
-        "{} bytes ({}), {bpw:.3} bits per weight",
-        summary.bytes,
-        size(summary.bytes)
-    ))?;
-    for text in told.target.iter().flat_map(|t| t.lines()) {
-        line(text)?;
+    let columns = [
+        "role",
+        ">tensors",
+        "method",
+        "type",
+        ">largest error",
+        ">size",
+    ];
+    line(table(columns, rows).to_string())
+}
+
+/// What came of a target.
+fn outcome_lines(outcome: &Outcome) -> Vec<String> {
+    let mut lines = vec![format!(
+        "mean KL divergence {:.5} ± {:.5}, predicted {:.5}",
+        outcome.measured_kld, outcome.error, outcome.predicted_kld
+    )];
+    if let Some(gate) = &outcome.gate {
+        lines.push(format!(
+            "on the second text {:.5}; {} of {} bytes has {:.5} there",
+            gate.own_kld, gate.file_type, gate.bytes, gate.kld
+        ));
     }
-    Ok(())
+    lines
+}
+
+/// What should make the user think again.
+fn warning(outcome: &Outcome) -> Option<String> {
+    let gate = outcome.gate.as_ref().filter(|g| g.own_kld > g.kld)?;
+    Some(format!(
+        "on the text of `--gate` plain {} is better: {:.5} against {:.5}; calibrate and measure on \
+         texts that are more like it",
+        gate.file_type, gate.kld, gate.own_kld
+    ))
 }

@@ -3,24 +3,24 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dwindle_formats::output::{Claims, Scratch, folder_of};
-use fs_err as fs;
-use rand::{RngExt, SeedableRng};
+use dwindle_formats::output::{Claims, folder_of};
 use serde::Serialize;
 
-use super::budget::{Choosing, FileSize, file_size};
+use super::Failure;
 use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
-use super::frontier::{Check, Point, Row, Wishes, ratio, recommend};
-use super::meter::{Checkpoint, Meter};
 use super::output::{at_least_one, checkpoint_path, json, line, size, table, warn_of_norms};
+use super::progress::Terminal;
 use super::resources::Resources;
-use super::{Failure, progress};
+use super::target::{ChoosingArgs, FileSize, file_size};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
-use crate::plan::{Plan, Subject};
+use crate::plan::Subject;
 use crate::statistics::{Importance, Measured, Statistics};
-use crate::target::{BudgetError, Costs, Rung, of_size, planned, rung, rungs};
+use crate::target::{BudgetError, Rung, rung, rungs};
+use crate::workbench::{
+    Check, Point, Row, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep, thriftiest,
+};
 
 /// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
 ///
@@ -55,7 +55,7 @@ pub struct Args {
     )]
     ladder: Vec<String>,
     #[command(flatten)]
-    choosing: Choosing,
+    choosing: ChoosingArgs,
     /// How weights become codes: `output` or `nearest`
     #[arg(long, value_name = "HOW", value_parser = rounding, default_value = "output")]
     rounding: crate::plan::Rounding,
@@ -114,7 +114,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let statistics = Statistics::open(&args.stats)?;
     warn_of_norms(statistics.check_model(&model, source.as_ref())?);
     let importance = Importance::from_statistics(&statistics);
-    let workbench = Checkpoint {
+    let bench = Workbench {
         path: &path,
         subject: Subject {
             model: &model,
@@ -126,44 +126,32 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             },
         },
         rounding: args.rounding,
-        text: &args.text,
         options: args.resources.options(false),
         scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
+        progress: &Terminal::default(),
     };
-    let plain = ladder(args, &workbench)?;
-    let sizes: Vec<(Option<Rung>, u64)> = match args.sizes.as_slice() {
-        [] => plain
-            .into_iter()
-            .map(|r| (Some(r.clone()), r.bytes))
-            .collect(),
-        sizes => sizes
-            .iter()
-            .map(|s| (None, s.of(workbench.subject.bytes())))
-            .collect(),
-    };
-    let least = sizes.iter().map(|(_, bytes)| *bytes).min();
-    let bits = least.map(|bytes| 8.0 * bytes as f64 / workbench.subject.elements() as f64);
-    let bench = Bench::new(args, &workbench)?;
-    let costs = args
-        .choosing
-        .costs(&workbench, bits.filter(|_| args.check.is_none()))?;
-    let rows = measure(&bench, &args.choosing, &costs, sizes)?;
+    let whole = bench.subject.bytes();
+    let text = Text::read(&args.text)?;
+    let eval = args.eval.as_deref().map(Text::read).transpose()?;
+    let found = sweep(
+        &bench,
+        Sweep {
+            sizes: args.sizes(&bench)?,
+            choosing: &args.choosing.choosing(),
+            text: &text,
+            eval: eval.as_ref().unwrap_or(&text),
+            gate: args.choosing.gate()?.as_ref(),
+            chunks: args.chunks,
+            check: args.check,
+        },
+    )?;
+    let (rows, check) = found;
     let report = Report {
-        checkpoint_bytes: workbench.subject.bytes(),
-        ratio: ratio(&rows),
-        recommendation: recommend(
-            &rows,
-            workbench.subject.bytes(),
-            Wishes {
-                memory_reduction: args.target_memory_reduction,
-                quality_loss: args.max_quality_loss,
-            },
-        ),
+        checkpoint_bytes: whole,
+        ratio: mean_ratio(&rows),
+        recommendation: args.recommend(&rows, whole),
         rows,
-        check: args
-            .check
-            .map(|files| check(&bench, &costs, files))
-            .transpose()?,
+        check,
     };
     match args.json {
         true => json(&report),
@@ -178,109 +166,66 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// The file types to hold against, the largest first.
-fn ladder(args: &Args, workbench: &Checkpoint<'_>) -> Result<Vec<Rung>, Failure> {
-    let task = workbench.task();
-    let mut all = match args.ladder.as_slice() {
-        [] => rungs(&task),
-        own => {
-            let one = |name: &String| match rung(&task, name) {
-                Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
-                found => Ok(found?),
-            };
-            own.iter().map(one).collect::<Result<_, _>>()?
+impl Args {
+    /// Sizes of the files, those of llama-quantize's file types where none are given, the largest first.
+    fn sizes(&self, bench: &Workbench<'_>) -> Result<Vec<(Option<Rung>, u64)>, Failure> {
+        if !self.sizes.is_empty() {
+            let whole = bench.subject.bytes();
+            return Ok(self.sizes.iter().map(|s| (None, s.of(whole))).collect());
         }
-    };
-    all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.file_type.cmp(&b.file_type)));
-    Ok(all)
-}
-
-/// Where files are made and measured.
-struct Bench<'a> {
-    workbench: &'a Checkpoint<'a>,
-    meter: Meter,
-    gate: Option<Meter>,
-    dir: Scratch,
-}
-
-impl<'a> Bench<'a> {
-    fn new(args: &Args, workbench: &'a Checkpoint<'a>) -> Result<Bench<'a>, Failure> {
-        let text = args.eval.as_deref().unwrap_or(&args.text);
-        let gate = args.choosing.gate.as_deref();
-        Ok(Bench {
-            workbench,
-            meter: Meter::new(workbench, text, args.chunks)?,
-            gate: gate
-                .map(|text| Meter::new(workbench, text, args.chunks))
-                .transpose()?,
-            dir: workbench.temporary()?,
-        })
+        let task = bench.task();
+        let mut all = match self.ladder.as_slice() {
+            [] => rungs(&task),
+            own => {
+                let one = |name: &String| match rung(&task, name) {
+                    Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
+                    found => Ok(found?),
+                };
+                own.iter().map(one).collect::<Result<_, _>>()?
+            }
+        };
+        all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.file_type.cmp(&b.file_type)));
+        Ok(all
+            .into_iter()
+            .map(|r| (Some(r.clone()), r.bytes))
+            .collect())
     }
 
-    fn point(&self, plan: &Plan) -> Result<Point, Failure> {
-        let file = self.dir.path().join("file.gguf");
-        let bytes = self.workbench.write(plan, &file)?;
-        let gate = self.gate.as_ref().map(|g| g.evaluate(&file)).transpose()?;
-        let found = self.meter.evaluate(&file)?;
-        fs::remove_file(&file)?;
-        Ok(Point::new(bytes, &found, gate.as_ref()))
-    }
-}
-
-fn measure(
-    bench: &Bench<'_>,
-    choosing: &Choosing,
-    costs: &Costs,
-    sizes: Vec<(Option<Rung>, u64)>,
-) -> Result<Vec<Row>, Failure> {
-    // All are chosen before the first is measured: a size that can't be must not be found out late.
-    let mut chosen = Vec::new();
-    for (rung, bytes) in sizes {
-        match (of_size(costs, &bench.workbench.task(), bytes), rung) {
-            (Err(BudgetError::TooSmall { smallest, .. }), Some(rung)) => eprintln!(
-                "note: `{}` is left out: it has {bytes} bytes, and the smallest file with checksums {smallest}",
-                rung.file_type
-            ),
-            (found, rung) => chosen.push((rung, found?)),
+    /// The recommendations, each in a sentence.
+    fn recommend(&self, rows: &[Row], whole: u64) -> Vec<String> {
+        let words = |row: &Row| {
+            format!(
+                "{} bytes ({:.0} % less than the checkpoint; perplexity {:+.2} %, KL divergence {:.4})",
+                row.own.bytes,
+                (1.0 - row.own.bytes as f64 / whole as f64) * 100.0,
+                (row.own.ratio - 1.0) * 100.0,
+                row.own.kld
+            )
+        };
+        let mut out = Vec::new();
+        if let Some(less) = self.target_memory_reduction {
+            let percent = less * 100.0;
+            out.push(match thriftiest(rows, whole, less) {
+                Some(row) => format!("At least {percent:.0} % less memory: {}.", words(row)),
+                None => format!(
+                    "None of these files takes {percent:.0} % less memory; give smaller `--sizes`."
+                ),
+            });
         }
+        if let Some(loss) = self.max_quality_loss {
+            let percent = loss * 100.0;
+            out.push(match smallest_within(rows, loss) {
+                Some(row) => format!("At most {percent:.1} % worse: {}.", words(row)),
+                None => {
+                    format!("None of these files is within {percent:.1} %; give larger `--sizes`.")
+                }
+            });
+        }
+        if let Some(row) = knee(rows) {
+            out.push(format!("The knee: {}.", words(row)));
+        }
+        out
     }
-    let bar = progress::count(chosen.len() as u64, "sizes");
-    let mut rows = Vec::new();
-    for (rung, chosen) in chosen {
-        let plain = rung.as_ref().map(|r| -> Result<Point, Failure> {
-            Ok(Point {
-                bytes: r.bytes,
-                ..bench.point(&r.plan)?
-            })
-        });
-        let better = choosing.refined(costs, bench.workbench, &chosen)?;
-        let chosen = better.map_or(chosen, |(_, chosen)| chosen);
-        rows.push(Row {
-            plain: plain.transpose()?,
-            file_type: rung.map(|r| r.file_type),
-            own: bench.point(&chosen.plan)?,
-            predicted_kld: chosen.assignment.kld,
-        });
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.own.bytes));
-    Ok(rows)
-}
-
-/// Makes files of random types and measures them.
-fn check(bench: &Bench<'_>, costs: &Costs, files: u64) -> Result<Check, Failure> {
-    let mut numbers = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let bar = progress::count(files, "checking");
-    let mut found = Vec::new();
-    for _ in 0..files {
-        let assignment = costs.at_random(&mut || numbers.random::<f64>());
-        let chosen = planned(&bench.workbench.task(), assignment)?;
-        found.push((chosen.assignment.kld, bench.point(&chosen.plan)?.kld));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(Check::of(found))
 }
 
 fn draw(report: &Report) -> String {

@@ -1,4 +1,4 @@
-//! What a sweep has found: files of several sizes, and what they say.
+//! Files of several sizes, and which of them to recommend.
 
 use serde::Serialize;
 
@@ -7,27 +7,36 @@ use crate::eval::Evaluation;
 /// A file that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
+    /// Bytes of the file.
     pub bytes: u64,
+    /// Mean KL divergence from the checkpoint.
     pub kld: f64,
+    /// Its standard error.
     pub kld_error: f64,
+    /// Perplexity.
     pub perplexity: f64,
     /// Perplexity over the checkpoint's.
     pub ratio: f64,
+    /// The fraction of tokens whose most likely successor is the checkpoint's.
     pub same_top: f64,
-    /// On the second text.
+    /// Mean KL divergence on the second text.
     pub gate_kld: Option<f64>,
 }
 
 /// One size.
 #[derive(Debug, Serialize)]
 pub struct Row {
+    /// llama-quantize's file type of this size.
     pub file_type: Option<String>,
+    /// Its file.
     pub plain: Option<Point>,
+    /// Ours.
     pub own: Point,
+    /// The mean KL divergence that was predicted of ours.
     pub predicted_kld: f64,
 }
 
-/// Predictions held against measurements.
+/// Predictions beside measurements.
 #[derive(Debug, Serialize)]
 pub struct Check {
     /// Predicted and measured.
@@ -36,18 +45,9 @@ pub struct Check {
     pub correlation: f64,
 }
 
-/// What the user wants to be told of.
-#[derive(Debug, Clone, Copy)]
-pub struct Wishes {
-    /// The least part of the checkpoint's memory to save.
-    pub memory_reduction: Option<f64>,
-    /// The most part by which perplexity may rise.
-    pub quality_loss: Option<f64>,
-}
-
 impl Check {
     /// Of pairs of a predicted and a measured divergence.
-    pub fn of(files: Vec<(f64, f64)>) -> Check {
+    pub(super) fn of(files: Vec<(f64, f64)>) -> Check {
         Check {
             correlation: rank_correlation(&files),
             files,
@@ -57,7 +57,7 @@ impl Check {
 
 impl Point {
     /// What was measured of a file.
-    pub fn new(bytes: u64, found: &Evaluation, gate: Option<&Evaluation>) -> Point {
+    pub(super) fn new(bytes: u64, found: &Evaluation, gate: Option<&Evaluation>) -> Point {
         let kld = |e: &Evaluation| e.divergence.as_ref().map_or(0.0, |d| d.kld.value);
         let of =
             |get: fn(&crate::eval::Divergence) -> f64| found.divergence.as_ref().map_or(0.0, get);
@@ -74,7 +74,7 @@ impl Point {
 }
 
 /// The geometric mean of our divergence over the file types'.
-pub fn ratio(rows: &[Row]) -> Option<f64> {
+pub fn mean_ratio(rows: &[Row]) -> Option<f64> {
     let logs: Vec<f64> = rows
         .iter()
         .filter_map(|r| Some((r.own.kld / r.plain.as_ref()?.kld).ln()))
@@ -99,51 +99,21 @@ fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
     1.0 - 6.0 * squares / (n * (n * n - 1.0)).max(1.0)
 }
 
-/// The recommendations, each in a sentence.
-pub fn recommend(rows: &[Row], whole: u64, wishes: Wishes) -> Vec<String> {
-    let words = |row: &Row| {
-        format!(
-            "{} bytes ({:.0} % less than the checkpoint; perplexity {:+.2} %, KL divergence {:.4})",
-            row.own.bytes,
-            (1.0 - row.own.bytes as f64 / whole as f64) * 100.0,
-            (row.own.ratio - 1.0) * 100.0,
-            row.own.kld
-        )
-    };
-    let mut out = Vec::new();
-    if let Some(part) = wishes.memory_reduction {
-        let most = (1.0 - part) * whole as f64;
-        let fits = rows.iter().filter(|r| r.own.bytes as f64 <= most);
-        out.push(match fits.min_by(|a, b| a.own.kld.total_cmp(&b.own.kld)) {
-            Some(row) => format!(
-                "At least {:.0} % less memory: {}.",
-                part * 100.0,
-                words(row)
-            ),
-            None => format!(
-                "None of these files takes {:.0} % less memory; give smaller `--sizes`.",
-                part * 100.0
-            ),
-        });
-    }
-    if let Some(loss) = wishes.quality_loss {
-        let good = rows.iter().filter(|r| r.own.ratio <= 1.0 + loss);
-        out.push(match good.min_by_key(|r| r.own.bytes) {
-            Some(row) => format!("At most {:.1} % worse: {}.", loss * 100.0, words(row)),
-            None => format!(
-                "None of these files is within {:.1} %; give larger `--sizes`.",
-                loss * 100.0
-            ),
-        });
-    }
-    if let Some(row) = knee(rows) {
-        out.push(format!("The knee: {}.", words(row)));
-    }
-    out
+/// The best file that takes this part less than the whole checkpoint.
+pub fn thriftiest(rows: &[Row], whole: u64, less: f64) -> Option<&Row> {
+    let most = (1.0 - less) * whole as f64;
+    let fits = rows.iter().filter(|r| r.own.bytes as f64 <= most);
+    fits.min_by(|a, b| a.own.kld.total_cmp(&b.own.kld))
+}
+
+/// The smallest file whose perplexity is at most this part above the checkpoint's.
+pub fn smallest_within(rows: &[Row], loss: f64) -> Option<&Row> {
+    let good = rows.iter().filter(|r| r.own.ratio <= 1.0 + loss);
+    good.min_by_key(|r| r.own.bytes)
 }
 
 /// The size farthest below the line from the smallest to the largest (Satopää and others, 2011).
-fn knee(rows: &[Row]) -> Option<&Row> {
+pub fn knee(rows: &[Row]) -> Option<&Row> {
     let (largest, smallest) = (rows.first()?, rows.last()?);
     let span = (largest.own.bytes - smallest.own.bytes) as f64;
     let fall = smallest.own.kld - largest.own.kld;
@@ -188,19 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_met_or_said_to_be_out_of_reach() {
+    fn sizes_are_recommended_where_there_are_such() {
         let rows = [row(90, 0.01), row(50, 0.02), row(40, 0.3), row(30, 0.9)];
-        assert_eq!(knee(&rows).unwrap().own.bytes, 50);
-        let told = |memory_reduction, quality_loss| {
-            let wishes = Wishes {
-                memory_reduction,
-                quality_loss,
-            };
-            recommend(&rows, 100, wishes).remove(0)
-        };
-        assert!(told(Some(0.45), None).contains(": 50 bytes"));
-        assert!(told(Some(0.9), None).starts_with("None"));
-        assert!(told(None, Some(0.05)).contains(": 50 bytes"));
-        assert!(told(None, Some(0.001)).starts_with("None"));
+        let bytes = |row: Option<&Row>| row.map(|r| r.own.bytes);
+        assert_eq!(bytes(knee(&rows)), Some(50));
+        assert_eq!(bytes(thriftiest(&rows, 100, 0.45)), Some(50));
+        assert_eq!(bytes(thriftiest(&rows, 100, 0.9)), None);
+        assert_eq!(bytes(smallest_within(&rows, 0.05)), Some(50));
+        assert_eq!(bytes(smallest_within(&rows, 0.001)), None);
     }
 }

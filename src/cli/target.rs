@@ -1,0 +1,143 @@
+//! The options of a size or a quality as the target.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use dwindle_formats::gguf::TensorType;
+
+use super::Failure;
+use super::output::{above_zero, parse_bytes};
+use crate::workbench::{Choosing, Effort, Goal, Text};
+
+/// What a file is to be like.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The best file of at most this size, in bytes (`90MB`, `2GiB`) or as a part of the checkpoint's
+    /// weights (`35%`): each tensor gets the type that its measured sensitivity deserves. Needs
+    /// --stats and --text; writes a stock `.gguf`
+    #[arg(long, value_name = "SIZE", value_parser = file_size, group = "target")]
+    pub size: Option<FileSize>,
+    /// As --size, with so many bits for each weight, metadata not counted
+    #[arg(long, value_name = "BITS", value_parser = above_zero, group = "target")]
+    pub bpw: Option<f64>,
+    /// The smallest file whose mean KL divergence from the checkpoint, measured on the first 8 chunks of
+    /// --text, is at most this
+    #[arg(long, value_name = "KLD", value_parser = above_zero, group = "target")]
+    pub max_kld: Option<f64>,
+}
+
+/// How types are chosen.
+#[derive(Debug, Clone, Args)]
+pub struct ChoosingArgs {
+    /// How well sensitivities are measured
+    #[arg(long, value_enum, default_value = "normal")]
+    effort: EffortArg,
+    /// Types to choose from [default: all k-, i- and legacy quants, those below 2 bits only for sizes below
+    /// 3 bits a weight, and F16]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = element_type)]
+    types: Vec<TensorType>,
+    /// Keep what is measured in this file, and go on with it when it is there [default: one in the
+    /// user's cache folder]
+    #[arg(long, value_name = "FILE")]
+    sensitivity: Option<PathBuf>,
+    /// A text unlike the others, UTF-8, on which files are measured as well; `compress` warns where its
+    /// file is worse there than the largest of llama-quantize's file types that is not larger
+    #[arg(long, value_name = "FILE")]
+    pub gate: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EffortArg {
+    /// A sixth of the layers at a time, on 1 chunk of the text
+    Fast,
+    /// Each tensor for itself, on 2 chunks
+    Normal,
+    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the last
+    Best,
+}
+
+/// A size of a file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FileSize {
+    /// Bytes.
+    Bytes(u64),
+    /// A part of the checkpoint's weights.
+    Part(f64),
+}
+
+pub fn file_size(text: &str) -> Result<FileSize, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return parse_bytes(text).map(FileSize::Bytes);
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(p) if p > 0.0 && p <= 100.0 => Ok(FileSize::Part(p / 100.0)),
+        _ => Err("expected bytes such as `90MB`, or a part such as `35%`".into()),
+    }
+}
+
+fn element_type(text: &str) -> Result<TensorType, String> {
+    let ty = text.parse::<TensorType>().map_err(|e| e.to_string())?;
+    match crate::ggml::writable(ty) {
+        true => Ok(ty),
+        false => Err("it can't be written".into()),
+    }
+}
+
+impl Target {
+    /// The goal, where there is one.
+    pub fn goal(&self) -> Option<Goal> {
+        let size = self.size.map(|size| match size {
+            FileSize::Bytes(bytes) => Goal::Bytes(bytes),
+            FileSize::Part(part) => Goal::Part(part),
+        });
+        let bits = self.bpw.map(Goal::Bits);
+        size.or(bits).or(self.max_kld.map(Goal::Divergence))
+    }
+}
+
+impl ChoosingArgs {
+    /// The file to keep what is measured in, where one was named.
+    pub fn sensitivity(&self) -> Option<&Path> {
+        self.sensitivity.as_deref()
+    }
+
+    /// The first of these options that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.types.is_empty(), "--types"),
+            (self.sensitivity.is_some(), "--sensitivity"),
+            (self.gate.is_some(), "--gate"),
+            (self.effort != EffortArg::Normal, "--effort"),
+        ];
+        given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+    }
+
+    /// As the library wants it.
+    pub fn choosing(&self) -> Choosing {
+        Choosing {
+            effort: match self.effort {
+                EffortArg::Fast => Effort::Fast,
+                EffortArg::Normal => Effort::Normal,
+                EffortArg::Best => Effort::Best,
+            },
+            types: self.types.clone(),
+            sensitivity: self.sensitivity.clone(),
+        }
+    }
+
+    /// The second text.
+    pub fn gate(&self) -> Result<Option<Text>, Failure> {
+        Ok(self.gate.as_deref().map(Text::read).transpose()?)
+    }
+}
+
+impl FileSize {
+    /// Bytes, of a checkpoint whose weights take so many.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            FileSize::Bytes(bytes) => bytes,
+            FileSize::Part(part) => (part * whole as f64) as u64,
+        }
+    }
+}

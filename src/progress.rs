@@ -1,0 +1,42 @@
+//! What long work says of itself while it runs. The library prints nothing: whoever calls it decides what
+//! becomes of this.
+
+use crate::plan::Plan;
+
+/// What a stage counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Tensors, files, groups: things that mean something to people.
+    Items,
+    /// Work whose units mean nothing by themselves.
+    Share,
+}
+
+/// Called by long work. Every method does nothing by default; `()` is a progress that nobody watches.
+pub trait Progress: Sync {
+    /// A stage begins, of so many units; 0 where the number is not known yet.
+    fn begin(&self, _stage: &'static str, _total: u64, _unit: Unit) {}
+
+    /// So many units more are done.
+    fn advance(&self, _units: u64) {}
+
+    /// So many units of so many are done.
+    fn reach(&self, _done: u64, _total: u64) {}
+
+    /// The stage has ended.
+    fn end(&self) {}
+
+    /// What becomes of each tensor is decided; writing comes next.
+    fn planned(&self, _plan: &Plan, _is_stock: bool) {}
+
+    /// Something that the user should know.
+    fn note(&self, _text: &str) {}
+
+    /// Something that the user should think about.
+    fn warn(&self, _text: &str) {}
+}
+
+impl Progress for () {}

@@ -1,0 +1,175 @@
+//! The types of a file that is to have a size or a quality.
+
+use std::path::PathBuf;
+
+use dwindle_formats::gguf::TensorType;
+
+use super::trial::Trial;
+use super::{Error, Text, Workbench, costs};
+use crate::progress::Unit;
+use crate::target::{Chosen, Costs, Grouping, Refinement, Search, of_bits, of_size};
+
+/// What a file is to be like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Goal {
+    /// At most so many bytes.
+    Bytes(u64),
+    /// At most this part of the bytes of the checkpoint's weights.
+    Part(f64),
+    /// So many bits for each weight, metadata not counted.
+    Bits(f64),
+    /// The smallest file whose mean KL divergence, measured on the beginning of the text, is at most this.
+    Divergence(f64),
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// A sixth of the layers at a time, on 1 chunk of the text.
+    Fast,
+    /// Each tensor for itself, on 2 chunks.
+    #[default]
+    Normal,
+    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the last.
+    Best,
+}
+
+/// How types are chosen.
+#[derive(Debug, Clone, Default)]
+pub struct Choosing {
+    /// How much is measured.
+    pub effort: Effort,
+    /// Types to choose from; empty for all that suit the size.
+    pub types: Vec<TensorType>,
+    /// Where to keep what is measured; a file in the user's cache folder where it is not said.
+    pub sensitivity: Option<PathBuf>,
+}
+
+impl Effort {
+    pub(super) fn grouping(self) -> Grouping {
+        match self {
+            Effort::Fast => Grouping::Neighbours(6),
+            _ => Grouping::Single,
+        }
+    }
+
+    pub(super) fn chunks(self) -> usize {
+        match self {
+            Effort::Fast => 1,
+            Effort::Normal | Effort::Best => 2,
+        }
+    }
+}
+
+/// Chunks on which files are measured.
+pub(super) const CHUNKS: usize = 8;
+
+/// Files that are made and measured to improve on a choice.
+const REFINEMENTS: usize = 32;
+
+/// Chunks on which those files are measured: on few, chance would choose.
+const REFINING_CHUNKS: usize = 32;
+
+impl Goal {
+    /// The bits a weight that it means, where it says so.
+    fn bits(self, bench: &Workbench<'_>) -> Option<f64> {
+        let of_bytes = |bytes: u64| Some(8.0 * bytes as f64 / bench.subject.elements() as f64);
+        match self {
+            Goal::Bits(bits) => Some(bits),
+            Goal::Bytes(_) | Goal::Part(_) => of_bytes(self.bytes(bench.subject.bytes())?),
+            Goal::Divergence(_) => None,
+        }
+    }
+
+    /// The bytes that it means, of a checkpoint whose weights take so many.
+    pub fn bytes(self, whole: u64) -> Option<u64> {
+        match self {
+            Goal::Bytes(bytes) => Some(bytes),
+            Goal::Part(part) => Some((part * whole as f64) as u64),
+            Goal::Bits(_) | Goal::Divergence(_) => None,
+        }
+    }
+}
+
+/// The types of the file that is wanted.
+///
+/// # Errors
+/// A goal that no file reaches, and whatever ends a measurement.
+pub fn choose(
+    bench: &Workbench<'_>,
+    choosing: &Choosing,
+    text: &Text,
+    goal: Goal,
+) -> Result<Chosen, Error> {
+    let costs = costs(bench, choosing, text, goal.bits(bench))?;
+    let chosen = by_costs(bench, &costs, text, goal)?;
+    let Some((costs, better)) = refined(bench, choosing, text, &costs, &chosen)? else {
+        return Ok(chosen);
+    };
+    if !matches!(goal, Goal::Divergence(_)) {
+        return Ok(better);
+    }
+    let again = by_costs(bench, &costs, text, goal)?;
+    Ok(std::cmp::min_by_key(chosen, again, |c| c.bytes))
+}
+
+/// The same, by what was measured of tensors alone.
+fn by_costs(
+    bench: &Workbench<'_>,
+    costs: &Costs,
+    text: &Text,
+    goal: Goal,
+) -> Result<Chosen, Error> {
+    let task = bench.task();
+    match goal {
+        Goal::Divergence(kld) => smallest(bench, costs, text, kld),
+        Goal::Bits(bits) => Ok(of_bits(costs, &task, bits)?),
+        Goal::Bytes(_) | Goal::Part(_) => {
+            let bytes = goal.bytes(bench.subject.bytes()).unwrap_or(0);
+            Ok(of_size(costs, &task, bytes)?)
+        }
+    }
+}
+
+/// The smallest file that is measured to diverge by at most so much.
+fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Result<Chosen, Error> {
+    let trial = Trial::new(bench, text, CHUNKS)?;
+    let mut search = Search::new(costs, bench.task(), kld);
+    bench.progress.begin("trying files", 0, Unit::Items);
+    while let Some(chosen) = search.propose()? {
+        let found = trial.kld(&chosen)?;
+        bench.progress.advance(1);
+        search.found(chosen, found);
+    }
+    bench.progress.end();
+    Ok(search.finish()?.0)
+}
+
+/// Where the effort allows it, a choice that files which were made and measured have improved on, and what
+/// errors cost by these.
+///
+/// # Errors
+/// Whatever ends a measurement.
+pub fn refined(
+    bench: &Workbench<'_>,
+    choosing: &Choosing,
+    text: &Text,
+    costs: &Costs,
+    chosen: &Chosen,
+) -> Result<Option<(Costs, Chosen)>, Error> {
+    if choosing.effort != Effort::Best {
+        return Ok(None);
+    }
+    let trial = Trial::new(bench, text, REFINING_CHUNKS)?;
+    bench
+        .progress
+        .begin("refining", REFINEMENTS as u64, Unit::Items);
+    let first = (chosen.clone(), trial.kld(chosen)?);
+    let mut search = Refinement::new(costs, bench.task(), first, REFINEMENTS);
+    while let Some(chosen) = search.propose()? {
+        search.found(trial.kld(&chosen)?);
+        bench.progress.advance(1);
+    }
+    bench.progress.end();
+    Ok(Some(search.finish()))
+}

@@ -1,0 +1,227 @@
+//! A checkpoint compressed into a file: the whole of it, as one thing to set up and run.
+
+use std::path::{Path, PathBuf};
+
+use dwindle_formats::output::folder_of;
+
+use super::fitted::fit_layers;
+use super::shrink::{Following, Smaller, shrink};
+use super::{Choosing, Error, Goal, Outcome, StructureReport, Text, Workbench, choose};
+use crate::architecture::Model;
+use crate::checkpoint::{self, Source};
+use crate::fitting::{FitOptions, Unfitted, describe};
+use crate::plan::{Plan, Recipe, Subject, resolve};
+use crate::progress::{Progress, Unit};
+use crate::statistics::Measured;
+use crate::target::Chosen;
+use crate::writing::{Fitted, Inputs, Options, Summary, compress};
+
+/// What is to be done with a checkpoint that is open.
+pub struct Compression<'a> {
+    /// The checkpoint's folder or file.
+    pub path: &'a Path,
+    /// Its tensors in llama.cpp's terms.
+    pub model: &'a Model,
+    /// Where they come from.
+    pub source: &'a dyn Source,
+    /// What was measured of them.
+    pub measured: Measured<'a>,
+    /// What becomes of each, unless there is a goal.
+    pub recipe: Recipe,
+    /// A size or a quality, for which types are chosen.
+    pub goal: Option<Goal>,
+    /// How.
+    pub choosing: Choosing,
+    /// The text that measurements run on and layers are fitted on.
+    pub text: Option<Text>,
+    /// A second text that the file is measured on.
+    pub gate: Option<Text>,
+    /// Whether layers are fitted one after the other.
+    pub sequential: bool,
+    /// How much of the text they are fitted on.
+    pub fit: FitOptions,
+    /// Memory and threads.
+    pub options: Options,
+    /// Who is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+/// A file that was written, or that would be.
+#[derive(Debug)]
+pub struct Compressed {
+    /// What becomes of each tensor.
+    pub plan: Plan,
+    /// What was written; `None` where only the plan was wanted.
+    pub summary: Option<Summary>,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// What became of the model's structure.
+    pub structure: Option<StructureReport>,
+    /// What came of the goal.
+    pub outcome: Option<Outcome>,
+    /// Layers that were not fitted to those before.
+    pub unfitted: Vec<Unfitted>,
+}
+
+/// Whether a file is to be a stock `.gguf`, by its name.
+///
+/// # Errors
+/// Another extension than `.gguf` and `.dwn`.
+pub fn is_stock(output: &Path) -> Result<bool, Error> {
+    match output.extension().and_then(|e| e.to_str()) {
+        Some("gguf") => Ok(true),
+        Some("dwn") => Ok(false),
+        _ => Err(Error::Extension(PathBuf::from(output))),
+    }
+}
+
+impl Compression<'_> {
+    /// Writes the file, or goes on where a killed run that would write the same has stopped.
+    ///
+    /// # Errors
+    /// [`Error`]; an existing file is then untouched.
+    pub fn write(&self, output: &Path) -> Result<Compressed, Error> {
+        self.run(Some(output), is_stock(output)?)
+    }
+
+    /// What [`Self::write`] would write. Measures what the plan depends on.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn plan(&self, is_stock: bool) -> Result<Compressed, Error> {
+        self.run(None, is_stock)
+    }
+
+    fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
+        let scratch = output.map_or(Path::new("."), folder_of);
+        let whole = self.bench(self.model, self.measured, scratch);
+        let smaller = self.smaller(&whole, output.is_some())?;
+        let (model, measured) = match &smaller {
+            None => (self.model, self.measured),
+            Some(smaller) => {
+                let importance = smaller.importance.as_ref();
+                let known = Measured {
+                    importance,
+                    ..Measured::default()
+                };
+                (&smaller.model, known)
+            }
+        };
+        let bench = self.bench(model, measured, scratch);
+        let chosen = match (self.goal, &self.text) {
+            (Some(goal), Some(text)) => Some(choose(&bench, &self.choosing, text, goal)?),
+            _ => None,
+        };
+        let plan = match &chosen {
+            Some(chosen) => chosen.plan.clone(),
+            None => resolve(&self.recipe, &bench.subject)?,
+        };
+        refuse_factors(&plan, is_stock)?;
+        self.progress.planned(&plan, is_stock);
+        let mut done = Compressed {
+            plan,
+            summary: None,
+            parameters: bench.subject.elements(),
+            structure: smaller.as_ref().map(|s| s.report.clone()),
+            outcome: None,
+            unfitted: Vec::new(),
+        };
+        if let Some(output) = output {
+            // A smaller model was fitted while it was made.
+            let fits = self.sequential && smaller.is_none();
+            self.carry_out(&bench, output, fits, &mut done)?;
+            done.outcome = self.outcome(&bench, chosen.as_ref(), output)?;
+        }
+        Ok(done)
+    }
+
+    fn bench<'b>(
+        &'b self,
+        model: &'b Model,
+        measured: Measured<'b>,
+        scratch: &'b Path,
+    ) -> Workbench<'b> {
+        Workbench {
+            path: self.path,
+            subject: Subject {
+                model,
+                source: self.source,
+                measured,
+            },
+            rounding: self.recipe.rounding,
+            options: self.options,
+            scratch,
+            progress: self.progress,
+        }
+    }
+
+    /// The smaller model, where the recipe wants one. Layers are not fitted for a plan alone.
+    fn smaller(&self, bench: &Workbench<'_>, writes: bool) -> Result<Option<Smaller>, Error> {
+        let Some(wanted) = &self.recipe.structure else {
+            return Ok(None);
+        };
+        let following = self.text.as_ref().map(|text| Following {
+            text,
+            options: &self.fit,
+            sequential: self.sequential && writes,
+        });
+        shrink(bench, wanted, &self.recipe.base, following).map(Some)
+    }
+
+    /// Fits what is to be fitted, and writes the file.
+    fn carry_out(
+        &self,
+        bench: &Workbench<'_>,
+        output: &Path,
+        fits: bool,
+        done: &mut Compressed,
+    ) -> Result<(), Error> {
+        let content = checkpoint::fingerprint::content(self.source);
+        let mut inputs = Inputs {
+            subject: bench.subject,
+            fitted: None,
+            content: &content,
+        };
+        let mut fitted: Option<Fitted> = None;
+        if let (Some(text), true) = (&self.text, fits) {
+            let (parts, unfitted) = fit_layers(bench, &done.plan, &inputs, (text, &self.fit))?;
+            describe(&unfitted, &mut done.plan);
+            done.unfitted = unfitted;
+            fitted = Some(parts);
+        }
+        inputs.fitted = fitted.as_ref();
+        let total = done.plan.bytes();
+        self.progress.begin("compressing", total, Unit::Bytes);
+        let advance = &mut |n| self.progress.advance(n);
+        let summary = compress(&done.plan, &inputs, output, self.options, advance)?;
+        self.progress.end();
+        done.summary = Some(summary);
+        Ok(())
+    }
+
+    /// Measures what became of a goal.
+    fn outcome(
+        &self,
+        bench: &Workbench<'_>,
+        chosen: Option<&Chosen>,
+        output: &Path,
+    ) -> Result<Option<Outcome>, Error> {
+        let (Some(chosen), Some(text)) = (chosen, &self.text) else {
+            return Ok(None);
+        };
+        Outcome::of(bench, chosen, output, text, self.gate.as_ref()).map(Some)
+    }
+}
+
+fn refuse_factors(plan: &Plan, is_stock: bool) -> Result<(), Error> {
+    let names = plan.not_stock();
+    if names.is_empty() || !is_stock {
+        return Ok(());
+    }
+    let shown: Vec<String> = names.iter().take(3).map(|n| format!("`{n}`")).collect();
+    let more = if names.len() > 3 { ", …" } else { "" };
+    Err(Error::NotStock {
+        count: names.len(),
+        shown: shown.join(", ") + more,
+    })
+}

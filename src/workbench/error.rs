@@ -1,0 +1,52 @@
+//! Why work on a checkpoint failed.
+
+use std::path::PathBuf;
+
+use crate::eval::EvalError;
+
+/// Why work on a checkpoint failed. Existing files are untouched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum Error {
+    #[error("`{}`: {source}", path.display())]
+    Text { path: PathBuf, source: EvalError },
+    #[error(
+        "`{key}` in `[structure]` is decided by what the model does with a text, and none is given"
+    )]
+    TextMissing { key: &'static str },
+    #[error(
+        "there is neither `XDG_CACHE_HOME` nor `HOME`, so there is no place to keep what is measured"
+    )]
+    NoCacheFolder,
+    #[error("nothing was compared")]
+    NothingCompared,
+    #[error("a `.gguf` file can't hold the factors of {count} tensors ({shown})")]
+    NotStock { count: usize, shown: String },
+    #[error("`{}` ends neither in `.gguf` (for any llama.cpp) nor in `.dwn` (compressed container)", .0.display())]
+    Extension(PathBuf),
+    #[error(transparent)]
+    Checkpoint(#[from] crate::architecture::Error),
+    #[error(transparent)]
+    Target(#[from] crate::target::BudgetError),
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    #[error(transparent)]
+    Write(#[from] crate::writing::PipelineError),
+    #[error(transparent)]
+    Fit(#[from] crate::fitting::FitError),
+    #[error(transparent)]
+    Load(#[from] crate::runtime::LoadError),
+    #[error(transparent)]
+    Structure(#[from] crate::structure::StructureError),
+    #[error(transparent)]
+    Statistics(#[from] crate::statistics::StatisticsError),
+    #[error(transparent)]
+    Sensitivity(#[from] crate::statistics::SensitivityError),
+    #[error(transparent)]
+    Ggml(#[from] crate::ggml::GgmlError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,75 @@
+//! Work on a checkpoint from its files to a measured file: what the commands do, without arguments and
+//! without printing.
+
+mod choosing;
+mod compression;
+mod costs;
+mod error;
+mod fitted;
+mod frontier;
+mod meter;
+mod outcome;
+mod shrink;
+mod sweep;
+mod text;
+mod trial;
+
+use std::path::Path;
+
+pub use choosing::{Choosing, Effort, Goal, choose, refined};
+pub use compression::{Compressed, Compression, is_stock};
+pub use costs::costs;
+pub use error::Error;
+pub use frontier::{Check, Point, Row, knee, mean_ratio, smallest_within, thriftiest};
+pub use outcome::{Gate, Outcome};
+pub use shrink::Report as StructureReport;
+pub use sweep::{Sweep, sweep};
+pub use text::Text;
+
+use crate::plan::{Plan, Rounding, Subject};
+use crate::progress::Progress;
+use crate::target::Task;
+use crate::writing::{Inputs, Options, PipelineError};
+
+/// A checkpoint, what is known of it, and what may be used of the machine.
+#[derive(Clone, Copy)]
+pub struct Workbench<'a> {
+    /// The checkpoint's folder or file.
+    pub path: &'a Path,
+    /// What is compressed.
+    pub subject: Subject<'a>,
+    /// How tensors are rounded.
+    pub rounding: Rounding,
+    /// Memory and threads.
+    pub options: Options,
+    /// A folder that has room for files of the model.
+    pub scratch: &'a Path,
+    /// Who is told how far the work is.
+    pub progress: &'a dyn Progress,
+}
+
+impl<'a> Workbench<'a> {
+    /// What types are chosen for.
+    pub fn task(&self) -> Task<'a> {
+        Task {
+            subject: self.subject,
+            rounding: self.rounding,
+            scratch: self.scratch,
+        }
+    }
+
+    /// Writes the file of a plan, and gives its bytes.
+    ///
+    /// # Errors
+    /// [`PipelineError`].
+    pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
+        let inputs = Inputs {
+            subject: self.subject,
+            fitted: None,
+            // Nobody goes on with a file that is gone after a measurement.
+            content: &[0; 32],
+        };
+        let nothing = &mut |_| ();
+        Ok(crate::writing::compress(plan, &inputs, file, self.options, nothing)?.bytes)
+    }
+}

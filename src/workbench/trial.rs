@@ -1,0 +1,30 @@
+//! Where choices are tried: made as files, and measured.
+
+use dwindle_formats::output::Scratch;
+
+use super::meter::Meter;
+use super::{Error, Text, Workbench};
+use crate::target::Chosen;
+
+pub(super) struct Trial<'a> {
+    bench: &'a Workbench<'a>,
+    meter: Meter,
+    dir: Scratch,
+}
+
+impl<'a> Trial<'a> {
+    pub fn new(bench: &'a Workbench<'a>, text: &Text, chunks: usize) -> Result<Trial<'a>, Error> {
+        Ok(Trial {
+            bench,
+            meter: Meter::new(bench, text, chunks)?,
+            dir: Scratch::new_in(bench.scratch)?,
+        })
+    }
+
+    /// The measured divergence of a choice.
+    pub fn kld(&self, chosen: &Chosen) -> Result<f64, Error> {
+        let file = self.dir.path().join("candidate.gguf");
+        self.bench.write(&chosen.plan, &file)?;
+        Ok(self.meter.kld(&file)?.value)
+    }
+}
