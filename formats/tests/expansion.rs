@@ -40,16 +40,14 @@ fn with_factors(file: &mut File, side: u64) {
     file.chunks[2].1 = vec![3; bytes];
 }
 
-/// The good file with a tensor of zeros in so many rows of 64 MiB.
-fn with_zeros(file: &mut File, rows: usize) {
+/// The good file with a tensor of zeros, 64 MiB of them.
+fn with_zeros(file: &mut File) {
     let row = EncodedChunk::compressed(TensorType::F16, vec![0; 1 << 26]);
-    let stored = row.stored.len();
     let z = &mut file.plan["tensors"][2];
-    z["shape"] = json!([1 << 25, rows]);
+    z["shape"] = json!([1 << 25, 1]);
     z["parts"][0]["shape"] = z["shape"].clone();
-    file.tensors[3].shape = vec![(stored * rows) as u64, 1];
-    let chunk = (row.codec as u8, row.stored.into_owned());
-    file.chunks.splice(3.., vec![chunk; rows]);
+    file.tensors[3].shape = vec![row.stored.len() as u64, 1];
+    file.chunks[3] = (row.codec as u8, row.stored.into_owned());
 }
 
 #[test]
@@ -60,15 +58,14 @@ fn factors_of_little_do_not_make_a_matrix_of_any_size() {
 
 #[test]
 fn frames_of_zeros_do_not_make_a_tensor_of_any_size() {
-    assert_expands(&refusal(|f| with_zeros(f, 1)));
-    assert_expands(&refusal(|f| with_zeros(f, 40)));
+    assert_expands(&refusal(with_zeros));
 }
 
 #[test]
 fn the_limit_is_of_the_whole_file() {
     // Zeros beside enough of other content: as many bytes as the limit asks for, and a few more.
     let whole = good_but(|f| {
-        with_zeros(f, 1);
+        with_zeros(f);
         let fill = (1 << 26) / EXPANSION + (1 << 12);
         f.plan["tensors"][0]["shape"] = json!([fill / 4]);
         f.plan["tensors"][0]["parts"][0]["shape"] = json!([fill / 4]);
