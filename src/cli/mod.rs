@@ -4,6 +4,7 @@ mod bench;
 mod budget;
 mod calibrate;
 mod chart;
+mod completions;
 mod compress;
 mod diagnose;
 mod eval;
@@ -12,10 +13,12 @@ mod failure;
 mod fitting;
 mod frontier;
 mod inspect;
+mod man;
 mod meter;
 mod model;
 mod output;
 mod progress;
+mod reference;
 mod report;
 mod resources;
 mod run;
@@ -27,7 +30,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
 use failure::Failure;
 
 /// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,
@@ -55,6 +59,11 @@ enum Command {
     Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    /// Print the reference of the command line, Markdown
+    #[command(hide = true)]
+    Reference,
 }
 
 /// Runs the command that the process was called with.
@@ -78,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Completions(args) => completions::main(&args, Cli::command()),
+        Command::Man(args) => man::main(&args, Cli::command()),
+        Command::Reference => reference::main(Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
