@@ -5,7 +5,23 @@ use std::collections::BTreeSet;
 use crate::shell::{cargo, has_subcommand, root, run, run_patiently};
 
 /// Integration tests that `--quick` leaves out, and what they do with their time.
-const SLOW: &[(&str, &str)] = &[];
+const SLOW: &[(&str, &str)] = &[
+    ("budget", "measures sensitivities and makes files of a size"),
+    ("damage", "changes every part of many files"),
+    (
+        "diagnosing",
+        "runs models with one tensor replaced after the other",
+    ),
+    ("edges", "calibrates and compresses by every method"),
+    ("executing", "runs every form of factors in every context"),
+    ("factors", "makes and runs every form of factors"),
+    ("interruption", "kills and resumes many runs"),
+    ("readme", "runs all that the documents show"),
+    ("reloading", "loads files again and again"),
+    ("running", "generates text"),
+    ("shorter", "makes models of every family smaller"),
+    ("structured", "makes models of every family smaller"),
+];
 
 /// All of it.
 pub fn main() -> Result<(), String> {
