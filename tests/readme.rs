@@ -25,8 +25,8 @@ use tiny::mixture;
 /// from the network.
 const NOT_RUN: [&str; 2] = ["cargo", "sudo"];
 
-/// Bytes of each text: some thirty chunks.
-const TEXT: usize = 50_000;
+/// Bytes of each text: some twenty chunks.
+const TEXT: usize = 32_000;
 
 /// A folder with `fixtures/` in small: the model without these of its four blocks, the beginning of
 /// each text.
