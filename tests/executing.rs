@@ -334,8 +334,10 @@ fn an_operand_that_cant_be_made_ends_loading_with_its_error() {
         let options = ModelOptions::default();
         let loaded =
             Model::load_contracted("tiny", tiny.feed(), weights, Box::new(fetch), &options);
-        let error = anyhow::Error::from(loaded.unwrap_err());
-        assert!(format!("{error:#}").contains(expected), "{error:#}");
+        let error = loaded.unwrap_err();
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        let chain: Vec<String> = causes.map(ToString::to_string).collect();
+        assert!(chain.join(": ").contains(expected), "{chain:?}");
     }
 }
 

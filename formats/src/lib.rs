@@ -8,3 +8,8 @@ pub mod bounded;
 pub mod container;
 pub mod gguf;
 pub mod output;
+
+/// The examples of the README are compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

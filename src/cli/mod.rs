@@ -3,16 +3,19 @@
 mod bench;
 mod calibrate;
 mod chart;
+mod completions;
 mod compress;
 mod diagnose;
 mod eval;
 mod export;
 mod failure;
 mod inspect;
+mod man;
 mod model;
 mod notes;
 mod output;
 mod progress;
+mod reference;
 mod report;
 mod resources;
 mod run;
@@ -24,7 +27,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
 use failure::Failure;
 
 /// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,
@@ -52,6 +56,11 @@ enum Command {
     Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    /// Print the reference of the command line, Markdown
+    #[command(hide = true)]
+    Reference,
 }
 
 /// Runs the command that the process was called with.
@@ -75,6 +84,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Completions(args) => completions::main(&args, Cli::command()),
+        Command::Man(args) => man::main(&args, Cli::command()),
+        Command::Reference => reference::main(Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
-//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller` and `test`.
+//! Everything the project does to itself: `cargo xtask demo`, `docs`, `methods`, `smaller` and `test`.
 
 mod demo;
+mod docs;
 mod methods;
 mod setup;
 mod shell;
@@ -14,19 +15,24 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   demo   get what is missing, build, compress the fixture model in several ways, verify, run and
          evaluate each, and print one table
+  docs   write docs/cli.md anew, from the program
   methods [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
-  test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
+  test [--quick]
+         everything that CI runs: formatting, lints, documentation, dependencies, tests, fuzz
+         targets; --quick leaves out the slow tests, and says which";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
+        ["docs"] => setup::prepare().and_then(|()| docs::main()),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
+        ["test", "--quick"] => setup::prepare().and_then(|()| test::quick()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -18,7 +18,7 @@ pub fn prepare() -> Result<(), String> {
         "building dwindle; the first time this compiles llama.cpp, some 6 minutes on 2 cores"
     );
     shell::run_patiently(
-        &mut shell::cargo(&["build", "--release", "--workspace"]),
+        &mut shell::cargo(&["build", "--release", "--locked", "--workspace"]),
         "compiling",
     )
 }

@@ -97,3 +97,12 @@ pub fn cargo(args: &[&str]) -> Command {
     command.args(args);
     command
 }
+
+/// Whether cargo knows a subcommand that is installed apart from it.
+pub fn has_subcommand(name: &str) -> bool {
+    cargo(&[name, "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
