@@ -1,6 +1,8 @@
-//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller` and `test`.
+//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller`,
+//! `hostile` and `test`.
 
 mod demo;
+mod hostile;
 mod methods;
 mod setup;
 mod shell;
@@ -18,6 +20,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
+  hostile [METADATA STRUCTURE SEED]
+         run and evaluate so many damaged models of each kind, 2000 and 1000 by default
   test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
 
 fn main() -> ExitCode {
@@ -26,6 +30,7 @@ fn main() -> ExitCode {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
+        ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         _ => {
             eprintln!("{USAGE}");
