@@ -265,9 +265,9 @@ impl<'m> Context<'m> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.model.check_file()?;
+        let mut code = -1;
         // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
         // sequences has the one element that its count says.
-        let mut code = -1;
         let (decoded, mut reason) = logged(|failure| unsafe {
             dwindle_decode(self.raw.as_ptr(), &batch, &mut code, failure)
         });

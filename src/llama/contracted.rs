@@ -30,6 +30,7 @@ impl Model {
             name: name.to_string(),
             source,
         };
+        let feed = feed.admitted(name)?;
         let names: HashSet<String> = feed.names().map(str::to_string).collect();
         let kept = |name: &str| !weights.contractions.contains_key(name);
         let size = weights.bytes() + feed.bytes_of(kept);

@@ -2,6 +2,7 @@
 
 pub mod activations;
 mod adapter;
+pub mod admission;
 pub mod backend;
 pub mod context;
 mod contracted;

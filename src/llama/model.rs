@@ -6,9 +6,12 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use dwindle_formats::gguf::GgufError;
 use llama_cpp_sys_2 as sys;
 
 use super::adapter::Adapter;
+use super::admission::Refusal;
+use super::admission::file::admit_file;
 use super::backend::{describe, raw_devices};
 use super::device::Devices;
 use super::feed::{FeedError, TensorFeed, with_stream};
@@ -51,6 +54,18 @@ impl Default for ModelOptions {
 pub enum LlamaError {
     #[error("llama.cpp can't load `{name}`: {reason}")]
     Load { name: String, reason: String },
+    #[error("`{name}` can't be run")]
+    Refused {
+        name: String,
+        #[source]
+        source: Refusal,
+    },
+    #[error("`{name}`")]
+    Gguf {
+        name: String,
+        #[source]
+        source: GgufError,
+    },
     #[error("can't load `{name}`")]
     Feed {
         name: String,
@@ -157,6 +172,7 @@ impl Model {
         let refused = || LlamaError::Path(path.to_path_buf());
         let c_path = path.to_str().ok_or_else(refused)?;
         let c_path = CString::new(c_path).map_err(|_| refused())?;
+        admit_file(path)?;
         let mode = if options.use_mmap {
             sys::LLAMA_LOAD_MODE_MMAP
         } else {
@@ -195,6 +211,7 @@ impl Model {
             name: name.to_string(),
             source,
         };
+        let feed = feed.admitted(name)?;
         let mut devices = device_list(options)?;
         let params = params(options, &mut devices, sys::LLAMA_LOAD_MODE_NONE);
         let start = Instant::now();
