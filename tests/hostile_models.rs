@@ -160,6 +160,40 @@ fn a_sample_of_hostile_models_is_refused_or_runs() {
     every_mutant_is_refused_or_runs(24, 16, 1);
 }
 
+/// A checkpoint like the fixture, with another value in its configuration.
+fn configured(dir: &Path, key: &str, value: serde_json::Value) {
+    for entry in std::fs::read_dir(program::checkpoint()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config[key] = value;
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn configurations_that_contradict_themselves_are_not_written() {
+    for (key, value, said) in [
+        ("rms_norm_eps", -1, "layer_norm_rms_epsilon` is -1"),
+        ("num_local_experts", 1, "expert_used_count` is missing"),
+        ("num_experts_per_tok", 1, "expert_used_count` is 1"),
+        ("n_group", 1, "expert_group_count` is 1"),
+    ] {
+        let dir = tempdir().unwrap();
+        configured(dir.path(), key, value.into());
+        let output = dir.path().join("out.gguf");
+        let mut compress = program::dwindle(["compress", "--preset", "source", "-o"]);
+        let sentence = program::refusal(compress.arg(&output).arg(dir.path()), 3);
+        program::says(&sentence, &["could not be run", said]);
+        assert!(!output.exists());
+        let mut run = program::dwindle(["run", "--prompt", "a"]);
+        let sentence = program::refusal(run.arg(dir.path()), 3);
+        program::says(&sentence, &["can't be run", said]);
+    }
+}
+
 /// `DWINDLE_HOSTILE` is the number of mutants of the metadata, of the structure, and the seed.
 #[test]
 #[ignore = "takes an hour; `cargo xtask hostile` starts it"]
