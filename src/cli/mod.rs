@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
         _ => arg,
     });
     // What nobody can catch ends as bad input does.
-    dwindle::llama::guard::end_quietly(3);
+    crate::llama::guard::end_quietly(3);
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),
         Command::Calibrate(args) => calibrate::main(&args),

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use dwindle_formats::bounded;
 use llama_cpp_sys_2 as sys;
 
+use super::admission::file::admit_adapter;
 use super::guard::{Failure, Stopped, guarded, logged};
 use super::model::{LlamaError, Model, ModelOptions};
 
@@ -35,6 +36,7 @@ impl Model {
             path: path.to_path_buf(),
             reason: e.to_string(),
         })?;
+        admit_adapter(path)?;
         let name = path.to_str().and_then(|p| CString::new(p).ok());
         let name = name.ok_or_else(|| LlamaError::Path(path.to_path_buf()))?;
         let mut raw = std::ptr::null_mut();

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use dwindle_formats::gguf::{Header, read_header};
 
-use super::{Described, Refusal, admit, admit_alignment};
-use crate::llama::mapping::Mapping;
+use super::{Described, Refusal, admit, admit_alignment, admit_factors};
 use crate::llama::model::LlamaError;
+use dwindle_mapped::Mapping;
 
 /// Checks the file, or all parts of the split file, that this path names.
 pub(in crate::llama) fn admit_file(path: &Path) -> Result<(), LlamaError> {
@@ -33,6 +33,22 @@ pub(in crate::llama) fn admit_file(path: &Path) -> Result<(), LlamaError> {
     };
     aligned.map_err(refused)?;
     admit(&first.metadata, described).map_err(refused)
+}
+
+/// Checks an adapter's file: llama.cpp holds its tensors' shapes against the model's.
+pub(in crate::llama) fn admit_adapter(path: &Path) -> Result<(), LlamaError> {
+    let header = header(path)?;
+    let refused = |source: Refusal| LlamaError::Refused {
+        name: path.display().to_string(),
+        source,
+    };
+    admit_alignment(header.alignment).map_err(refused)?;
+    let tensors = header.tensors.iter().map(|t| Described {
+        name: &t.name,
+        shape: &t.shape,
+        ty: t.ty,
+    });
+    admit_factors(tensors).map_err(refused)
 }
 
 fn header(path: &Path) -> Result<Header, LlamaError> {

@@ -94,6 +94,16 @@ pub fn admit<'a>(
     tensors::check(metadata, tensors)
 }
 
+/// Checks the factors of an adapter.
+///
+/// # Errors
+/// The first that nothing can be multiplied with.
+pub(super) fn admit_factors<'a>(
+    mut tensors: impl Iterator<Item = Described<'a>>,
+) -> Result<(), Refusal> {
+    tensors.try_for_each(|tensor| tensors::check_factor(&tensor))
+}
+
 /// Checks where a file's tensors lie, if llama.cpp shall compute with them in place.
 ///
 /// # Errors

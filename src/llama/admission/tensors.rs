@@ -4,7 +4,7 @@
 use dwindle_formats::gguf::{Metadata, TensorType, Value};
 
 use super::{Described, Refusal};
-use crate::llama::ggml;
+use dwindle_ggml as ggml;
 
 /// Tensors of whole numbers, which are looked up and not computed with.
 const TABLES: [&str; 3] = ["tid2eid", "masked_embd_ordering", "d2t"];
@@ -39,17 +39,23 @@ pub(super) fn check<'a>(
         if elementwise && tensor.ty != TensorType::F32 {
             return refuse(&tensor, "F32, as every norm, bias and vector of weights");
         }
-        // What can be written as a weight can be multiplied with and looked up in.
-        if !ggml::writable(tensor.ty) {
-            return refuse(&tensor, "a type of weights");
-        }
-        if tensor.shape.contains(&0) {
-            return Err(Refusal::Shape {
-                tensor: tensor.name.to_string(),
-                found: tensor.shape.to_vec(),
-                expected: "no zero in it".into(),
-            });
-        }
+        check_factor(&tensor)?;
+    }
+    Ok(())
+}
+
+/// What is multiplied with, or looked up in.
+pub(super) fn check_factor(tensor: &Described<'_>) -> Result<(), Refusal> {
+    // ggml has products with every type that can be written.
+    if !ggml::writable(tensor.ty) {
+        return refuse(tensor, "a type of weights");
+    }
+    if tensor.shape.contains(&0) {
+        return Err(Refusal::Shape {
+            tensor: tensor.name.to_string(),
+            found: tensor.shape.to_vec(),
+            expected: "no zero in it".into(),
+        });
     }
     Ok(())
 }

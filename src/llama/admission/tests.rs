@@ -176,7 +176,7 @@ fn ggml_computes(ty: TensorType) -> bool {
 
 #[test]
 fn what_is_admitted_can_be_computed() {
-    for ty in TensorType::all().filter(|ty| crate::llama::ggml::writable(*ty)) {
+    for ty in TensorType::all().filter(|ty| dwindle_ggml::writable(*ty)) {
         assert!(ggml_computes(ty), "{ty}");
     }
 }
