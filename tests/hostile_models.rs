@@ -157,7 +157,7 @@ fn every_mutant_is_refused_or_runs(metadata: usize, structure: usize, seed: u64)
 
 #[test]
 fn a_sample_of_hostile_models_is_refused_or_runs() {
-    every_mutant_is_refused_or_runs(24, 16, 1);
+    every_mutant_is_refused_or_runs(16, 10, 1);
 }
 
 /// A checkpoint like the fixture, with another value in its configuration.

@@ -14,6 +14,14 @@ struct dwindle_vocabulary {
     bool    add_eos;
 };
 
+// Mirrors `Text` in tokenizing.rs.
+struct dwindle_text {
+    const char * bytes;
+    int32_t      len;
+    bool         add_special;
+    bool         parse_special;
+};
+
 extern "C" {
 
 int dwindle_load_file(
@@ -103,10 +111,11 @@ int dwindle_is_end(const llama_model * model, llama_token token, bool * is_end, 
 // Into `tokens`, which has room for `*count`; then `*count` is their number, or less than zero the
 // room that they need.
 int dwindle_tokenize(
-        const llama_model * model, const char * text, int32_t len, bool add_special, bool parse_special,
+        const llama_model * model, const dwindle_text * text,
         llama_token * tokens, int32_t * count, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] {
-        *count = llama_tokenize(llama_model_get_vocab(model), text, len, tokens, *count, add_special, parse_special);
+        *count = llama_tokenize(llama_model_get_vocab(model), text->bytes, text->len, tokens, *count,
+            text->add_special, text->parse_special);
     });
 }
 

@@ -60,7 +60,7 @@ pub enum LlamaError {
         #[source]
         source: Refusal,
     },
-    #[error("`{name}`")]
+    #[error("can't load `{name}`")]
     Gguf {
         name: String,
         #[source]
@@ -172,13 +172,13 @@ impl Model {
         let refused = || LlamaError::Path(path.to_path_buf());
         let c_path = path.to_str().ok_or_else(refused)?;
         let c_path = CString::new(c_path).map_err(|_| refused())?;
-        admit_file(path)?;
         let mode = if options.use_mmap {
             sys::LLAMA_LOAD_MODE_MMAP
         } else {
             sys::LLAMA_LOAD_MODE_NONE
         };
         let mut devices = device_list(options)?;
+        admit_file(path)?;
         let params = params(options, &mut devices, mode);
         let refused = |reason| LlamaError::Load {
             name: path.display().to_string(),

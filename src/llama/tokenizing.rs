@@ -7,9 +7,12 @@
 //! have, which is the longest *run*: characters without a place where every expression must end or
 //! begin a match. Memory is used only as far as the recursion goes.
 
+use std::ffi::{c_char, c_int};
 use std::ops::Range;
 
-use super::guard::{Stopped, logged};
+use llama_cpp_sys_2 as sys;
+
+use super::guard::{Failure, Stopped, logged};
 use super::model::{LlamaError, Model, Token};
 
 /// Bytes of a text at most: llama.cpp answers in 32-bit counts, special tokens included.
@@ -121,25 +124,22 @@ impl Model {
         let failed = |stopped: Stopped| LlamaError::Tokenize {
             reason: stopped.reason,
         };
+        let input = Text {
+            bytes: text.as_ptr().cast(),
+            len: text.len() as i32, // at most `TEXT_BYTES`
+            add_special,
+            parse_special,
+        };
         // Mostly enough; what is not written to takes no memory.
         let mut room = text.len() + SPECIAL_TOKENS;
         loop {
             let mut tokens: Vec<Token> = vec![0; room];
-            // Both fit an `i32`: the text by its limit, and llama.cpp asks for no more than that.
+            // An `i32`: the text by its limit, and llama.cpp asks for no more than that.
             let mut count = room as i32;
             // SAFETY: the model lives; the text has the length that is passed, and the tokens have
             // room for `count`.
             let (result, log) = logged(|failure| unsafe {
-                dwindle_tokenize(
-                    self.raw(),
-                    text.as_ptr().cast(),
-                    text.len() as i32,
-                    add_special,
-                    parse_special,
-                    tokens.as_mut_ptr(),
-                    &mut count,
-                    failure,
-                )
+                dwindle_tokenize(self.raw(), &input, tokens.as_mut_ptr(), &mut count, failure)
             });
             result.map_err(failed)?;
             if count >= 0 {
@@ -215,17 +215,23 @@ fn longest(text: &str, boundaries: Boundaries) -> Run {
     best
 }
 
+/// Mirrors `dwindle_text` in calls.cpp.
+#[repr(C)]
+struct Text {
+    bytes: *const c_char,
+    len: i32,
+    add_special: bool,
+    parse_special: bool,
+}
+
 unsafe extern "C" {
     fn dwindle_tokenize(
-        model: *const llama_cpp_sys_2::llama_model,
-        text: *const std::ffi::c_char,
-        len: i32,
-        add_special: bool,
-        parse_special: bool,
+        model: *const sys::llama_model,
+        text: *const Text,
         tokens: *mut Token,
         count: *mut i32,
-        failure: *mut super::guard::Failure,
-    ) -> std::ffi::c_int;
+        failure: *mut Failure,
+    ) -> c_int;
 }
 
 #[cfg(test)]
