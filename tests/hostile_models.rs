@@ -41,15 +41,14 @@ fn limited(args: &[&str], model: &Path, text: &Path) -> Output {
     let mut command = Command::new("sh");
     command.args(["-c", script, &ADDRESS_SPACE.to_string(), SECONDS, DWINDLE]);
     command.args(args).arg(model);
+    // What fails, fails on the thread that asked or on a worker.
     if args == ["eval"] {
-        command
-            .args(["--ctx", "64", "--chunks", "1", "--text"])
-            .arg(text);
+        command.args(["--threads", "1", "--ctx", "64", "--chunks", "1", "--text"]);
+        command.arg(text);
     } else {
-        command.args(["--prompt", "a ab\nb", "-n", "4"]);
+        command.args(["--threads", "2", "--prompt", "a ab\nb", "-n", "4"]);
     }
-    // Several, so that what fails fails on a worker.
-    command.args(["--threads", "2"]).output().unwrap()
+    command.output().unwrap()
 }
 
 /// Runs and evaluates a file, and notes what it says.

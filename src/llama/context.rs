@@ -128,28 +128,9 @@ impl<'m> Context<'m> {
                 ),
             });
         };
-        let threads = options.threads.unwrap_or_else(default_threads);
-        let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);
-        // SAFETY: returns a plain value.
-        let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = total;
-        params.n_seq_max = options.sequences.max(1);
-        params.n_batch = options.batch.clamp(1, total);
-        params.n_ubatch = options.ubatch.max(1);
-        params.n_outputs_max = options.outputs;
-        params.n_threads = threads;
-        params.n_threads_batch = threads;
-        params.type_k = options.cache_type.id();
-        params.type_v = options.cache_type.id();
-        params.kv_unified = false;
-        params.no_perf = true;
+        let mut params = params(options, total);
         params.cb_eval = callback;
         params.cb_eval_user_data = user_data;
-        params.flash_attn_type = match options.flash_attention {
-            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
-            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-        };
         let failed = |reason| LlamaError::Context {
             ctx: options.ctx,
             reason,
@@ -394,6 +375,31 @@ unsafe extern "C" {
         sequence: i32,
         failure: *mut Failure,
     ) -> c_int;
+}
+
+/// llama.cpp's own options, for a context of so many tokens in all.
+fn params(options: &ContextOptions, total: u32) -> sys::llama_context_params {
+    let threads = options.threads.unwrap_or_else(default_threads);
+    let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);
+    // SAFETY: returns a plain value.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    params.n_ctx = total;
+    params.n_seq_max = options.sequences.max(1);
+    params.n_batch = options.batch.clamp(1, total);
+    params.n_ubatch = options.ubatch.max(1);
+    params.n_outputs_max = options.outputs;
+    params.n_threads = threads;
+    params.n_threads_batch = threads;
+    params.type_k = options.cache_type.id();
+    params.type_v = options.cache_type.id();
+    params.kv_unified = false;
+    params.no_perf = true;
+    params.flash_attn_type = match options.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    params
 }
 
 /// Physical cores, as llama.cpp's tools choose: a second thread on a core does not help.

@@ -334,6 +334,7 @@ mod stream {
     }
 
     unsafe extern "C" fn read(reader: *mut c_void, out: *mut c_char, len: usize) -> isize {
+        let _called = crate::llama::guard::CalledBack::begin();
         if len == 0 {
             return 0;
         }

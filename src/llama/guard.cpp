@@ -4,8 +4,9 @@
 // system whose compiler writes unwind tables for C (GCC and Clang do on x86-64 and AArch64).
 //
 // It is not thrown where nobody could catch it: on a thread that is not inside of a guarded call,
-// and inside of a parallel region, whose other threads would wait for ever. There the process ends:
-// as `dwindle_end_with` asks for, or by abort().
+// where a function of Rust's lies between, which no exception may cross, and inside of a parallel
+// region, whose other threads would wait for ever. There the process ends: as `dwindle_end_with` asks
+// for, or by abort().
 
 #include "guard.h"
 
@@ -20,6 +21,7 @@
 extern "C" int omp_in_parallel(void) __attribute__((weak));
 
 static thread_local unsigned depth    = 0;
+static thread_local unsigned foreign  = 0; // frames of Rust inside of the innermost guard
 static thread_local unsigned failures = 0;
 static thread_local char     last[1024];
 
@@ -48,12 +50,14 @@ dwindle_assertion::dwindle_assertion(const char * message) noexcept {
     }
 }
 
-dwindle_guard::dwindle_guard() noexcept : before(failures) {
+dwindle_guard::dwindle_guard() noexcept : before(failures), outside(foreign) {
     depth++;
+    foreign = 0;
 }
 
 dwindle_guard::~dwindle_guard() noexcept {
     depth--;
+    foreign = outside;
 }
 
 bool dwindle_guard::failed() const noexcept {
@@ -71,7 +75,7 @@ int dwindle_guard::ended(bool thrown, const char * words, dwindle_failure * fail
 static void on_abort(const char * message) {
     const dwindle_assertion assertion(message);
     const bool alone = omp_in_parallel == nullptr || omp_in_parallel() == 0;
-    if (depth > 0 && alone) {
+    if (depth > 0 && foreign == 0 && alone) {
         failures++;
         snprintf(last, sizeof(last), "%s", assertion.text);
         throw assertion;
@@ -86,6 +90,11 @@ static void on_abort(const char * message) {
 
 extern "C" void dwindle_catch_aborts(void) noexcept {
     ggml_set_abort_callback(on_abort);
+}
+
+// Called by functions of Rust's that llama.cpp calls: with 1 when they begin, with -1 when they end.
+extern "C" void dwindle_foreign(int by) noexcept {
+    foreign += by;
 }
 
 extern "C" void dwindle_end_with(int code) noexcept {

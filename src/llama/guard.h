@@ -44,6 +44,7 @@ public:
 
 private:
     unsigned before;
+    unsigned outside;
 };
 
 // Runs a call of llama.cpp.

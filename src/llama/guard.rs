@@ -60,6 +60,25 @@ pub fn end_quietly(code: u8) {
     unsafe { dwindle_end_with(code.into()) };
 }
 
+/// Lives in each function that llama.cpp calls back: no exception may cross it, so that an
+/// assertion which fails inside is not thrown.
+pub(super) struct CalledBack(());
+
+impl CalledBack {
+    pub(super) fn begin() -> CalledBack {
+        // SAFETY: counts on this thread.
+        unsafe { dwindle_foreign(1) };
+        CalledBack(())
+    }
+}
+
+impl Drop for CalledBack {
+    fn drop(&mut self) {
+        // SAFETY: as above; it was counted once.
+        unsafe { dwindle_foreign(-1) };
+    }
+}
+
 /// Called once, when llama.cpp is started.
 pub(super) fn catch_aborts() {
     // SAFETY: hands a function to ggml, which lives as long as the process.
@@ -69,6 +88,7 @@ pub(super) fn catch_aborts() {
 unsafe extern "C" {
     fn dwindle_catch_aborts();
     fn dwindle_end_with(code: c_int);
+    fn dwindle_foreign(by: c_int);
     #[cfg(test)]
     fn dwindle_provoke(how: c_int, failure: *mut Failure) -> c_int;
 }
@@ -92,6 +112,12 @@ mod tests {
         assert!(failed.reason.starts_with("guard.cpp:"), "{}", failed.reason);
         assert!(failed.reason.ends_with("provoked"), "{}", failed.reason);
         assert_eq!(provoke(0), Ok(()), "the next call is not affected");
+    }
+
+    #[test]
+    fn a_guard_inside_of_a_callback_catches_too() {
+        let _called = CalledBack::begin();
+        assert!(provoke(FAILED).unwrap_err().is_assertion);
     }
 
     #[test]
