@@ -8,7 +8,9 @@ const SYS_VERSION: &str = "0.1.161";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/llama/shim.cpp");
+    for file in ["shim.cpp", "calls.cpp", "guard.cpp", "guard.h"] {
+        println!("cargo:rerun-if-changed=src/llama/{file}");
+    }
     println!("cargo:rerun-if-changed=src/llama/internals.h");
     let done = llama_sources().and_then(|sources| {
         compile(&sources);
@@ -77,5 +79,7 @@ fn compile(sources: &Path) {
         .include(sources.join("include"))
         .include(sources.join("ggml/include"))
         .file("src/llama/shim.cpp")
+        .file("src/llama/calls.cpp")
+        .file("src/llama/guard.cpp")
         .compile("dwindle_shim");
 }

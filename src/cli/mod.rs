@@ -71,6 +71,8 @@ pub fn main() -> ExitCode {
         Some("-ngl") => "--n-gpu-layers".into(),
         _ => arg,
     });
+    // What nobody can catch ends as bad input does.
+    crate::llama::guard::end_quietly(3);
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),
         Command::Calibrate(args) => calibrate::main(&args),

@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
+use super::guard::CalledBack;
 use super::model::{LlamaError, Model};
 use linear::{Linear, address, name};
 use operand::Buffers;
@@ -244,6 +245,7 @@ unsafe extern "C" fn on_node(
     ask: bool,
     user_data: *mut c_void,
 ) -> bool {
+    let _called = CalledBack::begin();
     // SAFETY: the pointer is the one given to `Context::observed`, and nobody else uses the state
     // during `decode`; the node is a valid tensor during the call.
     let (state, node) = unsafe { (&mut *user_data.cast::<State>(), &*node) };

@@ -1,13 +1,14 @@
 //! LoRA adapters: what is added to a model's products while it runs.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char, c_int};
 use std::path::Path;
 use std::ptr::NonNull;
 
 use dwindle_formats::bounded;
 use llama_cpp_sys_2 as sys;
 
-use super::backend::with_log;
+use super::admission::file::admit_adapter;
+use super::guard::{Failure, Stopped, guarded, logged};
 use super::model::{LlamaError, Model, ModelOptions};
 
 /// An adapter, which llama.cpp frees with its model.
@@ -35,11 +36,18 @@ impl Model {
             path: path.to_path_buf(),
             reason: e.to_string(),
         })?;
+        admit_adapter(path)?;
         let name = path.to_str().and_then(|p| CString::new(p).ok());
         let name = name.ok_or_else(|| LlamaError::Path(path.to_path_buf()))?;
+        let mut raw = std::ptr::null_mut();
         // SAFETY: the model lives and the path is a C string.
-        let (raw, reason) =
-            with_log(|| unsafe { sys::llama_adapter_lora_init(self.raw(), name.as_ptr()) });
+        let (loaded, log) = logged(|failure| unsafe {
+            dwindle_load_adapter(self.raw(), name.as_ptr(), &mut raw, failure)
+        });
+        let reason = loaded.err().map_or(log, |stopped| {
+            raw = std::ptr::null_mut();
+            stopped.reason
+        });
         let raw = NonNull::new(raw).ok_or_else(|| LlamaError::Adapter {
             path: path.to_path_buf(),
             reason,
@@ -48,21 +56,38 @@ impl Model {
     }
 
     /// Applies the adapters to a context of this model, at full scale.
-    pub(super) fn adapt(&self, context: NonNull<sys::llama_context>) {
+    pub(super) fn adapt(&self, context: NonNull<sys::llama_context>) -> Result<(), Stopped> {
         if self.adapters.is_empty() {
-            return;
+            return Ok(());
         }
         let mut adapters: Vec<_> = self.adapters.iter().map(|a| a.0.as_ptr()).collect();
         let mut scales = vec![1f32; adapters.len()];
         // SAFETY: the context is one of this model, which owns the adapters; both lists have as
         // many elements. llama.cpp always answers with 0.
-        unsafe {
-            sys::llama_set_adapters_lora(
+        guarded(|failure| unsafe {
+            dwindle_set_adapters(
                 context.as_ptr(),
                 adapters.as_mut_ptr(),
                 adapters.len(),
                 scales.as_mut_ptr(),
-            );
-        }
+                failure,
+            )
+        })
     }
+}
+
+unsafe extern "C" {
+    fn dwindle_load_adapter(
+        model: *mut sys::llama_model,
+        path: *const c_char,
+        adapter: *mut *mut sys::llama_adapter_lora,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_set_adapters(
+        context: *mut sys::llama_context,
+        adapters: *mut *mut sys::llama_adapter_lora,
+        count: usize,
+        scales: *mut f32,
+        failure: *mut Failure,
+    ) -> c_int;
 }

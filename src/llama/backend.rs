@@ -25,6 +25,7 @@ pub fn init() {
             sys::llama_log_set(Some(on_log), std::ptr::null_mut());
             sys::llama_backend_init();
         }
+        super::guard::catch_aborts();
     });
 }
 

@@ -1,13 +1,14 @@
 //! Evaluating tokens: the context of a model, its batches and its logits.
 
+use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::PoisonError;
 
 use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
-use super::backend::with_log;
 use super::device::Devices;
+use super::guard::{Failure, guarded, logged};
 use super::model::{LlamaError, Model, Token};
 
 /// When to use flash attention.
@@ -92,6 +93,8 @@ pub struct Context<'m> {
     sequences: u32,
     ctx: u32,
     outputs: usize,
+    /// Whether llama.cpp has failed in a way that leaves the context in an unknown state.
+    is_broken: bool,
 }
 
 // SAFETY: a context is used through `&mut self` only, and llama.cpp does not tie it to a thread.
@@ -125,34 +128,20 @@ impl<'m> Context<'m> {
                 ),
             });
         };
-        let threads = options.threads.unwrap_or_else(default_threads);
-        let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);
-        // SAFETY: returns a plain value.
-        let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = total;
-        params.n_seq_max = options.sequences.max(1);
-        params.n_batch = options.batch.clamp(1, total);
-        params.n_ubatch = options.ubatch.max(1);
-        params.n_outputs_max = options.outputs;
-        params.n_threads = threads;
-        params.n_threads_batch = threads;
-        params.type_k = options.cache_type.id();
-        params.type_v = options.cache_type.id();
-        params.kv_unified = false;
-        params.no_perf = true;
+        let mut params = params(options, total);
         params.cb_eval = callback;
         params.cb_eval_user_data = user_data;
-        params.flash_attn_type = match options.flash_attention {
-            FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
-            FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-        };
-        // SAFETY: the model outlives the context by the lifetime.
-        let (raw, reason) = with_log(|| unsafe { sys::llama_init_from_model(model.raw(), params) });
-        let raw = NonNull::new(raw).ok_or(LlamaError::Context {
+        let failed = |reason| LlamaError::Context {
             ctx: options.ctx,
             reason,
-        })?;
+        };
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the model outlives the context by the lifetime.
+        let (made, log) = logged(|failure| unsafe {
+            dwindle_new_context(model.raw(), &params, &mut raw, failure)
+        });
+        made.map_err(|stopped| failed(stopped.reason))?;
+        let raw = NonNull::new(raw).ok_or_else(|| failed(log))?;
         // SAFETY: the context was just made.
         let batch = unsafe { sys::llama_n_batch(raw.as_ptr()) };
         let context = Context {
@@ -162,8 +151,11 @@ impl<'m> Context<'m> {
             sequences: params.n_seq_max,
             ctx: options.ctx,
             outputs: 0,
+            is_broken: false,
         };
-        model.adapt(context.raw);
+        model
+            .adapt(context.raw)
+            .map_err(|stopped| failed(stopped.reason))?;
         Ok(context)
     }
 
@@ -194,25 +186,30 @@ impl<'m> Context<'m> {
     /// Forgets every sequence.
     pub fn clear(&mut self) {
         self.outputs = 0;
-        // SAFETY: the context lives; a model without memory (an encoder) gives null.
-        unsafe {
-            let memory = sys::llama_get_memory(self.raw.as_ptr());
-            if !memory.is_null() {
-                sys::llama_memory_clear(memory, true);
-            }
-        }
+        self.forget_in_llama(-1);
     }
 
     /// Forgets one sequence.
     pub(super) fn forget(&mut self, sequence: usize) {
-        // SAFETY: the context lives; a model without memory (an encoder) gives null. Negative
-        // positions mean all.
-        unsafe {
-            let memory = sys::llama_get_memory(self.raw.as_ptr());
-            if !memory.is_null() {
-                sys::llama_memory_seq_rm(memory, sequence as i32, -1, -1);
-            }
+        if let Ok(sequence) = i32::try_from(sequence) {
+            self.forget_in_llama(sequence);
         }
+    }
+
+    fn forget_in_llama(&mut self, sequence: i32) {
+        if self.is_broken {
+            return;
+        }
+        // SAFETY: the context lives.
+        let forgotten =
+            guarded(|failure| unsafe { dwindle_forget(self.raw.as_ptr(), sequence, failure) });
+        self.is_broken |= forgotten.is_err();
+    }
+
+    /// Whether llama.cpp has failed in this context in a way that leaves it of no use. It then
+    /// refuses to evaluate.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Evaluates tokens. Their logits are then in [`Self::logits`]. Contexts of one model evaluate
@@ -223,6 +220,9 @@ impl<'m> Context<'m> {
     /// not have, or llama.cpp's words.
     pub fn decode(&mut self, tokens: &[BatchToken]) -> Result<(), LlamaError> {
         self.outputs = 0;
+        if self.is_broken {
+            return Err(LlamaError::Broken);
+        }
         self.check(tokens)?;
         let mut ids: Vec<i32> = tokens.iter().map(|t| t.token).collect();
         let mut positions: Vec<i32> = tokens.iter().map(|t| t.position).collect();
@@ -246,10 +246,19 @@ impl<'m> Context<'m> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         self.model.check_file()?;
+        let mut code = -1;
         // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
         // sequences has the one element that its count says.
-        let (code, mut reason) =
-            with_log(|| unsafe { sys::llama_decode(self.raw.as_ptr(), batch) });
+        let (decoded, mut reason) = logged(|failure| unsafe {
+            dwindle_decode(self.raw.as_ptr(), &batch, &mut code, failure)
+        });
+        if let Err(stopped) = decoded {
+            self.is_broken = true;
+            return Err(LlamaError::Decode {
+                tokens: tokens.len(),
+                reason: stopped.reason,
+            });
+        }
         if code != 0 {
             if code == 1 {
                 reason = "the context is full".to_string();
@@ -300,9 +309,12 @@ impl<'m> Context<'m> {
         if len == 0 {
             return &[];
         }
+        let mut rows = std::ptr::null_mut();
         // SAFETY: the context lives; the call waits for the computation.
-        let rows = unsafe { sys::llama_get_logits(self.raw.as_ptr()) };
-        if rows.is_null() {
+        let got =
+            guarded(|failure| unsafe { dwindle_logits(self.raw.as_ptr(), &mut rows, failure) });
+        self.is_broken |= got.is_err();
+        if self.is_broken || rows.is_null() {
             return &[];
         }
         // SAFETY: after a successful decode llama.cpp holds one row for each token that wanted
@@ -328,13 +340,66 @@ impl<'m> Context<'m> {
 
 impl Drop for Context<'_> {
     fn drop(&mut self) {
-        // SAFETY: the context is owned and freed once.
-        unsafe { sys::llama_free(self.raw.as_ptr()) };
+        if self.is_broken {
+            // In an unknown state it may be freed no more than it may be used.
+            return;
+        }
+        // SAFETY: the context is owned and freed once. A failure leaves it in memory.
+        let freed = guarded(|failure| unsafe { dwindle_free_context(self.raw.as_ptr(), failure) });
+        drop(freed);
     }
 }
 
 unsafe extern "C" {
     fn dwindle_memory(ctx: *const sys::llama_context, bytes: *mut u64) -> i32;
+    fn dwindle_new_context(
+        model: *mut sys::llama_model,
+        params: *const sys::llama_context_params,
+        context: *mut *mut sys::llama_context,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_free_context(context: *mut sys::llama_context, failure: *mut Failure) -> c_int;
+    fn dwindle_decode(
+        context: *mut sys::llama_context,
+        batch: *const sys::llama_batch,
+        code: *mut i32,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_logits(
+        context: *mut sys::llama_context,
+        rows: *mut *mut f32,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_forget(
+        context: *mut sys::llama_context,
+        sequence: i32,
+        failure: *mut Failure,
+    ) -> c_int;
+}
+
+/// llama.cpp's own options, for a context of so many tokens in all.
+fn params(options: &ContextOptions, total: u32) -> sys::llama_context_params {
+    let threads = options.threads.unwrap_or_else(default_threads);
+    let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);
+    // SAFETY: returns a plain value.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    params.n_ctx = total;
+    params.n_seq_max = options.sequences.max(1);
+    params.n_batch = options.batch.clamp(1, total);
+    params.n_ubatch = options.ubatch.max(1);
+    params.n_outputs_max = options.outputs;
+    params.n_threads = threads;
+    params.n_threads_batch = threads;
+    params.type_k = options.cache_type.id();
+    params.type_v = options.cache_type.id();
+    params.kv_unified = false;
+    params.no_perf = true;
+    params.flash_attn_type = match options.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    params
 }
 
 /// Physical cores, as llama.cpp's tools choose: a second thread on a core does not help.

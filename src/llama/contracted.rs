@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use llama_cpp_sys_2 as sys;
 
-use super::backend::{describe, raw_devices, with_log};
+use super::backend::{describe, raw_devices};
 use super::device::Devices;
 use super::device::weights::{Fetch, Weights};
 use super::feed::{FeedError, TensorFeed, with_stream};
-use super::model::{LlamaError, Model, ModelOptions, device_list, params};
+use super::model::{
+    LlamaError, Model, ModelOptions, device_list, dwindle_load_stream, load_raw, params,
+};
 
 impl Model {
     /// As [`Self::load_feed`], of a model some of whose weights are computed with operands of their
@@ -28,6 +30,7 @@ impl Model {
             name: name.to_string(),
             source,
         };
+        let feed = feed.admitted(name)?;
         let names: HashSet<String> = feed.names().map(str::to_string).collect();
         let kept = |name: &str| !weights.contractions.contains_key(name);
         let size = weights.bytes() + feed.bytes_of(kept);
@@ -41,20 +44,27 @@ impl Model {
         let start = Instant::now();
         let load = |file: *mut std::ffi::c_void| {
             // SAFETY: as in `load_feed`; the devices outlive the model, which drops them last.
-            with_log(|| unsafe { sys::llama_model_load_from_file_ptr(file.cast(), params) })
+            load_raw(|model, failure| unsafe { dwindle_load_stream(file, &params, model, failure) })
         };
-        let ((raw, reason), error) = with_stream(feed, load).map_err(failed)?;
-        let model = Model::from_raw(raw, start, true);
+        let (loaded, error) = with_stream(feed, load).map_err(failed)?;
+        let model = Model::from_raw(loaded, start, true);
         let error = error.or(devices.loaded().map(FeedError::Operand));
         if let Some(error) = error {
             // The model goes before its devices do.
             drop(model);
             return Err(failed(error));
         }
-        let mut model = model.ok_or_else(|| LlamaError::Load {
-            name: name.to_string(),
-            reason,
-        })?;
+        let mut model = match model {
+            Ok(model) => model,
+            Err(reason) => {
+                // What llama.cpp gave up in the middle of loading may refer to them.
+                std::mem::forget(devices);
+                return Err(LlamaError::Load {
+                    name: name.to_string(),
+                    reason,
+                });
+            }
+        };
         model.size = Some(size);
         model.devices = Some(devices);
         give_back();

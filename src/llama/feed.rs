@@ -11,6 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dwindle_formats::gguf::{Metadata, TensorLayout, encode_header, lay_out};
 
+use super::admission::{Described, Refusal, admit};
+use super::model::LlamaError;
+
 /// Tensors begin at multiples of this, which is also the size of the stream's buffer: so a seek to
 /// a tensor never makes the C library read what lies before it, which would be another tensor.
 const ALIGNMENT: u64 = 1 << 16;
@@ -32,6 +35,8 @@ pub struct TensorFeed<'a> {
     names: Vec<String>,
     len: u64,
     produce: Produce<'a>,
+    /// Why llama.cpp would fail with it.
+    refusal: Option<Refusal>,
 }
 
 impl std::fmt::Debug for TensorFeed<'_> {
@@ -53,6 +58,12 @@ impl<'a> TensorFeed<'a> {
         tensors: Vec<TensorLayout>,
         produce: Produce<'a>,
     ) -> Result<TensorFeed<'a>, FeedError> {
+        let described = tensors.iter().map(|t| Described {
+            name: &t.name,
+            shape: &t.shape,
+            ty: t.ty,
+        });
+        let refusal = admit(metadata, described).err();
         let (tensors, data_len) = lay_out(tensors, ALIGNMENT).ok_or(FeedError::Layout)?;
         let mut metadata = metadata.clone();
         metadata.set("general.alignment", ALIGNMENT as u32);
@@ -69,7 +80,19 @@ impl<'a> TensorFeed<'a> {
             names: tensors.into_iter().map(|t| t.name).collect(),
             len,
             produce,
+            refusal,
         })
+    }
+
+    /// Whether llama.cpp may see it.
+    pub(super) fn admitted(self, name: &str) -> Result<TensorFeed<'a>, LlamaError> {
+        match self.refusal {
+            None => Ok(self),
+            Some(source) => Err(LlamaError::Refused {
+                name: name.to_string(),
+                source,
+            }),
+        }
     }
 
     /// The tensors' names, in file order.
@@ -311,6 +334,7 @@ mod stream {
     }
 
     unsafe extern "C" fn read(reader: *mut c_void, out: *mut c_char, len: usize) -> isize {
+        let _called = crate::llama::guard::CalledBack::begin();
         if len == 0 {
             return 0;
         }

@@ -2,6 +2,7 @@
 
 pub mod activations;
 mod adapter;
+pub mod admission;
 pub mod backend;
 pub mod context;
 mod contracted;
@@ -10,9 +11,12 @@ pub mod extent;
 pub mod feed;
 pub mod generate;
 mod ggml;
+pub mod guard;
 pub mod lockstep;
 pub mod model;
 pub mod parallel;
 mod state;
 mod swap;
+pub mod tokenizing;
+mod vocabulary;
 mod watched;

@@ -1,20 +1,22 @@
-//! A loaded model: its vocabulary, its chat template, its size.
+//! A loaded model: how it is loaded, its size, what can go wrong with it.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use llama_cpp_2::ApplyChatTemplateError;
-use llama_cpp_2::model::{LlamaChatMessage, LlamaModel};
-use llama_cpp_2::token::LlamaToken;
+use dwindle_formats::gguf::GgufError;
 use llama_cpp_sys_2 as sys;
 
 use super::adapter::Adapter;
-use super::backend::{describe, raw_devices, with_log};
+use super::admission::Refusal;
+use super::admission::file::admit_file;
+use super::backend::{describe, raw_devices};
 use super::device::Devices;
 use super::feed::{FeedError, TensorFeed, with_stream};
+use super::guard::{Failure, Stopped, guarded, logged};
+use super::vocabulary::Vocabulary;
 use super::watched::Watched;
 
 /// A token's number.
@@ -52,6 +54,18 @@ impl Default for ModelOptions {
 pub enum LlamaError {
     #[error("llama.cpp can't load `{name}`: {reason}")]
     Load { name: String, reason: String },
+    #[error("`{name}` can't be run")]
+    Refused {
+        name: String,
+        #[source]
+        source: Refusal,
+    },
+    #[error("can't load `{name}`")]
+    Gguf {
+        name: String,
+        #[source]
+        source: GgufError,
+    },
     #[error("can't load `{name}`")]
     Feed {
         name: String,
@@ -90,8 +104,22 @@ pub enum LlamaError {
     State { reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
-    #[error("a text of {0} bytes is too long to be tokenized at once, the limit is 2 GiB")]
-    TextTooLong(usize),
+    #[error("a text of {bytes} bytes is too long to be tokenized at once, the limit is {limit}")]
+    TextTooLong { bytes: usize, limit: usize },
+    #[error(
+        "the text has {chars} characters in a row at byte {at} without a place to split it, the limit is {limit}; insert spaces or line breaks"
+    )]
+    Run {
+        at: usize,
+        chars: usize,
+        limit: usize,
+    },
+    #[error("llama.cpp can't tokenize the text: {reason}")]
+    Tokenize { reason: String },
+    #[error("llama.cpp can't write token {token}: {reason}")]
+    Piece { token: Token, reason: String },
+    #[error("the context can't be used any more: llama.cpp failed in it before")]
+    Broken,
     #[error("the model has no chat template: leave `--chat` away or name another model")]
     NoChatTemplate,
     #[error("the model's chat template can't be applied: {0}")]
@@ -101,7 +129,8 @@ pub enum LlamaError {
 /// A model that llama.cpp has loaded.
 #[derive(Debug)]
 pub struct Model {
-    inner: LlamaModel,
+    raw: NonNull<sys::llama_model>,
+    vocabulary: Vocabulary,
     load_time: Duration,
     /// Whether the weights are llama.cpp's own copy, and not a mapped file.
     owns_weights: bool,
@@ -112,8 +141,26 @@ pub struct Model {
     pub(super) size: Option<u64>,
     /// The file that llama.cpp has mapped, if it has.
     watched: Option<Watched>,
-    /// What computes with operands in place of weights. Behind `inner`, which is dropped first.
+    /// What computes with operands in place of weights. Dropped behind `raw`.
     pub(super) devices: Option<Devices>,
+}
+
+// SAFETY: llama.cpp does not change a model after it is loaded, and does not tie it to a thread;
+// weights change only while `busy` is held.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: the model is owned and freed once; contexts borrow it, so that none is left but
+        // those that were given up, which nobody uses. A failure leaves it in memory.
+        let freed = guarded(|failure| unsafe { dwindle_free_model(self.raw(), failure) });
+        if freed.is_err() {
+            // It may still refer to them.
+            std::mem::forget(self.devices.take());
+        }
+    }
 }
 
 impl Model {
@@ -131,6 +178,7 @@ impl Model {
             sys::LLAMA_LOAD_MODE_NONE
         };
         let mut devices = device_list(options)?;
+        admit_file(path)?;
         let params = params(options, &mut devices, mode);
         let refused = |reason| LlamaError::Load {
             name: path.display().to_string(),
@@ -142,10 +190,10 @@ impl Model {
         };
         let start = Instant::now();
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
-        let (raw, reason) =
-            with_log(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        let mut model =
-            Model::from_raw(raw, start, !options.use_mmap).ok_or_else(|| refused(reason))?;
+        let loaded = load_raw(|model, failure| unsafe {
+            dwindle_load_file(c_path.as_ptr(), &params, model, failure)
+        });
+        let mut model = Model::from_raw(loaded, start, !options.use_mmap).map_err(refused)?;
         model.watched = watched;
         model.with_adapters(options)
     }
@@ -163,38 +211,40 @@ impl Model {
             name: name.to_string(),
             source,
         };
+        let feed = feed.admitted(name)?;
         let mut devices = device_list(options)?;
         let params = params(options, &mut devices, sys::LLAMA_LOAD_MODE_NONE);
         let start = Instant::now();
-        let load = |file: *mut std::ffi::c_void| {
+        let load = |file: *mut c_void| {
             // SAFETY: the stream is open for reading during the call, and the device list that
             // `params` points to lives. llama.cpp does not keep or close the stream.
-            with_log(|| unsafe { sys::llama_model_load_from_file_ptr(file.cast(), params) })
+            load_raw(|model, failure| unsafe { dwindle_load_stream(file, &params, model, failure) })
         };
-        let ((raw, reason), error) = with_stream(feed, load).map_err(failed)?;
-        let model = Model::from_raw(raw, start, true);
+        let (loaded, error) = with_stream(feed, load).map_err(failed)?;
+        let model = Model::from_raw(loaded, start, true);
         if let Some(error) = error {
             return Err(failed(error));
         }
         model
-            .ok_or_else(|| LlamaError::Load {
+            .map_err(|reason| LlamaError::Load {
                 name: name.to_string(),
                 reason,
             })?
             .with_adapters(options)
     }
 
+    /// The model that llama.cpp has loaded, or why there is none.
     pub(super) fn from_raw(
-        raw: *mut sys::llama_model,
+        loaded: Result<NonNull<sys::llama_model>, String>,
         start: Instant,
         owns_weights: bool,
-    ) -> Option<Model> {
-        let raw = NonNull::new(raw)?;
-        // SAFETY: `LlamaModel` is `repr(transparent)` over a non-null pointer to the model in the
-        // pinned version, and this pointer is owned by nobody else.
-        let inner = unsafe { std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(raw) };
-        Some(Model {
-            inner,
+    ) -> Result<Model, String> {
+        let raw = loaded?;
+        // SAFETY: llama.cpp has just loaded it.
+        let vocabulary = unsafe { Vocabulary::of(raw.as_ptr()) };
+        Ok(Model {
+            raw,
+            vocabulary: vocabulary.map_err(|stopped| stopped.reason)?,
             load_time: start.elapsed(),
             owns_weights,
             busy: Mutex::new(()),
@@ -215,13 +265,11 @@ impl Model {
     }
 
     pub(super) fn raw(&self) -> *mut sys::llama_model {
-        // SAFETY: as in `from_raw`: the wrapper is the pointer.
-        unsafe { *std::ptr::from_ref(&self.inner).cast::<*mut sys::llama_model>() }
+        self.raw.as_ptr()
     }
 
-    /// llama-cpp-2's own type, for what is not wrapped here.
-    pub fn inner(&self) -> &LlamaModel {
-        &self.inner
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     /// How long loading took.
@@ -229,136 +277,51 @@ impl Model {
         self.load_time
     }
 
-    /// Tokens of the vocabulary.
-    pub fn n_vocab(&self) -> usize {
-        usize::try_from(self.inner.n_vocab()).unwrap_or(0)
-    }
-
     /// The context length that the model was trained with.
     pub fn n_ctx_train(&self) -> u32 {
-        self.inner.n_ctx_train()
+        // SAFETY: the model lives; a number is read.
+        let n = unsafe { sys::llama_model_n_ctx_train(self.raw()) };
+        u32::try_from(n).unwrap_or(0)
     }
 
     /// Bytes of all tensors.
     pub fn size(&self) -> u64 {
-        self.size.unwrap_or_else(|| self.inner.size())
+        // SAFETY: the model lives; a number is read.
+        let size = || unsafe { sys::llama_model_size(self.raw()) };
+        self.size.unwrap_or_else(size)
     }
 
     /// Parameters.
     pub fn n_params(&self) -> u64 {
-        self.inner.n_params()
+        // SAFETY: the model lives; a number is read.
+        unsafe { sys::llama_model_n_params(self.raw()) }
     }
 
     /// One line that says what it is (`llama 134M Q4_K - Medium`).
     pub fn description(&self) -> String {
         let mut text = [0u8; 256];
-        // SAFETY: the buffer has the length that is passed; llama.cpp terminates the text.
-        unsafe { sys::llama_model_desc(self.raw(), text.as_mut_ptr().cast(), text.len()) };
+        // SAFETY: the model lives, and the buffer has the length that is passed; llama.cpp
+        // terminates the text.
+        let described = guarded(|failure| unsafe {
+            let out = text.as_mut_ptr().cast();
+            dwindle_describe(self.raw(), out, text.len(), failure)
+        });
         let end = text.iter().position(|b| *b == 0).unwrap_or(0);
+        let end = if described.is_ok() { end } else { 0 };
         String::from_utf8_lossy(&text[..end]).into_owned()
-    }
-
-    /// Whether a text begins with [`Self::bos`].
-    pub fn add_bos(&self) -> bool {
-        self.inner.vocab().should_add_bos()
-    }
-
-    /// Whether the vocabulary wants an end token after each text (as some encoders do).
-    pub fn add_eos(&self) -> bool {
-        self.inner.vocab().should_add_eos()
-    }
-
-    /// The token that begins a text, if there is one.
-    pub fn bos(&self) -> Option<Token> {
-        valid(self.inner.vocab().bos())
-    }
-
-    /// The token that ends a text, if there is one.
-    pub fn eos(&self) -> Option<Token> {
-        valid(self.inner.vocab().eos())
-    }
-
-    /// The token that ends a turn of a chat, if there is one.
-    pub fn eot(&self) -> Option<Token> {
-        valid(self.inner.vocab().eot())
-    }
-
-    /// Whether generation ends with this token.
-    pub fn is_end(&self, token: Token) -> bool {
-        self.inner.vocab().is_eog(LlamaToken(token))
-    }
-
-    /// A text as tokens. `add_special` adds what the model wants at the ends (BOS, EOS),
-    /// `parse_special` lets special tokens be written out in the text (`<|im_start|>`).
-    ///
-    /// # Errors
-    /// The model has no tokenizer, or the text is over 2 GiB.
-    pub fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<Token>, LlamaError> {
-        self.check_tokenizer()?;
-        // llama.cpp answers in 32-bit counts, special tokens included.
-        if text.len() > i32::MAX as usize - 16 {
-            return Err(LlamaError::TextTooLong(text.len()));
-        }
-        let vocab = self.inner.vocab();
-        let tokens = vocab.tokenize(text.as_bytes(), add_special, parse_special);
-        Ok(tokens.into_iter().map(|t| t.0).collect())
-    }
-
-    /// The bytes that a token stands for: a part of a character, perhaps. `special` writes
-    /// special tokens out.
-    ///
-    /// # Errors
-    /// The model has no tokenizer.
-    pub fn piece(&self, token: Token, special: bool) -> Result<Vec<u8>, LlamaError> {
-        self.check_tokenizer()?;
-        if !(0..self.inner.n_vocab()).contains(&token) {
-            return Ok(Vec::new());
-        }
-        let vocab = self.inner.vocab();
-        Ok(vocab.token_to_piece(LlamaToken(token), special, None))
-    }
-
-    /// llama.cpp asserts that there is one.
-    fn check_tokenizer(&self) -> Result<(), LlamaError> {
-        // SAFETY: the model lives, and its vocabulary with it.
-        let kind = unsafe { sys::llama_vocab_type(sys::llama_model_get_vocab(self.raw())) };
-        if kind == sys::LLAMA_VOCAB_TYPE_NONE {
-            return Err(LlamaError::NoTokenizer);
-        }
-        Ok(())
-    }
-
-    /// A chat as the text that the model expects, by its own template, with the assistant's turn
-    /// opened. Messages are pairs of role and content.
-    ///
-    /// # Errors
-    /// The model has no template, or one that llama.cpp does not know.
-    pub fn chat_prompt(&self, messages: &[(&str, &str)]) -> Result<String, LlamaError> {
-        let failed = |e: &dyn std::fmt::Display| LlamaError::ChatTemplate(e.to_string());
-        let template = self.inner.chat_template(None);
-        let template = template.map_err(|_| LlamaError::NoChatTemplate)?;
-        let messages = messages
-            .iter()
-            .map(|(role, content)| LlamaChatMessage::new(role.to_string(), content.to_string()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| failed(&e))?;
-        let prompt = self.inner.apply_chat_template(&template, &messages, true);
-        prompt.map_err(|e| match e {
-            ApplyChatTemplateError::FfiError(_) => {
-                failed(&"llama.cpp does not know it; give the prompt without `--chat`")
-            }
-            other => failed(&other),
-        })
     }
 }
 
-fn valid(token: LlamaToken) -> Option<Token> {
-    (token.0 >= 0).then_some(token.0)
+/// Loads a model with one of the shim's functions, or says why there is none.
+pub(super) fn load_raw(
+    load: impl FnOnce(*mut *mut sys::llama_model, *mut Failure) -> c_int,
+) -> Result<NonNull<sys::llama_model>, String> {
+    let mut model = std::ptr::null_mut();
+    match logged(|failure| load(&mut model, failure)) {
+        // A model that is there in spite of a failed assertion is in no state to be freed.
+        (Err(Stopped { reason, .. }), _) => Err(reason),
+        (Ok(()), log) => NonNull::new(model).ok_or(log),
+    }
 }
 
 /// The null-terminated list of devices that llama.cpp wants, or `None` for its own choice.
@@ -399,4 +362,26 @@ pub(super) fn params(
         params.devices = list.as_mut_ptr();
     }
     params
+}
+
+unsafe extern "C" {
+    fn dwindle_load_file(
+        path: *const c_char,
+        params: *const sys::llama_model_params,
+        model: *mut *mut sys::llama_model,
+        failure: *mut Failure,
+    ) -> c_int;
+    pub(super) fn dwindle_load_stream(
+        file: *mut c_void,
+        params: *const sys::llama_model_params,
+        model: *mut *mut sys::llama_model,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_free_model(model: *mut sys::llama_model, failure: *mut Failure) -> c_int;
+    fn dwindle_describe(
+        model: *const sys::llama_model,
+        text: *mut c_char,
+        len: usize,
+        failure: *mut Failure,
+    ) -> c_int;
 }

@@ -18,6 +18,8 @@
 
 #include "llama-quant.cpp"
 
+#include "guard.h"
+
 #include <memory>
 #include <numeric>
 
@@ -39,6 +41,7 @@ static void put_error(char * error, size_t error_len, const char * text) {
 extern "C" int dwindle_mixture(
         const llama_quant_model_desc * desc, int32_t ftype, bool has_imatrix, bool pure,
         dwindle_tensor * tensors, size_t n_tensors, char * error, size_t error_len) {
+    dwindle_guard guard;
     try {
         if (llm_arch_from_string(desc->architecture) == LLM_ARCH_UNKNOWN) {
             throw std::runtime_error("llama.cpp does not know this architecture");
@@ -100,6 +103,7 @@ extern "C" int dwindle_mixture(
 
 // Bytes of the model, the context (KV cache) and the compute buffers, over all devices.
 extern "C" int dwindle_memory(const llama_context * ctx, uint64_t * bytes) {
+    dwindle_guard guard;
     try {
         bytes[0] = bytes[1] = bytes[2] = 0;
         for (const auto & [buft, data] : llama_get_memory_breakdown(ctx)) {
@@ -115,6 +119,7 @@ extern "C" int dwindle_memory(const llama_context * ctx, uint64_t * bytes) {
 
 // The model's own tensor of a name, or null.
 extern "C" ggml_tensor * dwindle_find_tensor(const llama_model * model, const char * name) {
+    dwindle_guard guard;
     try {
         for (const auto & [key, tensor] : llama_internal_get_tensor_map(model)) {
             if (key == name) {

@@ -1,19 +1,29 @@
 //! What a context remembers, as bytes: to go on later, or elsewhere.
 
+use std::ffi::c_int;
+
 use llama_cpp_sys_2 as sys;
 
 use super::context::Context;
+use super::guard::{Failure, guarded, logged};
 use super::model::LlamaError;
 
 impl Context<'_> {
-    /// Keys, values and recurrent states of every sequence, as llama.cpp writes them.
+    /// Keys, values and recurrent states of every sequence, as llama.cpp writes them; nothing where
+    /// llama.cpp fails.
     pub fn state(&mut self) -> Vec<u8> {
+        let mut len = 0;
         // SAFETY: the context lives.
-        let len = unsafe { sys::llama_state_get_size(self.raw()) };
+        let sized = guarded(|failure| unsafe { dwindle_state_size(self.raw(), &mut len, failure) });
+        if sized.is_err() {
+            return Vec::new();
+        }
         let mut state = vec![0; len];
         // SAFETY: the buffer has the length that is passed.
-        let written = unsafe { sys::llama_state_get_data(self.raw(), state.as_mut_ptr(), len) };
-        state.truncate(written);
+        let got = guarded(|failure| unsafe {
+            dwindle_state_get(self.raw(), state.as_mut_ptr(), &mut len, failure)
+        });
+        state.truncate(if got.is_ok() { len } else { 0 });
         state
     }
 
@@ -22,15 +32,37 @@ impl Context<'_> {
     /// # Errors
     /// llama.cpp refuses it; its memory is empty then.
     pub fn restore(&mut self, state: &[u8]) -> Result<(), LlamaError> {
-        let set = || {
-            // SAFETY: the state has the length that is passed, and llama.cpp reads within it.
-            unsafe { sys::llama_state_set_data(self.raw(), state.as_ptr(), state.len()) }
+        let mut len = state.len();
+        // SAFETY: the state has the length that is passed, and llama.cpp reads within it.
+        let (set, log) = logged(|failure| unsafe {
+            dwindle_state_set(self.raw(), state.as_ptr(), &mut len, failure)
+        });
+        let reason = match set {
+            Ok(()) if len == state.len() && len > 0 => return Ok(()),
+            Ok(()) => log,
+            Err(stopped) => stopped.reason,
         };
-        let (read, reason) = super::backend::with_log(set);
-        if read == state.len() && read > 0 {
-            return Ok(());
-        }
         self.clear();
         Err(LlamaError::State { reason })
     }
+}
+
+unsafe extern "C" {
+    fn dwindle_state_size(
+        context: *mut sys::llama_context,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_state_get(
+        context: *mut sys::llama_context,
+        bytes: *mut u8,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_state_set(
+        context: *mut sys::llama_context,
+        bytes: *const u8,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
 }

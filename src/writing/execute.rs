@@ -7,6 +7,7 @@ use dwindle_formats::container::{
     ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, WriteError,
 };
 
+use super::admitted::admitted;
 use super::factored::Factorizer;
 use super::fitted::Fitted;
 use super::inputs::Inputs;
@@ -14,6 +15,7 @@ use super::ordered::ordered;
 use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
 use crate::checkpoint::{Changed, SourceFile};
+use crate::llama::admission::Refusal;
 use crate::plan::{Fingerprint, Plan, Subject, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
@@ -45,6 +47,8 @@ pub enum PipelineError {
     },
     #[error(transparent)]
     Changed(#[from] Changed),
+    #[error("the file could not be run: {0}")]
+    Refused(#[from] Refusal),
 }
 
 /// What was written.
@@ -114,6 +118,7 @@ pub fn compress(
         fitted,
     } = *inputs;
     let Subject { model, source, .. } = subject;
+    admitted(plan)?;
     let fingerprint = Fingerprint::of_plan(plan, model, &subject.measured, content)
         .with(&[u8::from(options.compress)])
         .with(&fitted.map_or([0; 32], Fitted::digest))

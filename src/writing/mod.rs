@@ -1,6 +1,7 @@
 //! Carries a plan out: transforms, encodes and writes tensor by tensor on all cores, in an order and
 //! within a memory budget that do not depend on the number of threads.
 
+mod admitted;
 mod contract;
 mod execute;
 mod factor;

@@ -174,6 +174,7 @@ fn factors(mut tiny: Tiny, rank: usize) -> Tiny {
 }
 
 fn make(ty: TensorType, seed: u64, metadata: Metadata, tensors: Vec<(String, Vec<u64>)>) -> Tiny {
+    dwindle::llama::backend::init();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (mut layout, mut data) = (Vec::new(), Vec::new());
     for (name, shape) in tensors {

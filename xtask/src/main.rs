@@ -1,7 +1,8 @@
-//! Everything the project does to itself: `cargo xtask demo`, `docs`, `methods`, `smaller` and `test`.
+//! Everything the project does to itself; `cargo xtask` alone lists it.
 
 mod demo;
 mod docs;
+mod hostile;
 mod methods;
 mod setup;
 mod shell;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
+  hostile [METADATA STRUCTURE SEED]
+         run and evaluate so many damaged models of each kind, 2000 and 1000 by default
   test [--quick]
          everything that CI runs: formatting, lints, documentation, dependencies, tests, fuzz
          targets; --quick leaves out the slow tests, and says which";
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         ["docs"] => setup::prepare().and_then(|()| docs::main()),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
+        ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         ["test", "--quick"] => setup::prepare().and_then(|()| test::quick()),
         _ => {

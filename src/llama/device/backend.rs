@@ -12,6 +12,7 @@ use super::internals::{
     ggml_backend, ggml_backend_device, ggml_backend_device_i, ggml_backend_i, ggml_cgraph,
 };
 use super::{Device, buffer, lock, name_of};
+use crate::llama::guard::CalledBack;
 
 /// The functions of a device.
 pub(super) const DEVICE: ggml_backend_device_i = ggml_backend_device_i {
@@ -94,6 +95,7 @@ unsafe extern "C" fn get_host_buffer_type(
 }
 
 unsafe extern "C" fn supports_op(dev: sys::ggml_backend_dev_t, op: *const ggml_tensor) -> bool {
+    let _called = CalledBack::begin();
     // SAFETY: ggml passes a valid node.
     unsafe {
         let device = device(dev);
@@ -209,6 +211,7 @@ unsafe extern "C" fn init_backend(
     dev: sys::ggml_backend_dev_t,
     params: *const c_char,
 ) -> sys::ggml_backend_t {
+    let _called = CalledBack::begin();
     // SAFETY: as above; the functions are given to the stream only where the inner one has them.
     unsafe {
         let device = device(dev);
@@ -274,6 +277,7 @@ unsafe extern "C" fn stream_name(backend: sys::ggml_backend_t) -> *const c_char 
 }
 
 unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
+    let _called = CalledBack::begin();
     // SAFETY: both came from boxes; ggml frees a stream once.
     unsafe {
         drop(Box::from_raw(stream(backend)));
@@ -282,6 +286,7 @@ unsafe extern "C" fn free(backend: sys::ggml_backend_t) {
 }
 
 unsafe extern "C" fn synchronize(backend: sys::ggml_backend_t) {
+    let _called = CalledBack::begin();
     // SAFETY: as above.
     unsafe { sys::ggml_backend_synchronize(stream(backend).inner) }
 }
@@ -290,6 +295,7 @@ unsafe extern "C" fn graph_compute(
     backend: sys::ggml_backend_t,
     graph: *mut ggml_cgraph,
 ) -> sys::ggml_status {
+    let _called = CalledBack::begin();
     // SAFETY: ggml passes a valid graph; the rewritten one lives until the next.
     unsafe {
         let stream = stream(backend);

@@ -18,6 +18,7 @@ use super::internals::{
 use super::layout::{Layout, place};
 use super::weights::{Contraction, Link};
 use super::{Device, name_of};
+use crate::llama::guard::CalledBack;
 
 /// A contracted weight in a buffer: what `extra` of its tensor points to.
 pub(super) struct Live {
@@ -128,6 +129,7 @@ unsafe extern "C" fn alloc_buffer(
     buft: sys::ggml_backend_buffer_type_t,
     size: usize,
 ) -> sys::ggml_backend_buffer_t {
+    let _called = CalledBack::begin();
     // SAFETY: as `device` says; the inner type is one of ggml's.
     unsafe { sys::ggml_backend_buft_alloc_buffer(device(buft).inner_type, size) }
 }
@@ -146,6 +148,7 @@ unsafe extern "C" fn get_alloc_size(
     buft: sys::ggml_backend_buffer_type_t,
     tensor: *const ggml_tensor,
 ) -> usize {
+    let _called = CalledBack::begin();
     // SAFETY: as in `alloc_buffer`; the tensor is ggml's.
     unsafe { sys::ggml_backend_buft_get_alloc_size(device(buft).inner_type, tensor) }
 }
@@ -163,6 +166,7 @@ unsafe extern "C" fn get_alloc_size_n(
     tensors: *mut *mut ggml_tensor,
     count: c_int,
 ) -> usize {
+    let _called = CalledBack::begin();
     // SAFETY: ggml passes an array of that many tensors.
     unsafe {
         let device = device(buft);
@@ -179,6 +183,7 @@ unsafe extern "C" fn alloc_buffer_n(
     tensors: *mut *mut ggml_tensor,
     count: c_int,
 ) -> sys::ggml_backend_buffer_t {
+    let _called = CalledBack::begin();
     // SAFETY: ggml passes an array of that many tensors, not yet allocated.
     unsafe {
         let device = device(buft);
@@ -220,6 +225,7 @@ unsafe fn device_of<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Device {
 }
 
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
+    let _called = CalledBack::begin();
     // SAFETY: ggml frees a buffer once, and calls the inner function as it would have.
     unsafe {
         let Some(weights) = device_of(buffer).buffers().remove(&(buffer as usize)) else {
@@ -235,6 +241,7 @@ unsafe extern "C" fn init_tensor(
     buffer: sys::ggml_backend_buffer_t,
     tensor: *mut ggml_tensor,
 ) -> sys::ggml_status {
+    let _called = CalledBack::begin();
     // SAFETY: the buffer is one of weights and the tensor is ggml's.
     unsafe {
         if !(*tensor).view_src.is_null() {
@@ -254,6 +261,7 @@ unsafe extern "C" fn set_tensor(
     offset: usize,
     size: usize,
 ) {
+    let _called = CalledBack::begin();
     // SAFETY: the buffer is one of weights, and the tensor lies in it.
     unsafe {
         let device = device_of(buffer);

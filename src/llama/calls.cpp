@@ -1,0 +1,155 @@
+// llama.cpp's functions as dwindle calls them. Those of llama.h have C linkage and still throw.
+
+#include "guard.h"
+#include "llama.h"
+
+// Mirrors `Facts` in vocabulary.rs.
+struct dwindle_vocabulary {
+    int32_t type;
+    int32_t n_tokens;
+    int32_t bos;
+    int32_t eos;
+    int32_t eot;
+    bool    add_bos;
+    bool    add_eos;
+};
+
+// Mirrors `Text` in tokenizing.rs.
+struct dwindle_text {
+    const char * bytes;
+    int32_t      len;
+    bool         add_special;
+    bool         parse_special;
+};
+
+extern "C" {
+
+int dwindle_load_file(
+        const char * path, const llama_model_params * params, llama_model ** model, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *model = llama_model_load_from_file(path, *params); });
+}
+
+int dwindle_load_stream(
+        FILE * file, const llama_model_params * params, llama_model ** model, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *model = llama_model_load_from_file_ptr(file, *params); });
+}
+
+int dwindle_free_model(llama_model * model, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { llama_model_free(model); });
+}
+
+int dwindle_new_context(
+        llama_model * model, const llama_context_params * params, llama_context ** ctx, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *ctx = llama_init_from_model(model, *params); });
+}
+
+int dwindle_free_context(llama_context * ctx, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { llama_free(ctx); });
+}
+
+int dwindle_decode(llama_context * ctx, const llama_batch * batch, int32_t * code, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *code = llama_decode(ctx, *batch); });
+}
+
+// Waits for the computation.
+int dwindle_logits(llama_context * ctx, float ** rows, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *rows = llama_get_logits(ctx); });
+}
+
+// Forgets a sequence, or all with a negative number. A model without memory (an encoder) has nothing
+// to forget.
+int dwindle_forget(llama_context * ctx, int32_t sequence, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        llama_memory_t memory = llama_get_memory(ctx);
+        if (memory && sequence < 0) {
+            llama_memory_clear(memory, true);
+        } else if (memory) {
+            llama_memory_seq_rm(memory, sequence, -1, -1);
+        }
+    });
+}
+
+int dwindle_state_size(llama_context * ctx, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_get_size(ctx); });
+}
+
+int dwindle_state_get(llama_context * ctx, uint8_t * bytes, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_get_data(ctx, bytes, *size); });
+}
+
+int dwindle_state_set(llama_context * ctx, const uint8_t * bytes, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_set_data(ctx, bytes, *size); });
+}
+
+int dwindle_load_adapter(
+        llama_model * model, const char * path, llama_adapter_lora ** adapter, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *adapter = llama_adapter_lora_init(model, path); });
+}
+
+int dwindle_set_adapters(
+        llama_context * ctx, llama_adapter_lora ** adapters, size_t count, float * scales, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { llama_set_adapters_lora(ctx, adapters, count, scales); });
+}
+
+int dwindle_vocabulary_of(const llama_model * model, dwindle_vocabulary * out, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        const llama_vocab * vocab = llama_model_get_vocab(model);
+        out->type     = llama_vocab_type(vocab);
+        out->n_tokens = llama_vocab_n_tokens(vocab);
+        out->bos      = llama_vocab_bos(vocab);
+        out->eos      = llama_vocab_eos(vocab);
+        out->eot      = llama_vocab_eot(vocab);
+        out->add_bos  = llama_vocab_get_add_bos(vocab);
+        out->add_eos  = llama_vocab_get_add_eos(vocab);
+    });
+}
+
+int dwindle_is_end(const llama_model * model, llama_token token, bool * is_end, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *is_end = llama_vocab_is_eog(llama_model_get_vocab(model), token); });
+}
+
+// Into `tokens`, which has room for `*count`; then `*count` is their number, or less than zero the
+// room that they need.
+int dwindle_tokenize(
+        const llama_model * model, const dwindle_text * text,
+        llama_token * tokens, int32_t * count, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        *count = llama_tokenize(llama_model_get_vocab(model), text->bytes, text->len, tokens, *count,
+            text->add_special, text->parse_special);
+    });
+}
+
+// As `dwindle_tokenize`, bytes of a token.
+int dwindle_piece(
+        const llama_model * model, llama_token token, bool special,
+        char * bytes, int32_t * count, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        *count = llama_token_to_piece(llama_model_get_vocab(model), token, bytes, *count, /*lstrip*/ 0, special);
+    });
+}
+
+int dwindle_chat_template(const llama_model * model, const char ** text, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *text = llama_model_chat_template(model, nullptr); });
+}
+
+// Into `bytes`, which has room for `*count`; then `*count` is the number that there are, more than the
+// room perhaps, or less than zero where llama.cpp does not know the template.
+int dwindle_apply_template(
+        const char * chat_template, const llama_chat_message * messages, size_t n_messages,
+        char * bytes, int32_t * count, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        *count = llama_chat_apply_template(chat_template, messages, n_messages, /*add_ass*/ true, bytes, *count);
+    });
+}
+
+int dwindle_describe(const llama_model * model, char * text, size_t len, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { llama_model_desc(model, text, len); });
+}
+
+// The words of one key of the metadata. Not there: `*count` is less than zero.
+int dwindle_metadata(
+        const llama_model * model, const char * key, char * text, size_t len, int32_t * count, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *count = llama_model_meta_val_str(model, key, text, len); });
+}
+
+} // extern "C"
