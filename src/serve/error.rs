@@ -1,9 +1,14 @@
 //! What a client did wrong, in the form that OpenAI's clients understand.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+
+/// Seconds after which a client that was turned away may come again.
+pub const RETRY_AFTER: u16 = 1;
 
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +52,16 @@ impl ApiError {
         }
     }
 
+    /// The prompt has more bytes than fit into the context.
+    pub fn too_many_bytes(bytes: usize, limit: usize, ctx: usize) -> ApiError {
+        ApiError {
+            code: Some("context_length_exceeded"),
+            ..ApiError::invalid(format!(
+                "the prompt has {bytes} bytes, the context's {ctx} tokens hold {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
+            ))
+        }
+    }
+
     /// There is nothing at this address.
     pub fn not_found(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, message)
@@ -66,17 +81,48 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, message)
     }
 
+    /// The request names two hosts, or origins, or none that can be read.
+    pub fn unclear(what: &str) -> ApiError {
+        let message = format!("the request has more than one {what}, or one that is no text");
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// The request comes from a page that is not this server's.
+    pub fn foreign(origin: &str) -> ApiError {
+        let message = format!("pages of the origin `{origin}` can't use this server");
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// More requests wait than the server keeps.
     pub fn busy() -> ApiError {
+        ApiError::unavailable("too many requests are waiting; try again later")
+    }
+
+    /// The server ends before there is an answer.
+    pub fn ending() -> ApiError {
+        ApiError::unavailable("the server is ending")
+    }
+
+    fn unavailable(message: &str) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The body did not come in time.
+    pub fn slow(limit: Duration) -> ApiError {
         ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests are waiting; try again later",
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not come within {} s", limit.as_secs()),
         )
     }
 
     /// The request is larger than the server reads.
-    pub fn too_large(message: impl Into<String>) -> ApiError {
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    pub fn too_large(limit: usize) -> ApiError {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!(
+                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or serve with a larger `--ctx`"
+            ),
+        )
     }
 
     /// Something failed that is not the client's doing.
@@ -101,6 +147,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body())).into_response()
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = RETRY_AFTER.into();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
     }
 }
