@@ -206,8 +206,8 @@ fn chat(messages: Vec<Message>, engine: &Engine) -> Result<Prompt, ApiError> {
         .into_iter()
         .map(|m| Ok((m.role, text_of(m.content)?)))
         .collect::<Result<_, ApiError>>()?;
-    let bytes = messages.iter().map(|(_, content)| content.len()).sum();
-    engine.limits().check_text(bytes)?;
+    let bytes = messages.iter().map(|(role, text)| role.len() + text.len());
+    engine.limits().check_text(bytes.sum())?;
     let borrowed: Vec<(&str, &str)> = messages
         .iter()
         .map(|(role, content)| (role.as_str(), content.as_str()))

@@ -10,6 +10,9 @@ use serde_json::json;
 /// Seconds after which a client that was turned away may come again.
 pub const RETRY_AFTER: u16 = 1;
 
+/// Bytes of a message, and of a field's name: clients may have written a part of it.
+const MESSAGE: usize = 600;
+
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -23,7 +26,7 @@ impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         ApiError {
             status,
-            message: message.into(),
+            message: shortened(message.into()),
             parameter: None,
             code: None,
         }
@@ -37,7 +40,7 @@ impl ApiError {
     /// A field of the request has a value that can't be used.
     pub fn field(name: &str, message: impl Into<String>) -> ApiError {
         ApiError {
-            parameter: Some(name.to_string()),
+            parameter: Some(shortened(name.to_string())),
             ..ApiError::invalid(message)
         }
     }
@@ -57,7 +60,7 @@ impl ApiError {
         ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
-                "the prompt has {bytes} bytes, the context's {ctx} tokens hold {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
+                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
             ))
         }
     }
@@ -143,6 +146,14 @@ impl ApiError {
             "code": self.code,
         }})
     }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MESSAGE {
+        text.truncate(text.floor_char_boundary(MESSAGE));
+        text.push('…');
+    }
+    text
 }
 
 impl IntoResponse for ApiError {

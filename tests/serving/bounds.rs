@@ -77,6 +77,21 @@ fn stop_texts_are_few_and_short() {
 }
 
 #[test]
+fn an_answer_does_not_repeat_what_the_client_wrote_at_length() {
+    let server = Server::start(&checkpoint(), &["--ctx", "64"]);
+    let long = "é".repeat(20_000);
+    for body in [
+        json!({"prompt": "a", &long: 1}),
+        json!({"prompt": "a", "temperature": long}),
+        json!({"prompt": "a", "max_tokens": {&long: 1}}),
+    ] {
+        let (status, answer) = server.ask("POST", COMPLETIONS, &body.to_string());
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.len() < 4000, "{} bytes", answer.len());
+    }
+}
+
+#[test]
 fn clients_beyond_the_queue_are_asked_to_come_back() {
     let server = Server::start(&checkpoint(), &["--ctx", "4096", "--parallel", "1"]);
     let send = |body: Value| server.send("POST", COMPLETIONS, &server.host(), &body.to_string());
