@@ -1,10 +1,11 @@
-//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller` and `test`.
+//! Everything the project does to itself: `cargo xtask demo`, `methods`, `smaller`, `soak` and `test`.
 
 mod demo;
 mod methods;
 mod setup;
 mod shell;
 mod smaller;
+mod soak;
 mod subject;
 mod test;
 
@@ -18,6 +19,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
+  soak [MINUTES]
+         serve the fixture to hostile clients on loopback, 10 minutes by default, and say how it
+         stood that
   test   everything that CI runs: formatting, lints, documentation, tests, fuzz targets";
 
 fn main() -> ExitCode {
@@ -26,6 +30,7 @@ fn main() -> ExitCode {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
+        ["soak", ref rest @ ..] => setup::prepare().and_then(|()| soak::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         _ => {
             eprintln!("{USAGE}");
