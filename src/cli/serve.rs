@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::model::{Attention, Runtime};
 use crate::llama::context::ContextOptions;
 use crate::llama::exit::exit_now;
-use crate::serve::{Engine, EngineOptions, GRACE, serve};
+use crate::serve::{Engine, EngineOptions, GRACE, listen, serve};
 
 /// Time for an evaluation that is under way when the server ends; no answer comes of it any more.
 const LAST_EVALUATION: Duration = Duration::from_secs(2);
@@ -70,7 +69,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 
 async fn until_interrupted(port: u16, engine: Engine) -> Result<(), Failure> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = TcpListener::bind(address).await.map_err(|e| {
+    let listener = listen(address).map_err(|e| {
         Failure::Input(format!(
             "can't listen on {address}: {e}; choose another --port"
         ))

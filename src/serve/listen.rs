@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -34,6 +35,10 @@ const CONNECTIONS: usize = 512;
 /// just being refused.
 const RESERVED: usize = 32;
 
+/// Connections that the kernel keeps until they are taken. The standard library's 128 overflow in a
+/// burst, and a client that found no place tries again only after a second.
+const BACKLOG: u32 = 4096;
+
 /// How often it is looked for clients that have been waited for too long.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,6 +57,21 @@ const HEAD: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 #[error("the server ended: {0}")]
 pub struct ServeError(#[from] io::Error);
+
+/// Listens at an address. Needs a runtime.
+///
+/// # Errors
+/// The address is in use, or is not this machine's.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A server that has just ended must not keep its port from the next one.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Answers requests until `end` comes; then open answers have [`GRACE`] to be completed.
 ///

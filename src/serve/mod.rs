@@ -14,4 +14,4 @@ mod routes;
 mod watched;
 
 pub use engine::{Engine, EngineOptions};
-pub use listen::{GRACE, ServeError, serve};
+pub use listen::{GRACE, ServeError, listen, serve};
