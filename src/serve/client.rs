@@ -115,6 +115,21 @@ impl Client {
     }
 }
 
+/// A client has this time to be read from before it may have to give way: what it has sent lies in
+/// the kernel until its connection has a turn.
+const YOUNG: Duration = Duration::from_millis(100);
+
+/// What became of the client that has been waited for the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oldest {
+    /// Its connection will be closed.
+    Cut,
+    /// It may be cut off after this time.
+    Young(Duration),
+    /// There is none: all clients wait for the server.
+    Nobody,
+}
+
 /// Every open connection.
 #[derive(Debug, Default)]
 pub struct Clients {
@@ -130,17 +145,19 @@ impl Clients {
         self.open.push(client);
     }
 
-    /// Cuts off the connection whose client has been waited for the longest; false where all
-    /// clients wait for the server.
-    pub fn cut_oldest(&mut self) -> bool {
+    /// Cuts off the connection whose client has been waited for the longest.
+    pub fn cut_oldest(&mut self, now: Instant) -> Oldest {
         let open = self.open.iter().filter_map(Weak::upgrade);
         let waited = open.filter_map(|client| Some((client.waited_for()?.0, client)));
-        match waited.min_by_key(|(since, _)| *since) {
-            Some((_, client)) => {
+        let Some((since, client)) = waited.min_by_key(|(since, _)| *since) else {
+            return Oldest::Nobody;
+        };
+        match YOUNG.checked_sub(now.saturating_duration_since(since)) {
+            Some(left) if !left.is_zero() => Oldest::Young(left),
+            _ => {
                 client.cut();
-                true
+                Oldest::Cut
             }
-            None => false,
         }
     }
 
@@ -201,13 +218,22 @@ mod tests {
         each[3].enter_at(Phase::Header, later(2));
         each.truncate(4); // the last one is gone
         for (number, expected) in [2, 3, 1].into_iter().enumerate() {
-            assert!(clients.cut_oldest());
+            assert_eq!(clients.cut_oldest(later(4)), Oldest::Cut);
             assert!(cut(&each)[expected], "{number}");
         }
-        assert!(!clients.cut_oldest());
+        assert_eq!(clients.cut_oldest(later(4)), Oldest::Nobody);
         each[0].took(false);
-        assert!(clients.cut_oldest());
+        assert_eq!(clients.cut_oldest(later(3600)), Oldest::Cut);
         assert_eq!(cut(&each), [true; 4]);
+    }
+
+    #[test]
+    fn who_has_just_come_is_not_cut_off() {
+        let now = Instant::now();
+        let (mut clients, each) = some(2, now);
+        assert_eq!(clients.cut_oldest(now), Oldest::Young(YOUNG));
+        assert_eq!(cut(&each), [false; 2]);
+        assert_eq!(clients.cut_oldest(now + YOUNG), Oldest::Cut);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::client::{Client, Clients, Phase};
+use super::client::{Client, Clients, Oldest, Phase};
 use super::engine::Engine;
 use super::error::RETRY_AFTER;
 use super::intake::Intake;
@@ -126,11 +127,14 @@ impl Desk {
     /// all clients wait for their answers, the new one does.
     async fn take(&mut self, stream: TcpStream) {
         while self.open.len() >= self.most {
-            if !self.clients.cut_oldest() {
-                return refuse(stream);
+            match self.clients.cut_oldest(Instant::now()) {
+                // Not before its descriptor is free.
+                Oldest::Cut => drop(self.open.join_next().await),
+                Oldest::Young(left) => drop(timeout(left, self.open.join_next()).await),
+                Oldest::Nobody => return refuse(stream),
             }
-            // Not before its descriptor is free.
-            self.open.join_next().await;
+            // Connections that have just come are read from.
+            tokio::task::yield_now().await;
         }
         let client = Arc::new(Client::new(Instant::now()));
         self.clients.add(Arc::downgrade(&client));
@@ -148,7 +152,7 @@ impl Desk {
         );
         if !is_its_own {
             // Something else in the process has taken descriptors.
-            self.clients.cut_oldest();
+            self.clients.cut_oldest(Instant::now());
             tokio::time::sleep(PAUSE).await;
         }
     }
