@@ -126,3 +126,22 @@ fn a_bench_measures_both_files() {
     let mut command = dwindle(["bench", "-t", "1", "--runs", "1", "-p", "32", "-n", "8"]);
     says(&stdout(command.arg(&path)), &["prompt of 32", "load time"]);
 }
+
+#[test]
+fn text_without_a_limit_ends_where_the_context_does() {
+    let _alone = alone();
+    let run = |predict: &str| {
+        let mut command = dwindle(["run", "--ctx", "64", "--temp", "0", "-t", "1"]);
+        command.args(["-p", "And it came to pass", "-n", predict]);
+        command.arg(checkpoint());
+        command
+    };
+    let limited = stdout(&mut run("1000"));
+    for predict in ["-1", "-2", "9223372036854775808", "18446744073709551615"] {
+        assert_eq!(stdout(&mut run(predict)), limited, "{predict}");
+    }
+    for predict in ["-3", "18446744073709551616", "many"] {
+        let output = run(predict).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{predict}");
+    }
+}

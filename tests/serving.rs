@@ -5,109 +5,27 @@ mod tiny;
 
 mod program;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+#[path = "serving/bounds.rs"]
+mod bounds;
+#[path = "serving/connections.rs"]
+mod connections;
+#[path = "serving/ending.rs"]
+mod ending;
+#[path = "serving/strangers.rs"]
+mod strangers;
+
+#[path = "program/server.rs"]
+mod server;
+
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use dwindle_formats::gguf::TensorType;
-use program::{DWINDLE, checkpoint, compress, dwindle, says, stdout};
+use program::{checkpoint, compress, dwindle, says, stdout};
 use serde_json::{Value, json};
+use server::{Server, answer, read, request};
 use tempfile::tempdir;
 use tiny::tiny;
-
-/// A server that ends with the test.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(file: &Path, options: &[&str]) -> Server {
-        let mut process = Command::new(DWINDLE)
-            .args(["serve", "--port", "0", "-t", "1", "--name", "test"])
-            .args(options)
-            .arg(file)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).expect(&line);
-        let address = address.split('/').next().unwrap().to_string();
-        Server { process, address }
-    }
-
-    fn send(&self, method: &str, path: &str, host: &str, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        stream
-    }
-
-    /// Status and body.
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut answer = String::new();
-        let mut stream = self.send(method, path, &self.address, body);
-        stream.read_to_string(&mut answer).unwrap();
-        read(&answer)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, body) = self.ask("POST", path, &body.to_string());
-        (status, serde_json::from_str(&body).expect(&body))
-    }
-
-    /// The pieces of a stream.
-    fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
-        let (status, body) = self.ask("POST", path, &body.to_string());
-        assert_eq!(status, 200, "{body}");
-        let data = body.lines().filter_map(|l| l.strip_prefix("data: "));
-        let mut pieces: Vec<&str> = data.collect();
-        assert_eq!(pieces.pop(), Some("[DONE]"));
-        pieces
-            .iter()
-            .map(|p| serde_json::from_str(p).unwrap())
-            .collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Takes an answer apart, and the chunks of its body together.
-fn read(answer: &str) -> (u16, String) {
-    let (head, mut rest) = answer.split_once("\r\n\r\n").expect(answer);
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    if !head.to_lowercase().contains("transfer-encoding: chunked") {
-        return (status, rest.to_string());
-    }
-    let mut body = String::new();
-    while let Some((len, data)) = rest.split_once("\r\n") {
-        let len = usize::from_str_radix(len, 16).unwrap();
-        body.push_str(&data[..len]);
-        rest = data[len..].trim_start_matches("\r\n");
-    }
-    (status, body)
-}
-
-fn request(prompt: &str, tokens: u32) -> Value {
-    json!({"model": "test", "prompt": prompt, "max_tokens": tokens, "temperature": 0})
-}
 
 #[test]
 fn completions_are_those_of_run_alone_and_side_by_side() {
@@ -259,17 +177,15 @@ fn what_is_wrong_is_said_and_the_server_lives_on() {
         assert_eq!(found, status, "{path}: {answer}");
         says(&answer, &["\"error\""]);
     }
-    let mut answer = String::new();
-    let mut foreign = server.send("GET", "/v1/models", "evil.example", "");
-    foreign.read_to_string(&mut answer).unwrap();
-    assert_eq!(read(&answer).0, 403);
+    let mut foreign = server.send("GET", "/v1/models", "Host: evil.example\r\n", "");
+    assert_eq!(read(&answer(&mut foreign)).0, 403);
 
     // Clients that go away, in the middle of a stream or of waiting, leave room for others.
     let mut long = request("And it came to pass", 60);
     for stream in [true, false] {
         long["stream"] = stream.into();
         for _ in 0..20 {
-            let mut gone = server.send("POST", path, &server.address, &long.to_string());
+            let mut gone = server.send("POST", path, &server.host(), &long.to_string());
             if stream {
                 gone.read_exact(&mut [0; 64]).unwrap();
             }

@@ -100,7 +100,7 @@ fn entry(page: &mut String, arg: &Arg) {
     if !defaults.is_empty() && arg.get_action().takes_values() {
         page.push_str(&format!(" (default: `{}`)", defaults.join(",")));
     }
-    page.push_str("\n");
+    page.push('\n');
     if !arg.get_action().takes_values() {
         return;
     }

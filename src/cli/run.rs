@@ -19,8 +19,9 @@ pub struct Args {
     /// The text to continue, or with --chat the message to answer
     #[arg(short, long)]
     prompt: String,
-    /// Tokens to generate at most
-    #[arg(short = 'n', long = "predict", default_value_t = 128)]
+    /// Tokens to generate at most; -1 for as many as the context holds
+    #[arg(short = 'n', long = "predict", default_value = "128", value_parser = count)]
+    #[arg(allow_negative_numbers = true)]
     predict: usize,
     /// Temperature; 0 always takes the most probable token
     #[arg(long, default_value_t = 0.8)]
@@ -40,6 +41,18 @@ pub struct Args {
     runtime: Runtime,
 }
 
+/// llama.cpp's -1 is without end and its -2 until the context is full. The context is never shifted
+/// here, so that both end where it does.
+fn count(text: &str) -> Result<usize, String> {
+    if ["-1", "-2"].contains(&text) {
+        return Ok(usize::MAX);
+    }
+    let count: u64 = text
+        .parse()
+        .map_err(|_| format!("expected 0 to {}, or -1", u64::MAX))?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 pub fn main(args: &Args) -> Result<(), Failure> {
     if !(args.temp >= 0.0 && args.temp.is_finite()) {
         return Err(Failure::Usage(format!(
@@ -54,7 +67,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         args.prompt.clone()
     };
     let prompt = model.tokenize(&text, true, args.chat)?;
-    let needed = prompt.len() as u64 + args.predict as u64;
+    let needed = (prompt.len() as u64).saturating_add(args.predict as u64);
     let mut context = Context::new(
         &model,
         &ContextOptions {

@@ -2,14 +2,19 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::model::{Attention, Runtime};
 use crate::llama::context::ContextOptions;
-use crate::serve::{Engine, EngineOptions, serve};
+use crate::llama::exit::exit_now;
+use crate::serve::{Engine, EngineOptions, GRACE, listen, serve};
+
+/// Time for an evaluation that is under way when the server ends; no answer comes of it any more.
+const LAST_EVALUATION: Duration = Duration::from_secs(2);
 
 /// Serve a `.gguf`, a `.dwn` or a checkpoint over HTTP, as OpenAI's clients expect it
 ///
@@ -55,24 +60,34 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
-        let listener = TcpListener::bind(address).await.map_err(|e| {
-            Failure::Input(format!(
-                "can't listen on {address}: {e}; choose another --port"
-            ))
-        })?;
-        let address = listener.local_addr()?;
-        eprintln!("{} on http://{address}/v1, end with Ctrl-C", engine.name());
-        let end = async {
-            // Without a handler Ctrl-C ends the process anyway.
-            let _ = tokio::signal::ctrl_c().await;
-            eprintln!("ending when open answers are complete; Ctrl-C again ends at once");
-            tokio::spawn(async {
-                let _ = tokio::signal::ctrl_c().await;
-                std::process::exit(130);
-            });
-        };
-        Ok(serve(listener, engine, end).await?)
-    })
+    runtime.block_on(until_interrupted(args.port, engine.clone()))?;
+    if !engine.stop(LAST_EVALUATION) {
+        exit_now(0);
+    }
+    Ok(())
+}
+
+async fn until_interrupted(port: u16, engine: Engine) -> Result<(), Failure> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = listen(address).map_err(|e| {
+        Failure::Input(format!(
+            "can't listen on {address}: {e}; choose another --port"
+        ))
+    })?;
+    let address = listener.local_addr()?;
+    // Before anybody knows that the server is there.
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    eprintln!("{} on http://{address}/v1, end with Ctrl-C", engine.name());
+    let end = async move {
+        interrupts.recv().await;
+        tokio::spawn(async move {
+            interrupts.recv().await;
+            exit_now(130);
+        });
+        eprintln!(
+            "ending when open answers are complete, in {} s at most; Ctrl-C again ends at once",
+            GRACE.as_secs()
+        );
+    };
+    Ok(serve(listener, engine, end).await?)
 }

@@ -14,7 +14,7 @@ use super::model::{LlamaError, Token};
 /// How the next token is chosen. The defaults are llama.cpp's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// 0 always takes the most probable token; higher is more varied.
+    /// 0 (or less than a millionth) always takes the most probable token; higher is more varied.
     pub temperature: f32,
     /// Only this many of the most probable tokens are considered.
     pub top_k: u32,
@@ -24,6 +24,18 @@ pub struct Sampling {
     pub min_p: f32,
     /// The same seed gives the same text.
     pub seed: u32,
+}
+
+/// The lowest temperature that is sampled at. Logits are divided by it: far below, the quotients
+/// overflow, and already here tokens have the same chance only if their logits are the same in all
+/// digits.
+const LOWEST_TEMPERATURE: f32 = 1e-6;
+
+impl Sampling {
+    /// Whether the most probable token is always taken. Not a number also means that.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature.is_nan() || self.temperature < LOWEST_TEMPERATURE
+    }
 }
 
 impl Default for Sampling {
@@ -169,8 +181,7 @@ pub(super) struct Sampler {
 
 impl Sampler {
     pub(super) fn new(sampling: &Sampling) -> Sampler {
-        // Not a number also means greedy.
-        if sampling.temperature.is_nan() || sampling.temperature <= 0.0 {
+        if sampling.is_greedy() {
             return Sampler { chain: None };
         }
         let top_k = i32::try_from(sampling.top_k).unwrap_or(i32::MAX);
@@ -264,6 +275,19 @@ mod tests {
         assert_eq!(out, ["a", "", "é", "", "", "", "🦀"]);
         assert_eq!(stream.push(&[b'x', 0xff, b'y', 0xe2, 0x82]), "x\u{fffd}y");
         assert_eq!(stream.finish(), "\u{fffd}");
+    }
+
+    #[test]
+    fn no_temperature_divides_logits_out_of_range() {
+        let logits = [1.5, -30.0, 400.0, 399.0, 0.0];
+        for exponent in -149..=0 {
+            let mut sampler = Sampler::new(&Sampling {
+                temperature: (f64::from(exponent)).exp2() as f32,
+                ..Sampling::default()
+            });
+            let token = sampler.sample(&logits);
+            assert!([2, 3].contains(&token), "{token} at 2^{exponent}");
+        }
     }
 
     #[test]

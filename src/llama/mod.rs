@@ -7,6 +7,7 @@ pub mod backend;
 pub mod context;
 mod contracted;
 pub mod device;
+pub mod exit;
 pub mod extent;
 pub mod feed;
 pub mod generate;

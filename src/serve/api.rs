@@ -10,15 +10,21 @@ use serde_json::Value;
 
 use super::engine::Engine;
 use super::error::ApiError;
+use super::limits::check_stops;
 use crate::llama::generate::Sampling;
-use crate::llama::model::LlamaError;
 use crate::llama::parallel::Job;
 
 /// Tokens that a completion has where the request does not say.
 const COMPLETION_TOKENS: usize = 16;
 
-/// Texts that may end an answer.
-const MAX_STOPS: usize = 16;
+/// Which of the two interfaces answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `/v1/completions`.
+    Completion,
+    /// `/v1/chat/completions`.
+    Chat,
+}
 
 /// What both kinds of request have.
 #[derive(Debug, Deserialize)]
@@ -45,7 +51,7 @@ enum OneOrMany {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+enum RawPrompt {
     Text(String),
     Texts(Vec<String>),
     Tokens(Vec<i32>),
@@ -106,45 +112,93 @@ pub struct Request {
     pub include_usage: bool,
 }
 
-/// Reads a request for `/v1/completions`.
-///
-/// # Errors
-/// What is wrong, for the client.
-pub fn completion(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
-    let (common, rest) = read(body, "prompt")?;
-    let prompt = match parse::<Prompt>("prompt", rest)? {
-        Prompt::Text(text) => tokenize(engine, &text, false)?,
-        Prompt::Texts(mut texts) if texts.len() == 1 => tokenize(engine, &texts.remove(0), false)?,
-        Prompt::Tokens(tokens) => {
-            let vocab = engine.model().n_vocab() as i64;
-            if let Some(bad) = tokens
-                .iter()
-                .find(|t| !(0..vocab).contains(&i64::from(**t)))
-            {
-                return Err(ApiError::field(
-                    "prompt",
-                    format!("the model has no token {bad}"),
-                ));
-            }
-            tokens
-        }
-        Prompt::Texts(texts) => {
-            return Err(ApiError::field(
-                "prompt",
-                format!("{} prompts, expected one", texts.len()),
-            ));
-        }
-    };
-    common.request(prompt, COMPLETION_TOKENS, engine)
+/// What is to be continued, before it is tokenized.
+#[derive(Debug)]
+enum Prompt {
+    Text { text: String, is_chat: bool },
+    Tokens(Vec<i32>),
 }
 
-/// Reads a request for `/v1/chat/completions`.
-///
-/// # Errors
-/// What is wrong, for the client.
-pub fn chat(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
-    let (common, rest) = read(body, "messages")?;
-    let messages: Vec<Message> = parse("messages", rest)?;
+/// A request of which all is checked but how many tokens its text has.
+#[derive(Debug)]
+pub struct Draft {
+    prompt: Prompt,
+    request: Request,
+}
+
+impl Draft {
+    /// Reads a body. Takes time by the body's length, and memory by a multiple of it.
+    ///
+    /// # Errors
+    /// What is wrong, for the client.
+    pub fn read(kind: Kind, body: &[u8], engine: &Engine) -> Result<Draft, ApiError> {
+        let own = match kind {
+            Kind::Completion => "prompt",
+            Kind::Chat => "messages",
+        };
+        let (common, rest) = read(body, own)?;
+        let (request, prompt) = match kind {
+            Kind::Completion => {
+                let request = common.request(COMPLETION_TOKENS, engine)?;
+                (request, completion(parse(own, rest)?, engine)?)
+            }
+            Kind::Chat => {
+                let request = common.request(usize::MAX, engine)?;
+                (request, chat(parse(own, rest)?, engine)?)
+            }
+        };
+        Ok(Draft { prompt, request })
+    }
+
+    /// Tokenizes the text: the one place where this server does.
+    ///
+    /// # Errors
+    /// What is wrong, for the client.
+    pub fn request(self, engine: &Engine) -> Result<Request, ApiError> {
+        let Draft {
+            prompt,
+            mut request,
+        } = self;
+        request.job.prompt = match prompt {
+            Prompt::Tokens(tokens) => tokens,
+            Prompt::Text { text, is_chat } => {
+                engine.limits().check_text(text.len())?;
+                let tokens = engine.model().tokenize(&text, true, is_chat);
+                tokens.map_err(|e| ApiError::invalid(e.to_string()))?
+            }
+        };
+        engine.limits().check_tokens(request.job.prompt.len())?;
+        Ok(request)
+    }
+}
+
+fn completion(prompt: RawPrompt, engine: &Engine) -> Result<Prompt, ApiError> {
+    let text = |text| Prompt::Text {
+        text,
+        is_chat: false,
+    };
+    match prompt {
+        RawPrompt::Text(one) => Ok(text(one)),
+        RawPrompt::Texts(mut texts) if texts.len() == 1 => Ok(text(texts.remove(0))),
+        RawPrompt::Tokens(tokens) => {
+            let vocab = engine.model().n_vocab() as i64;
+            let is_unknown = |token: &&i32| !(0..vocab).contains(&i64::from(**token));
+            match tokens.iter().find(is_unknown) {
+                Some(unknown) => Err(ApiError::field(
+                    "prompt",
+                    format!("the model has no token {unknown}"),
+                )),
+                None => Ok(Prompt::Tokens(tokens)),
+            }
+        }
+        RawPrompt::Texts(texts) => Err(ApiError::field(
+            "prompt",
+            format!("{} prompts, expected one", texts.len()),
+        )),
+    }
+}
+
+fn chat(messages: Vec<Message>, engine: &Engine) -> Result<Prompt, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::field("messages", "there is no message"));
     }
@@ -152,6 +206,8 @@ pub fn chat(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
         .into_iter()
         .map(|m| Ok((m.role, text_of(m.content)?)))
         .collect::<Result<_, ApiError>>()?;
+    let bytes = messages.iter().map(|(role, text)| role.len() + text.len());
+    engine.limits().check_text(bytes.sum())?;
     let borrowed: Vec<(&str, &str)> = messages
         .iter()
         .map(|(role, content)| (role.as_str(), content.as_str()))
@@ -160,8 +216,10 @@ pub fn chat(body: &[u8], engine: &Engine) -> Result<Request, ApiError> {
         .model()
         .chat_prompt(&borrowed)
         .map_err(|e| ApiError::field("messages", e.to_string()))?;
-    let prompt = tokenize(engine, &text, true)?;
-    common.request(prompt, usize::MAX, engine)
+    Ok(Prompt::Text {
+        text,
+        is_chat: true,
+    })
 }
 
 fn text_of(content: Option<Content>) -> Result<String, ApiError> {
@@ -179,13 +237,6 @@ fn text_of(content: Option<Content>) -> Result<String, ApiError> {
             parts.into_iter().map(text).collect()
         }
     }
-}
-
-fn tokenize(engine: &Engine, text: &str, is_chat: bool) -> Result<Vec<i32>, ApiError> {
-    engine
-        .model()
-        .tokenize(text, true, is_chat)
-        .map_err(|e: LlamaError| ApiError::invalid(e.to_string()))
 }
 
 /// The fields that all requests have, and the one that is this request's own.
@@ -262,19 +313,8 @@ fn is_neutral(name: &str, value: &Value) -> bool {
 }
 
 impl Common {
-    fn request(
-        self,
-        prompt: Vec<i32>,
-        default_limit: usize,
-        engine: &Engine,
-    ) -> Result<Request, ApiError> {
-        let ctx = engine.ctx();
-        if prompt.len() >= ctx {
-            return Err(ApiError::too_long(prompt.len(), ctx));
-        }
-        if prompt.is_empty() {
-            return Err(ApiError::field("prompt", "the prompt is empty"));
-        }
+    /// The request, its prompt left empty.
+    fn request(self, default_limit: usize, engine: &Engine) -> Result<Request, ApiError> {
         if self.model.as_deref().is_some_and(|m| m != engine.name()) {
             let message = format!("this server has the model `{}` only", engine.name());
             return Err(ApiError::not_found(message));
@@ -304,15 +344,12 @@ impl Common {
             Some(OneOrMany::One(stop)) => vec![stop],
             Some(OneOrMany::Many(stops)) => stops,
         };
-        if stops.len() > MAX_STOPS {
-            let message = format!("{} stop texts, expected at most {MAX_STOPS}", stops.len());
-            return Err(ApiError::field("stop", message));
-        }
+        check_stops(&stops)?;
         let wanted = self.max_completion_tokens.or(self.max_tokens);
         Ok(Request {
             job: Job {
                 limit: wanted.map_or(default_limit, |n| n as usize),
-                prompt,
+                prompt: Vec::new(),
                 sampling,
                 stops,
             },

@@ -1,15 +1,19 @@
 //! The thread that evaluates: takes requests as there is room, and writes their texts side by side.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::limits::Limits;
+use super::line::{Line, Waiting};
 use crate::llama::context::ContextOptions;
 use crate::llama::model::{LlamaError, Model};
 use crate::llama::parallel::{Event, Job, Parallel};
 
-/// Requests that may wait for room.
-const QUEUE: usize = 1024;
+/// Requests that may wait for room. Each is at most a context of tokens.
+const QUEUE: usize = 128;
 
 /// How a model is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,35 +27,47 @@ pub struct EngineOptions {
 /// A model that takes requests.
 #[derive(Debug, Clone)]
 pub struct Engine {
+    worker: Arc<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
     model: Arc<Model>,
-    options: Arc<EngineOptions>,
-    queue: mpsc::Sender<(Job, mpsc::UnboundedSender<Event>)>,
+    name: String,
+    limits: Limits,
+    line: Arc<Line>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
-    /// Starts the thread, which ends when the last clone of the engine is dropped.
+    /// Starts the thread, which ends with the last clone of the engine.
     ///
     /// # Errors
-    /// No context can be made, or no thread.
+    /// The model has no tokenizer, or no context can be made, or no thread.
     pub fn start(model: Model, options: EngineOptions) -> Result<Engine, LlamaError> {
+        let limits = Limits::new(&model, options.context.ctx as usize)?;
         let model = Arc::new(model);
-        let (queue, requests) = mpsc::channel(QUEUE);
+        let line = Arc::new(Line::new(QUEUE));
         let (started, starting) = std::sync::mpsc::channel();
-        let (worker, context) = (Arc::clone(&model), options.context.clone());
         let failed = |reason: String| LlamaError::Context {
             ctx: options.context.ctx,
             reason,
         };
-        std::thread::Builder::new()
+        let (context, theirs) = (options.context.clone(), Arc::clone(&model));
+        let over = Over(Arc::clone(&line));
+        let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || match Parallel::new(&worker, &context) {
-                Ok(parallel) => {
-                    // The caller waits for this.
-                    let _ = started.send(Ok(()));
-                    work(parallel, requests);
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
+            .spawn(move || {
+                let Over(line) = &over;
+                match Parallel::new(&theirs, &context) {
+                    Ok(parallel) => {
+                        // The caller waits for this.
+                        let _ = started.send(Ok(()));
+                        work(parallel, line);
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
                 }
             })
             .map_err(|e| failed(e.to_string()))?;
@@ -59,60 +75,95 @@ impl Engine {
             .recv()
             .map_err(|_| failed("the thread ended".into()))??;
         Ok(Engine {
-            model,
-            options: Arc::new(options),
-            queue,
+            worker: Arc::new(Worker {
+                model,
+                name: options.name,
+                limits,
+                line,
+                thread: Mutex::new(Some(thread)),
+            }),
         })
     }
 
     /// The model.
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.worker.model
     }
 
     /// The name under which clients see the model.
     pub fn name(&self) -> &str {
-        &self.options.name
+        &self.worker.name
     }
 
-    /// Tokens of context for each text.
-    pub fn ctx(&self) -> usize {
-        self.options.context.ctx as usize
+    /// What a request may have.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.worker.limits
     }
 
     /// Asks for a text; its events come one after the other. Dropping the receiver ends the job.
     /// `None` where too many requests wait.
     pub fn submit(&self, job: Job) -> Option<mpsc::UnboundedReceiver<Event>> {
         let (events, receiver) = mpsc::unbounded_channel();
-        self.queue.try_send((job, events)).ok()?;
-        Some(receiver)
+        let is_in = self.worker.line.join(Waiting { job, events });
+        is_in.then_some(receiver)
+    }
+
+    /// Ends all jobs, and waits so long for the evaluation under way. True where nothing computes
+    /// any more: the thread has ended, and there is no other clone of the engine, which might be
+    /// tokenizing.
+    pub fn stop(&self, within: Duration) -> bool {
+        self.worker.line.close();
+        self.worker.line.wait_over(within) && Arc::strong_count(&self.worker) == 1
     }
 }
 
-fn work(
-    mut parallel: Parallel<'_>,
-    mut requests: mpsc::Receiver<(Job, mpsc::UnboundedSender<Event>)>,
-) {
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.line.close();
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A process that exits while llama.cpp computes would take its statics away from it. A
+            // panic of the thread has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Says that the thread has ended, however it did.
+struct Over(Arc<Line>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        // After a panic nobody takes jobs any more.
+        self.0.close();
+        self.0.set_over();
+    }
+}
+
+fn work(mut parallel: Parallel<'_>, line: &Line) {
     loop {
         if parallel.is_idle() {
-            let Some(request) = requests.blocking_recv() else {
+            let Some(waiting) = line.wait() else {
                 return;
             };
-            add(&mut parallel, request);
+            add(&mut parallel, waiting);
         }
         while parallel.has_room()
-            && let Ok(request) = requests.try_recv()
+            && let Some(waiting) = line.next()
         {
-            add(&mut parallel, request);
+            add(&mut parallel, waiting);
+        }
+        if line.is_closed() {
+            return;
         }
         parallel.step();
     }
 }
 
-fn add(parallel: &mut Parallel<'_>, (job, events): (Job, mpsc::UnboundedSender<Event>)) {
-    if events.is_closed() {
-        return;
-    }
+fn add(parallel: &mut Parallel<'_>, Waiting { job, events }: Waiting) {
     parallel.add(
         job,
         Box::new(move |event| match event {

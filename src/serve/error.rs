@@ -1,9 +1,17 @@
 //! What a client did wrong, in the form that OpenAI's clients understand.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+
+/// Seconds after which a client that was turned away may come again.
+pub const RETRY_AFTER: u16 = 1;
+
+/// Bytes of a message, and of a field's name: clients may have written a part of it.
+const MESSAGE: usize = 600;
 
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +26,7 @@ impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         ApiError {
             status,
-            message: message.into(),
+            message: shortened(message.into()),
             parameter: None,
             code: None,
         }
@@ -32,7 +40,7 @@ impl ApiError {
     /// A field of the request has a value that can't be used.
     pub fn field(name: &str, message: impl Into<String>) -> ApiError {
         ApiError {
-            parameter: Some(name.to_string()),
+            parameter: Some(shortened(name.to_string())),
             ..ApiError::invalid(message)
         }
     }
@@ -43,6 +51,16 @@ impl ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
                 "the prompt has {tokens} tokens, the context {ctx}; shorten the prompt, or serve with a larger `--ctx`"
+            ))
+        }
+    }
+
+    /// The prompt has more bytes than fit into the context.
+    pub fn too_many_bytes(bytes: usize, limit: usize, ctx: usize) -> ApiError {
+        ApiError {
+            code: Some("context_length_exceeded"),
+            ..ApiError::invalid(format!(
+                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
             ))
         }
     }
@@ -66,17 +84,48 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, message)
     }
 
+    /// The request names two hosts, or origins, or none that can be read.
+    pub fn unclear(what: &str) -> ApiError {
+        let message = format!("the request has more than one {what}, or one that is no text");
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// The request comes from a page that is not this server's.
+    pub fn foreign(origin: &str) -> ApiError {
+        let message = format!("pages of the origin `{origin}` can't use this server");
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// More requests wait than the server keeps.
     pub fn busy() -> ApiError {
+        ApiError::unavailable("too many requests are waiting; try again later")
+    }
+
+    /// The server ends before there is an answer.
+    pub fn ending() -> ApiError {
+        ApiError::unavailable("the server is ending")
+    }
+
+    fn unavailable(message: &str) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The body did not come in time.
+    pub fn slow(limit: Duration) -> ApiError {
         ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many requests are waiting; try again later",
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not come within {} s", limit.as_secs()),
         )
     }
 
     /// The request is larger than the server reads.
-    pub fn too_large(message: impl Into<String>) -> ApiError {
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    pub fn too_large(limit: usize) -> ApiError {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!(
+                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or serve with a larger `--ctx`"
+            ),
+        )
     }
 
     /// Something failed that is not the client's doing.
@@ -99,8 +148,21 @@ impl ApiError {
     }
 }
 
+fn shortened(mut text: String) -> String {
+    if text.len() > MESSAGE {
+        text.truncate(text.floor_char_boundary(MESSAGE));
+        text.push('…');
+    }
+    text
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body())).into_response()
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let seconds = RETRY_AFTER.into();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
     }
 }

@@ -1,50 +1,33 @@
 //! Addresses, and answers in the form of OpenAI's.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
-use axum::http::header;
-use axum::middleware::{Next, from_fn};
+use axum::body::Body;
+use axum::extract::{Request as HttpRequest, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::api::{self, Request};
-use super::engine::Engine;
+use super::api::{Kind, Request};
 use super::error::ApiError;
+use super::intake::Intake;
+use super::origin::own_pages_only;
 use crate::llama::generate::Stop;
 use crate::llama::parallel::Event;
-
-/// The largest request that is read.
-const BODY_LIMIT: usize = 16 << 20;
 
 /// Pieces of a stream that wait for a slow client.
 const PIECES: usize = 64;
 
-/// Why a server ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the server ended: {0}")]
-pub struct ServeError(#[from] std::io::Error);
-
-/// Answers requests until `end` comes; open streams are finished.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    engine: Engine,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), ServeError> {
-    let routes = Router::new()
+/// All that the server answers, at this port.
+pub fn routes(intake: Intake, port: u16) -> Router {
+    Router::new()
         .route("/health", get(health))
         .route("/v1/models", get(models))
         .route("/v1/completions", post(completions))
@@ -53,77 +36,37 @@ pub async fn serve(
             ApiError::not_found(format!("there is no `{}`", request.uri().path()))
         })
         .method_not_allowed_fallback(async || ApiError::method())
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn(own_names_only))
-        .with_state(engine);
-    Ok(axum::serve(listener, routes)
-        .with_graceful_shutdown(end)
-        .await?)
-}
-
-/// A web page elsewhere must not reach this server by a name that it has pointed here.
-async fn own_names_only(request: HttpRequest, next: Next) -> Response {
-    let host = request.headers().get(header::HOST);
-    let host = host.and_then(|h| h.to_str().ok()).unwrap_or("localhost");
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    if ["localhost", "127.0.0.1", "[::1]"].contains(&name) {
-        next.run(request).await
-    } else {
-        ApiError::forbidden(host).into_response()
-    }
+        .layer(from_fn_with_state(port, own_pages_only))
+        .with_state(intake)
 }
 
 async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-async fn models(State(engine): State<Engine>) -> Json<Value> {
+async fn models(State(intake): State<Intake>) -> Json<Value> {
     Json(json!({"object": "list", "data": [{
-        "id": engine.name(),
+        "id": intake.engine().name(),
         "object": "model",
         "created": now(),
         "owned_by": "dwindle",
     }]}))
 }
 
-/// Which of the two interfaces answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Completion,
-    Chat,
+async fn completions(State(intake): State<Intake>, request: HttpRequest) -> Response {
+    answer(intake, request, Kind::Completion).await
 }
 
-async fn completions(State(engine): State<Engine>, body: BodyResult) -> Response {
-    answer(engine, body, Kind::Completion).await
+async fn chat_completions(State(intake): State<Intake>, request: HttpRequest) -> Response {
+    answer(intake, request, Kind::Chat).await
 }
 
-async fn chat_completions(State(engine): State<Engine>, body: BodyResult) -> Response {
-    answer(engine, body, Kind::Chat).await
-}
-
-type BodyResult = Result<Bytes, axum::extract::rejection::BytesRejection>;
-
-async fn answer(engine: Engine, body: BodyResult, kind: Kind) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(error) => return ApiError::too_large(error.body_text()).into_response(),
+async fn answer(intake: Intake, request: HttpRequest, kind: Kind) -> Response {
+    let request = match intake.take(kind, request).await {
+        Ok(request) => request,
+        Err(error) => return error.into_response(),
     };
-    let read = {
-        let engine = engine.clone();
-        // A long prompt takes a while to be cut into tokens.
-        tokio::task::spawn_blocking(move || match kind {
-            Kind::Completion => api::completion(&body, &engine),
-            Kind::Chat => api::chat(&body, &engine),
-        })
-    };
-    let request = match read.await {
-        Ok(Ok(request)) => request,
-        Ok(Err(error)) => return error.into_response(),
-        Err(_) => return ApiError::internal("reading the request failed").into_response(),
-    };
+    let engine = intake.engine();
     let head = Head {
         kind,
         id: id(kind),
@@ -222,7 +165,7 @@ async fn whole(head: Head, mut events: UnboundedReceiver<Event>) -> Response {
             }
         }
     }
-    ApiError::internal("the server is ending").into_response()
+    ApiError::ending().into_response()
 }
 
 fn streamed(head: Head, mut events: UnboundedReceiver<Event>, include_usage: bool) -> Response {

@@ -10,7 +10,10 @@ use crate::eval::EvalError;
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum Error {
     #[error("`{}`: {source}", path.display())]
-    Text { path: PathBuf, source: EvalError },
+    Text {
+        path: PathBuf,
+        source: Box<EvalError>,
+    },
     #[error(
         "`{key}` in `[structure]` is decided by what the model does with a text, and none is given"
     )]

@@ -39,7 +39,7 @@ impl Text {
         match error {
             EvalError::TextTooShort { .. } => Error::Text {
                 path: self.path.clone(),
-                source: error,
+                source: Box::new(error),
             },
             error => error.into(),
         }

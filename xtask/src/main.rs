@@ -7,6 +7,7 @@ mod methods;
 mod setup;
 mod shell;
 mod smaller;
+mod soak;
 mod subject;
 mod test;
 
@@ -23,6 +24,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
   hostile [METADATA STRUCTURE SEED]
          run and evaluate so many damaged models of each kind, 2000 and 1000 by default
+  soak [MINUTES]
+         serve the fixture to hostile clients on loopback, 10 minutes by default, and say how it
+         stood that
   test [--quick]
          everything that CI runs: formatting, lints, documentation, dependencies, tests, fuzz
          targets; --quick leaves out the slow tests, and says which";
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
+        ["soak", ref rest @ ..] => setup::prepare().and_then(|()| soak::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         ["test", "--quick"] => setup::prepare().and_then(|()| test::quick()),
         _ => {

@@ -1,0 +1,129 @@
+//! From a request's body to a job: the body is read, then parsed and tokenized, each within bounds,
+//! and no longer than somebody waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request as HttpRequest;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_stream::StreamExt;
+
+use super::api::{Draft, Kind, Request};
+use super::client::{Client, Phase};
+use super::engine::Engine;
+use super::error::ApiError;
+
+/// Time for a body to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Bytes of bodies that are held at once. Bytes count when they have come: who only announces a
+/// long body takes nothing from others.
+const BODIES: usize = 64 << 20;
+
+/// Requests that are parsed and tokenized at once. Tokenizing takes some sixty times the memory of
+/// its text.
+const TURNS: usize = 2;
+
+/// Requests that may wait for such a turn.
+const WAITING: usize = 128;
+
+/// The way in.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    engine: Engine,
+    bodies: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// A body, and its share of what may be held.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    share: Option<OwnedSemaphorePermit>,
+}
+
+impl Intake {
+    /// The way in to this engine.
+    pub fn new(engine: Engine) -> Intake {
+        Intake {
+            engine,
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
+    }
+
+    /// Where jobs go.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Takes a request in. Dropping the future gives everything up but a text that is just being
+    /// tokenized, which llama.cpp can't be kept from; it counts until it is done.
+    ///
+    /// # Errors
+    /// What is wrong, for the client.
+    pub async fn take(&self, kind: Kind, request: HttpRequest) -> Result<Request, ApiError> {
+        let client = request.extensions().get::<Arc<Client>>().cloned();
+        let is_in = |phase| {
+            if let Some(client) = &client {
+                client.enter(phase);
+            }
+        };
+        is_in(Phase::Body);
+        let body = tokio::time::timeout(BODY_TIME, self.body(request.into_body())).await;
+        is_in(Phase::Answer);
+        let body = body.map_err(|_| ApiError::slow(BODY_TIME))??;
+        self.request(kind, body).await
+    }
+
+    async fn body(&self, body: Body) -> Result<Held, ApiError> {
+        let limit = self.engine.limits().body();
+        let too_large = || ApiError::too_large(limit);
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let mut held = Held::default();
+        let mut pieces = body.into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece =
+                piece.map_err(|e| ApiError::invalid(format!("the body ends early: {e}")))?;
+            if held.bytes.len() + piece.len() > limit {
+                return Err(too_large());
+            }
+            // A piece is no longer than the limit, which is far below 4 GiB.
+            let share = Arc::clone(&self.bodies).try_acquire_many_owned(piece.len() as u32);
+            let share = share.map_err(|_| ApiError::busy())?;
+            match &mut held.share {
+                Some(held) => held.merge(share),
+                None => held.share = Some(share),
+            }
+            held.bytes.extend_from_slice(&piece);
+        }
+        Ok(held)
+    }
+
+    async fn request(&self, kind: Kind, body: Held) -> Result<Request, ApiError> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned();
+        let place = place.map_err(|_| ApiError::busy())?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| ApiError::ending())?;
+        drop(place);
+        let engine = self.engine.clone();
+        let (answer, request) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let draft = Draft::read(kind, &body.bytes, &engine);
+            drop(body);
+            // The client may have gone while the body was parsed.
+            if !answer.is_closed() {
+                // Or while it was tokenized.
+                let _ = answer.send(draft.and_then(|draft| draft.request(&engine)));
+            }
+        });
+        let failed = |_| ApiError::internal("reading the request failed");
+        request.await.map_err(failed)?
+    }
+}
