@@ -1,27 +1,21 @@
 //! `dwindle compress`: checkpoint in, smaller file out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 use dwindle_formats::bounded;
-use dwindle_formats::gguf::{read_header, refuse_split};
-use dwindle_formats::output::Claims;
 
 use super::Failure;
 use super::notes::{shrunk, warn_of_unfitted};
-use super::output::{at_least_one, checkpoint_path, shape, warn_of_norms};
+use super::output::at_least_one;
 use super::progress::Terminal;
 use super::report::{print_plan, print_summary};
 use super::resources::Resources;
 use super::target::{ChoosingArgs, Target};
-use crate::architecture::{self, Model, ModelTensor};
-use crate::checkpoint;
 use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
-use crate::mapped::Mapping;
-use crate::plan::{self, PRESETS, Recipe, Rounding, Rule, Structure};
-use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
-use crate::workbench::{Compressed, Compression, Text, is_stock};
+use crate::plan::{self, PRESETS, Recipe, Rounding, Structure};
+use crate::workbench::{Compress, Compressed, is_stock};
 
 /// Convert a checkpoint into a smaller file
 #[derive(Debug, Parser)]
@@ -102,52 +96,30 @@ pub fn rounding(text: &str) -> Result<Rounding, String> {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let is_stock = args.output.as_deref().map(is_stock).transpose()?;
-    // Before a plan that may take minutes.
-    args.claims().check()?;
-    let mut recipe = args.recipe()?;
+    let recipe = args.recipe()?;
     args.check(&recipe, is_stock)?;
-    let importance = args.importance.as_deref().map(Importance::open);
-    let importance = importance.transpose()?;
-    let path = checkpoint::resolve(&args.checkpoint, &checkpoint::Caches::from_env())
-        .map_err(architecture::Error::from)?;
-    let (source, model) = architecture::open(&path)?;
-    if let Some(file) = &args.types_of {
-        recipe.rules = types_of(file, &model)?;
+    let mut compress = Compress::checkpoint(&args.checkpoint)
+        .recipe_file(args.recipe.clone())
+        .types_of(args.types_of.clone())
+        .statistics(args.stats.clone())
+        .importance(args.importance.clone())
+        .diagnosis(args.diagnosis.clone())
+        .text(args.text.clone())
+        .gate(args.choosing.gate.clone())
+        .choosing(args.choosing.choosing())
+        .sequential(args.sequential, args.fit_options())
+        .memory(args.resources.memory)
+        .threads(args.resources.threads);
+    if let Some(goal) = args.target.goal() {
+        compress = compress.goal(goal);
     }
-    let statistics = args.stats.as_deref().map(Statistics::open).transpose()?;
-    if let Some(statistics) = &statistics {
-        warn_of_norms(statistics.check_model(&model, source.as_ref())?);
-    }
-    let identity = || Identity::of(&model, source.as_ref());
-    let diagnosis = match &args.diagnosis {
-        Some(file) => Some(Diagnosis::open(file, &identity()?)?),
-        None => None,
-    };
-    let importance = importance.or_else(|| statistics.as_ref().map(Importance::from_statistics));
-    let compression = Compression {
-        path: &path,
-        model: &model,
-        source: source.as_ref(),
-        measured: Measured {
-            importance: importance.as_ref(),
-            statistics: statistics.as_ref(),
-            diagnosis: diagnosis.as_ref(),
-        },
-        recipe,
-        goal: args.target.goal(),
-        choosing: args.choosing.choosing(),
-        text: args.text.as_deref().map(Text::read).transpose()?,
-        gate: args.choosing.gate()?,
-        sequential: args.sequential,
-        fit: args.fit_options(),
-        options: args.resources.options(is_stock == Some(false)),
-        progress: &Terminal::default(),
-    };
+    let progress = Terminal::default();
+    let compress = compress.recipe(recipe).progress(&progress);
     let done = match args.output.as_deref().filter(|_| !args.dry_run) {
-        Some(output) => compression.write(output)?,
-        None => compression.plan(is_stock.unwrap_or(false))?,
+        Some(output) => compress.write(output)?,
+        None => compress.plan(is_stock.unwrap_or(false))?,
     };
-    report(&done, &model.architecture);
+    report(&done);
     match &done.summary {
         Some(summary) => print_summary(&done, summary, args.json),
         None => print_plan(&done.plan, args.json),
@@ -155,9 +127,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 /// What the user should know beside the result.
-fn report(done: &Compressed, source: &str) {
+fn report(done: &Compressed) {
     if let Some(structure) = &done.structure {
-        eprintln!("note: {}", shrunk(structure, source));
+        eprintln!("note: {}", shrunk(structure));
         warn_of_unfitted(&structure.unfitted);
     }
     warn_of_unfitted(&done.unfitted);
@@ -179,21 +151,6 @@ fn report(done: &Compressed, source: &str) {
 }
 
 impl Args {
-    /// What is read and written.
-    fn claims(&self) -> Claims {
-        Claims::new()
-            .reads("the checkpoint", [checkpoint_path(&self.checkpoint)])
-            .reads("the recipe", &self.recipe)
-            .reads("the file of `--types-of`", &self.types_of)
-            .reads("the importance file", &self.importance)
-            .reads("the statistics", &self.stats)
-            .reads("the diagnosis", &self.diagnosis)
-            .reads("a text", &self.text)
-            .reads("a text", &self.choosing.gate)
-            .writes(self.output.as_ref().filter(|_| !self.dry_run))
-            .writes(self.choosing.sensitivity())
-    }
-
     /// What clap can't hold against one another.
     fn check(&self, recipe: &Recipe, is_stock: Option<bool>) -> Result<(), Failure> {
         let target = self.target.goal().is_some();
@@ -286,33 +243,4 @@ fn presets_help() -> String {
          or f16; each such case is reported.",
     );
     text
-}
-
-/// Rules that give each weight of a model the type that it has in a GGUF file.
-fn types_of(file: &Path, model: &Model) -> Result<Vec<Rule>, Failure> {
-    let bytes = Mapping::open(file)?;
-    let header = refuse_split(file).and_then(|()| read_header(&bytes));
-    let header = header.map_err(|e| Failure::file(file, e))?;
-    let weights = model.tensors.iter().filter(|t| t.is_weight());
-    let rule = |tensor: &ModelTensor| {
-        let found = header.tensor(&tensor.name);
-        match found {
-            Some(found) if found.shape == tensor.shape => {
-                Ok(Rule::of_tensor(&found.name, found.ty))
-            }
-            found => Err(Failure::file(
-                file,
-                format!(
-                    "tensor `{}` {}, expected the checkpoint's {}; name a file that was made of this checkpoint",
-                    tensor.name,
-                    found.map_or("is not there".to_string(), |t| format!(
-                        "is {}",
-                        shape(&t.shape)
-                    )),
-                    shape(&tensor.shape),
-                ),
-            )),
-        }
-    };
-    weights.map(rule).collect()
 }

@@ -106,6 +106,7 @@ impl From<crate::workbench::Error> for Failure {
         match e {
             Error::Plan(e) => e.into(),
             Error::Io(e) => e.into(),
+            Error::Claims(e) => e.into(),
             Error::TextMissing { .. } => Failure::Usage(format!("{e}; give `--text`")),
             Error::NoCacheFolder => {
                 Failure::Usage(format!("{e}; name a file with `--sensitivity`"))

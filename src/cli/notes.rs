@@ -4,7 +4,7 @@ use crate::fitting::{Reason, Unfitted};
 use crate::workbench::StructureReport;
 
 /// What became of the blocks, in one line.
-pub fn shrunk(report: &StructureReport, source: &str) -> String {
+pub fn shrunk(report: &StructureReport) -> String {
     let range = |all: &[Option<usize>]| {
         let known = || all.iter().flatten();
         match (known().min(), known().max()) {
@@ -38,7 +38,7 @@ pub fn shrunk(report: &StructureReport, source: &str) -> String {
     {
         line += &format!("; a token's keys and values take {after} bytes of {before} in F16");
     }
-    if report.architecture != source {
+    if report.architecture != report.source_architecture {
         line += &format!("; as a `{}`, which has such a form", report.architecture);
     }
     if report.output_copied {

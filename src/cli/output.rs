@@ -121,11 +121,8 @@ pub fn checkpoint_path(name: &Path) -> PathBuf {
 
 /// Says where statistics may be of a model that was trained further.
 pub fn warn_of_norms(likeness: Likeness) {
-    if likeness == Likeness::NormsOnly {
-        eprintln!(
-            "warning: the statistics tell models apart by their norms alone, as an older dwindle measured \
-             them or of a file of factors; measure again if this model was trained further"
-        );
+    if let Some(text) = likeness.warning() {
+        eprintln!("warning: {text}");
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Resources {
     /// more passes alone, and mapped files, factored Gram matrices, the layers that `--sequential` fits,
     /// running models and what threads and llama.cpp take besides come on top
     #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
-    memory: u64,
+    pub memory: u64,
     /// Worker threads [default: one per core]
     #[arg(short, long)]
     pub threads: Option<usize>,

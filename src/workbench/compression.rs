@@ -1,4 +1,4 @@
-//! A checkpoint compressed into a file: the whole of it, as one thing to set up and run.
+//! Compressing a checkpoint that is open.
 
 use std::path::{Path, PathBuf};
 
@@ -16,33 +16,20 @@ use crate::statistics::Measured;
 use crate::target::Chosen;
 use crate::writing::{Fitted, Inputs, Options, Summary, compress};
 
-/// What is to be done with a checkpoint that is open.
-pub struct Compression<'a> {
-    /// The checkpoint's folder or file.
+/// A checkpoint that is open, and what is to be done with it; [`Compress`](super::Compress) tells of each.
+pub(super) struct Compression<'a> {
     pub path: &'a Path,
-    /// Its tensors in llama.cpp's terms.
     pub model: &'a Model,
-    /// Where they come from.
     pub source: &'a dyn Source,
-    /// What was measured of them.
     pub measured: Measured<'a>,
-    /// What becomes of each, unless there is a goal.
     pub recipe: Recipe,
-    /// A size or a quality, for which types are chosen.
     pub goal: Option<Goal>,
-    /// How.
     pub choosing: Choosing,
-    /// The text that measurements run on and layers are fitted on.
     pub text: Option<Text>,
-    /// A second text that the file is measured on.
     pub gate: Option<Text>,
-    /// Whether layers are fitted one after the other.
     pub sequential: bool,
-    /// How much of the text they are fitted on.
     pub fit: FitOptions,
-    /// Memory and threads.
     pub options: Options,
-    /// Who is told how far it is.
     pub progress: &'a dyn Progress,
 }
 
@@ -76,23 +63,8 @@ pub fn is_stock(output: &Path) -> Result<bool, Error> {
 }
 
 impl Compression<'_> {
-    /// Writes the file, or goes on where a killed run that would write the same has stopped.
-    ///
-    /// # Errors
-    /// [`Error`]; an existing file is then untouched.
-    pub fn write(&self, output: &Path) -> Result<Compressed, Error> {
-        self.run(Some(output), is_stock(output)?)
-    }
-
-    /// What [`Self::write`] would write. Measures what the plan depends on.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn plan(&self, is_stock: bool) -> Result<Compressed, Error> {
-        self.run(None, is_stock)
-    }
-
-    fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
+    /// Writes the file; without an output, what would be written.
+    pub fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
         let scratch = output.map_or(Path::new("."), folder_of);
         let whole = self.bench(self.model, self.measured, scratch);
         let smaller = self.smaller(&whole, output.is_some())?;

@@ -28,6 +28,16 @@ pub enum Error {
     NotStock { count: usize, shown: String },
     #[error("`{}` ends neither in `.gguf` (for any llama.cpp) nor in `.dwn` (compressed container)", .0.display())]
     Extension(PathBuf),
+    #[error("`{}`: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Calibrate(#[from] crate::measure::CalibrateError),
+    #[error(transparent)]
+    Claims(#[from] dwindle_formats::output::ClaimError),
+    #[error(transparent)]
+    Importance(#[from] crate::statistics::ImportanceError),
+    #[error(transparent)]
+    Diagnosis(#[from] crate::statistics::DiagnosisError),
     #[error(transparent)]
     Checkpoint(#[from] crate::architecture::Error),
     #[error(transparent)]

@@ -2,9 +2,11 @@
 //! without printing.
 
 mod choosing;
+mod compress;
 mod compression;
 mod costs;
 mod error;
+mod evaluate;
 mod fitted;
 mod frontier;
 mod meter;
@@ -13,13 +15,16 @@ mod shrink;
 mod sweep;
 mod text;
 mod trial;
+mod types_of;
 
 use std::path::Path;
 
 pub use choosing::{Choosing, Effort, Goal, choose, refined};
-pub use compression::{Compressed, Compression, is_stock};
+pub use compress::Compress;
+pub use compression::{Compressed, is_stock};
 pub use costs::costs;
 pub use error::Error;
+pub use evaluate::{calibrate, evaluate, verify};
 pub use frontier::{Check, Point, Row, knee, mean_ratio, smallest_within, thriftiest};
 pub use outcome::{Gate, Outcome};
 pub use shrink::Report as StructureReport;

@@ -27,6 +27,9 @@ pub(super) struct Smaller {
 pub struct Report {
     /// The architecture that the smaller model is written as.
     pub architecture: String,
+    /// The source's.
+    #[serde(skip)]
+    pub source_architecture: String,
     /// Parameters of the blocks that stay.
     pub parameters: u64,
     /// Parameters of the source's blocks.
@@ -191,6 +194,7 @@ fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Repor
     let of_blocks = kept.blocks.iter().zip(&blocks.all);
     Report {
         architecture: smaller.architecture.clone(),
+        source_architecture: model.architecture.clone(),
         parameters: parameters(smaller, |_| true),
         source_parameters: parameters(model, |_| true),
         feed_forward: of_blocks

@@ -4,6 +4,7 @@ mod demo;
 mod docs;
 mod hostile;
 mod methods;
+mod native;
 mod setup;
 mod shell;
 mod smaller;
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
          print one table of smaller models beside quantized ones: bytes, quality, speed, memory
   hostile [METADATA STRUCTURE SEED]
          run and evaluate so many damaged models of each kind, 2000 and 1000 by default
+  native build for this processor only, into target/native
   soak [MINUTES]
          serve the fixture to hostile clients on loopback, 10 minutes by default, and say how it
          stood that
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
+        ["native"] => setup::install_missing().and_then(|()| native::main()),
         ["soak", ref rest @ ..] => setup::prepare().and_then(|()| soak::main(rest)),
         ["test"] => setup::prepare().and_then(|()| test::main()),
         ["test", "--quick"] => setup::prepare().and_then(|()| test::quick()),

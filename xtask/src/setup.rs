@@ -8,12 +8,17 @@ use crate::shell;
 /// Debian's packages that bring what is missing.
 const PACKAGES: [&str; 3] = ["cmake", "libclang-dev", "g++"];
 
-/// Installs what is missing where that is allowed, and otherwise says what to type; then builds.
-pub fn prepare() -> Result<(), String> {
-    let missing = missing();
-    if !missing.is_empty() {
-        install(&missing)?;
+/// Installs what is missing where that is allowed, and otherwise says what to type.
+pub fn install_missing() -> Result<(), String> {
+    match missing() {
+        missing if missing.is_empty() => Ok(()),
+        missing => install(&missing),
     }
+}
+
+/// Installs what is missing, then builds.
+pub fn prepare() -> Result<(), String> {
+    install_missing()?;
     eprintln!(
         "building dwindle; the first time this compiles llama.cpp, some 6 minutes on 2 cores"
     );

@@ -38,6 +38,16 @@ pub enum Likeness {
     NormsOnly,
 }
 
+impl Likeness {
+    /// What the user should think about.
+    pub fn warning(self) -> Option<&'static str> {
+        (self == Likeness::NormsOnly).then_some(
+            "the statistics tell models apart by their norms alone, as an older dwindle measured them or of \
+             a file of factors; measure again if this model was trained further",
+        )
+    }
+}
+
 /// A tensor's name, shape and values.
 pub type Norm = (String, Vec<u64>, Vec<f32>);
 

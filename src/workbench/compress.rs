@@ -1,0 +1,270 @@
+//! Compressing, from names of files to a file.
+
+use std::path::{Path, PathBuf};
+
+use dwindle_formats::output::Claims;
+
+use super::compression::{Compressed, Compression, is_stock};
+use super::types_of::types_of;
+use super::{Choosing, Error, Goal, Text};
+use crate::checkpoint::{self, Caches};
+use crate::fitting::FitOptions;
+use crate::plan::{Recipe, Rounding, preset};
+use crate::progress::Progress;
+use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
+use crate::writing::Options;
+
+/// Memory for values and results under way, where it is not said: 1 GiB.
+const MEMORY: u64 = 1 << 30;
+
+/// A checkpoint to be compressed, and how.
+///
+/// Without more, each tensor is copied into F16.
+#[must_use]
+pub struct Compress<'p> {
+    checkpoint: PathBuf,
+    recipe: Recipe,
+    goal: Option<Goal>,
+    choosing: Choosing,
+    recipe_file: Option<PathBuf>,
+    types_of: Option<PathBuf>,
+    statistics: Option<PathBuf>,
+    importance: Option<PathBuf>,
+    diagnosis: Option<PathBuf>,
+    text: Option<PathBuf>,
+    gate: Option<PathBuf>,
+    sequential: bool,
+    fit: FitOptions,
+    memory: u64,
+    threads: Option<usize>,
+    progress: &'p dyn Progress,
+}
+
+impl<'p> Compress<'p> {
+    /// A Hugging Face folder, a GGUF file, or the name of a model in the Hugging Face cache.
+    pub fn checkpoint(checkpoint: impl Into<PathBuf>) -> Compress<'p> {
+        Compress {
+            checkpoint: checkpoint.into(),
+            recipe: Recipe::base("f16"),
+            goal: None,
+            choosing: Choosing::default(),
+            recipe_file: None,
+            types_of: None,
+            statistics: None,
+            importance: None,
+            diagnosis: None,
+            text: None,
+            gate: None,
+            sequential: false,
+            fit: FitOptions {
+                ctx: 512,
+                chunks: 64,
+                threads: None,
+            },
+            memory: MEMORY,
+            threads: None,
+            progress: &(),
+        }
+    }
+
+    /// A preset, or one of llama-quantize's file types (`q4_k_m`).
+    pub fn preset(self, name: &str) -> Compress<'p> {
+        self.recipe(preset(name))
+    }
+
+    /// Rules from roles, layers and names to methods.
+    pub fn recipe(self, recipe: Recipe) -> Compress<'p> {
+        Compress { recipe, ..self }
+    }
+
+    /// The file that the recipe was read from, so that it is not overwritten.
+    pub fn recipe_file(self, file: Option<PathBuf>) -> Compress<'p> {
+        Compress {
+            recipe_file: file,
+            ..self
+        }
+    }
+
+    /// A size or a quality, for which the type of each tensor is chosen. Wants [`Self::statistics`] and
+    /// [`Self::text`], and makes a stock `.gguf` whose codes are chosen for the layers' outputs.
+    pub fn goal(mut self, goal: Goal) -> Compress<'p> {
+        self.recipe.rounding = Rounding::Output;
+        self.goal = Some(goal);
+        self
+    }
+
+    /// How types are chosen for a goal.
+    pub fn choosing(self, choosing: Choosing) -> Compress<'p> {
+        Compress { choosing, ..self }
+    }
+
+    /// A GGUF file that was made of the same checkpoint, whose types each tensor gets.
+    pub fn types_of(self, file: Option<PathBuf>) -> Compress<'p> {
+        Compress {
+            types_of: file,
+            ..self
+        }
+    }
+
+    /// Statistics of [`calibrate`](crate::measure::calibrate), which also give importance weights.
+    pub fn statistics(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            statistics: file.into(),
+            ..self
+        }
+    }
+
+    /// Importance weights, as llama-imatrix writes them.
+    pub fn importance(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            importance: file.into(),
+            ..self
+        }
+    }
+
+    /// What compressing each tensor costs, by which ranks are chosen.
+    pub fn diagnosis(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            diagnosis: file.into(),
+            ..self
+        }
+    }
+
+    /// The text, in UTF-8, that measurements run on and layers are fitted on.
+    pub fn text(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            text: file.into(),
+            ..self
+        }
+    }
+
+    /// A second text, on which the file for a goal is compared with llama-quantize's.
+    pub fn gate(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            gate: file.into(),
+            ..self
+        }
+    }
+
+    /// Whether layers are fitted to what the compressed layers before them give, on so much of the text.
+    pub fn sequential(self, sequential: bool, fit: FitOptions) -> Compress<'p> {
+        Compress {
+            sequential,
+            fit,
+            ..self
+        }
+    }
+
+    /// Bytes for values and results of tensors under way.
+    pub fn memory(self, bytes: u64) -> Compress<'p> {
+        Compress {
+            memory: bytes,
+            ..self
+        }
+    }
+
+    /// Worker threads; one per core where there is no number.
+    pub fn threads(self, threads: Option<usize>) -> Compress<'p> {
+        Compress { threads, ..self }
+    }
+
+    /// Who is told how far the work is.
+    pub fn progress(self, progress: &'p dyn Progress) -> Compress<'p> {
+        Compress { progress, ..self }
+    }
+
+    /// Writes the file, `.gguf` for any llama.cpp or `.dwn` for the compressed container, or goes on where a
+    /// killed run that would write the same has stopped.
+    ///
+    /// # Errors
+    /// [`Error`]; existing files are then untouched.
+    pub fn write(&self, output: impl AsRef<Path>) -> Result<Compressed, Error> {
+        self.run(Some(output.as_ref()), is_stock(output.as_ref())?)
+    }
+
+    /// What [`Self::write`] would do.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn plan(&self, is_stock: bool) -> Result<Compressed, Error> {
+        self.run(None, is_stock)
+    }
+
+    fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
+        crate::llama::backend::init();
+        // Before work that may take hours.
+        let path = checkpoint::resolve(&self.checkpoint, &Caches::from_env());
+        self.claims(path.as_deref().unwrap_or(&self.checkpoint), output)
+            .check()?;
+        let path = path.map_err(crate::architecture::Error::from)?;
+        let text = self.text.as_deref().map(Text::read).transpose()?;
+        let gate = self.gate.as_deref().map(Text::read).transpose()?;
+        let importance = self.importance.as_deref().map(Importance::open);
+        let importance = importance.transpose()?;
+        let (source, model) = crate::architecture::open(&path)?;
+        let mut recipe = self.recipe.clone();
+        if let Some(file) = &self.types_of {
+            recipe.rules = types_of(file, &model)?;
+        }
+        let statistics = self
+            .statistics
+            .as_deref()
+            .map(Statistics::open)
+            .transpose()?;
+        if let Some(statistics) = &statistics {
+            let likeness = statistics.check_model(&model, source.as_ref())?;
+            likeness.warning().inspect(|text| self.progress.warn(text));
+        }
+        let identity = || Identity::of(&model, source.as_ref());
+        let diagnosis = match &self.diagnosis {
+            Some(file) => Some(Diagnosis::open(file, &identity()?)?),
+            None => None,
+        };
+        let from_statistics = || statistics.as_ref().map(Importance::from_statistics);
+        let importance = importance.or_else(from_statistics);
+        let compression = Compression {
+            path: &path,
+            model: &model,
+            source: source.as_ref(),
+            measured: Measured {
+                importance: importance.as_ref(),
+                statistics: statistics.as_ref(),
+                diagnosis: diagnosis.as_ref(),
+            },
+            recipe,
+            goal: self.goal,
+            choosing: self.choosing.clone(),
+            text,
+            gate,
+            sequential: self.sequential,
+            fit: self.fit.clone(),
+            options: self.options(output.is_some() && !is_stock),
+            progress: self.progress,
+        };
+        compression.run(output, is_stock)
+    }
+
+    fn options(&self, compress: bool) -> Options {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        Options {
+            threads: self.threads.unwrap_or_else(cores),
+            memory: self.memory,
+            compress,
+        }
+    }
+
+    /// What is read and written.
+    fn claims(&self, checkpoint: &Path, output: Option<&Path>) -> Claims {
+        Claims::new()
+            .reads("the checkpoint", [checkpoint])
+            .reads("the recipe", &self.recipe_file)
+            .reads("the file whose types are taken", &self.types_of)
+            .reads("the importance file", &self.importance)
+            .reads("the statistics", &self.statistics)
+            .reads("the diagnosis", &self.diagnosis)
+            .reads("a text", &self.text)
+            .reads("a text", &self.gate)
+            .writes(output)
+            .writes(&self.choosing.sensitivity)
+    }
+}
