@@ -82,84 +82,87 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+/// Commands that would write over what they read, or twice the same, and the file that they name.
+const OVERWRITES: &[(&str, &str)] = &[
+    ("calibrate m.gguf --text t.txt -o m.gguf", "m.gguf"),
+    ("calibrate m.gguf --text t.txt -o ./ck/../m.gguf", "m.gguf"),
+    ("calibrate m.gguf --text t.txt -o hard.gguf", "hard.gguf"),
+    ("calibrate m.gguf --text t.txt -o t.txt", "t.txt"),
+    ("calibrate m.gguf --text t.txt --imatrix m.gguf", "m.gguf"),
+    (
+        "calibrate m.gguf --text t.txt --lora l.gguf -o l.gguf",
+        "l.gguf",
+    ),
+    (
+        "calibrate ck --text t.txt -o ck/model-00001-of-00002.safetensors",
+        "model-00001-of-00002.safetensors",
+    ),
+    (
+        "calibrate ck --text t.txt -o ck/tokenizer.json",
+        "tokenizer.json",
+    ),
+    ("calibrate m.gguf --text t.txt -o new --imatrix new", "new"),
+    (
+        "calibrate m.gguf --text t.txt -o new --imatrix ck/../new",
+        "new",
+    ),
+    ("calibrate m.gguf --text t.txt -o s --imatrix s", "`s`"),
+    ("diagnose m.gguf --stats s -o m.gguf", "m.gguf"),
+    ("diagnose m.gguf --stats s -o s", "`s`"),
+    ("diagnose m.gguf --stats s --text t.txt -o t.txt", "t.txt"),
+    ("export k.gguf -o k.gguf", "k.gguf"),
+    ("compress m.gguf --preset q8_0 -o m.gguf", "m.gguf"),
+    ("compress m.gguf --preset q8_0 -o hard.gguf", "hard.gguf"),
+    ("compress m.gguf --types-of k.gguf -o k.gguf", "k.gguf"),
+    (
+        "compress m.gguf --preset q8_0 --importance i.gguf -o i.gguf",
+        "i.gguf",
+    ),
+    ("compress .x.gguf.part --preset q8_0 -o x.gguf", "x.gguf"),
+    (
+        "compress m.gguf --size 50% --stats s --text t.txt --sensitivity t.txt -o x.gguf",
+        "t.txt",
+    ),
+    (
+        "compress m.gguf --size 50% --stats s --text t.txt --gate u.txt --sensitivity u.txt -o x.gguf",
+        "u.txt",
+    ),
+    (
+        "compress m.gguf --size 50% --stats s --text t.txt --sensitivity x.gguf -o x.gguf",
+        "x.gguf",
+    ),
+    ("sweep m.gguf --stats s --text t.txt --svg t.txt", "t.txt"),
+    ("sweep m.gguf --stats s --text t.txt --svg m.gguf", "m.gguf"),
+    (
+        "sweep m.gguf --stats s --text t.txt --eval u.txt --svg u.txt",
+        "u.txt",
+    ),
+    ("sweep m.gguf --stats s --text t.txt --sensitivity s", "`s`"),
+    (
+        "eval m.gguf --text t.txt --reference k.gguf --cache m.gguf",
+        "m.gguf",
+    ),
+    (
+        "eval m.gguf --text t.txt --reference k.gguf --cache k.gguf",
+        "k.gguf",
+    ),
+    (
+        "eval m.gguf --text t.txt --reference k.gguf --cache t.txt",
+        "t.txt",
+    ),
+    (
+        "eval m.gguf --text t.txt --reference ck --cache ck/config.json",
+        "config.json",
+    ),
+];
+
 #[test]
 fn no_output_takes_the_place_of_an_input_or_of_another_output() {
     let dir = copies();
     std::fs::hard_link(dir.path().join("m.gguf"), dir.path().join("hard.gguf")).unwrap();
     std::fs::copy(dir.path().join("m.gguf"), dir.path().join(".x.gguf.part")).unwrap();
     let before = contents(dir.path());
-    for (words, named) in [
-        ("calibrate m.gguf --text t.txt -o m.gguf", "m.gguf"),
-        ("calibrate m.gguf --text t.txt -o ./ck/../m.gguf", "m.gguf"),
-        ("calibrate m.gguf --text t.txt -o hard.gguf", "hard.gguf"),
-        ("calibrate m.gguf --text t.txt -o t.txt", "t.txt"),
-        ("calibrate m.gguf --text t.txt --imatrix m.gguf", "m.gguf"),
-        (
-            "calibrate m.gguf --text t.txt --lora l.gguf -o l.gguf",
-            "l.gguf",
-        ),
-        (
-            "calibrate ck --text t.txt -o ck/model-00001-of-00002.safetensors",
-            "model-00001-of-00002.safetensors",
-        ),
-        (
-            "calibrate ck --text t.txt -o ck/tokenizer.json",
-            "tokenizer.json",
-        ),
-        ("calibrate m.gguf --text t.txt -o new --imatrix new", "new"),
-        (
-            "calibrate m.gguf --text t.txt -o new --imatrix ck/../new",
-            "new",
-        ),
-        ("calibrate m.gguf --text t.txt -o s --imatrix s", "`s`"),
-        ("diagnose m.gguf --stats s -o m.gguf", "m.gguf"),
-        ("diagnose m.gguf --stats s -o s", "`s`"),
-        ("diagnose m.gguf --stats s --text t.txt -o t.txt", "t.txt"),
-        ("export k.gguf -o k.gguf", "k.gguf"),
-        ("compress m.gguf --preset q8_0 -o m.gguf", "m.gguf"),
-        ("compress m.gguf --preset q8_0 -o hard.gguf", "hard.gguf"),
-        ("compress m.gguf --types-of k.gguf -o k.gguf", "k.gguf"),
-        (
-            "compress m.gguf --preset q8_0 --importance i.gguf -o i.gguf",
-            "i.gguf",
-        ),
-        ("compress .x.gguf.part --preset q8_0 -o x.gguf", "x.gguf"),
-        (
-            "compress m.gguf --size 50% --stats s --text t.txt --sensitivity t.txt -o x.gguf",
-            "t.txt",
-        ),
-        (
-            "compress m.gguf --size 50% --stats s --text t.txt --gate u.txt --sensitivity u.txt -o x.gguf",
-            "u.txt",
-        ),
-        (
-            "compress m.gguf --size 50% --stats s --text t.txt --sensitivity x.gguf -o x.gguf",
-            "x.gguf",
-        ),
-        ("sweep m.gguf --stats s --text t.txt --svg t.txt", "t.txt"),
-        ("sweep m.gguf --stats s --text t.txt --svg m.gguf", "m.gguf"),
-        (
-            "sweep m.gguf --stats s --text t.txt --eval u.txt --svg u.txt",
-            "u.txt",
-        ),
-        ("sweep m.gguf --stats s --text t.txt --sensitivity s", "`s`"),
-        (
-            "eval m.gguf --text t.txt --reference k.gguf --cache m.gguf",
-            "m.gguf",
-        ),
-        (
-            "eval m.gguf --text t.txt --reference k.gguf --cache k.gguf",
-            "k.gguf",
-        ),
-        (
-            "eval m.gguf --text t.txt --reference k.gguf --cache t.txt",
-            "t.txt",
-        ),
-        (
-            "eval m.gguf --text t.txt --reference ck --cache ck/config.json",
-            "config.json",
-        ),
-    ] {
+    for (words, named) in OVERWRITES {
         let sentence = refusal(&mut in_folder(dir.path(), words), USAGE);
         says(&sentence, &[named, "choose another"]);
         assert!(contents(dir.path()) == before, "{words}");
@@ -167,9 +170,8 @@ fn no_output_takes_the_place_of_an_input_or_of_another_output() {
 }
 
 /// Each command that writes, with its output to be named last.
-const WRITERS: [&str; 8] = [
+const WRITERS: [&str; 7] = [
     "compress m.gguf --preset q8_0 -o",
-    "compress m.gguf --preset q8_0 --size",
     "calibrate m.gguf --text t.txt --chunks 2 -c 64 -t 1 -o",
     "calibrate m.gguf --text t.txt --chunks 2 -c 64 -t 1 --imatrix",
     "diagnose m.gguf --stats s -o",
@@ -177,11 +179,6 @@ const WRITERS: [&str; 8] = [
     "sweep m.gguf --stats s --text t.txt --svg",
     "eval m.gguf --text t.txt -c 64 --chunks 2 --reference k.gguf --cache",
 ];
-
-/// Those that are done in moments.
-fn writers() -> impl Iterator<Item = &'static str> {
-    WRITERS.into_iter().filter(|w| !w.ends_with("--size"))
-}
 
 #[test]
 fn only_plain_files_are_replaced() {
@@ -195,7 +192,7 @@ fn only_plain_files_are_replaced() {
     assert!(made.unwrap().success());
     let socket = std::os::unix::net::UnixListener::bind(at("socket.gguf")).unwrap();
     let before = listing(dir.path());
-    for writer in writers() {
+    for writer in WRITERS {
         for (place, kind) in [
             ("link.gguf", "symbolic link"),
             ("dangling.gguf", "symbolic link"),
@@ -251,7 +248,7 @@ fn planted_siblings_are_not_followed() {
 fn a_file_that_is_replaced_keeps_its_mode() {
     let dir = copies();
     let path = dir.path().join("x.gguf");
-    for writer in writers().filter(|w| !w.starts_with("sweep")) {
+    for writer in WRITERS.iter().filter(|w| !w.starts_with("sweep")) {
         for mode in [0o600, 0o640] {
             std::fs::write(&path, "").unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();

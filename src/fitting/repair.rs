@@ -208,8 +208,7 @@ impl Repair<'_> {
         let (all, added) = match &end.columns {
             Columns::None => (vec![0.0; w.len()], None),
             // Too little was seen to change it.
-            Columns::All if tokens < ROWS_PER_ELEMENT * n => {
-                self.note(tensor, n, tokens, false);
+            Columns::All if !self.is_enough(tensor, n, tokens, false) => {
                 let added = forward(now, &w, n, rows);
                 (w, Some(added))
             }
@@ -223,12 +222,9 @@ impl Repair<'_> {
                 let prior = &self.fits[&end.tensor];
                 let width = inputs.width();
                 let picked = narrow(inputs, now, n);
-                let fitted = match tokens < ROWS_PER_ELEMENT * width {
-                    true => {
-                        self.note(tensor, width, tokens, true);
-                        prior.clone()
-                    }
-                    false => regress(&picked, width, &target, prior, RIDGE[0])?,
+                let fitted = match self.is_enough(tensor, width, tokens, true) {
+                    true => regress(&picked, width, &target, prior, RIDGE[0])?,
+                    false => prior.clone(),
                 };
                 let added = forward(&picked, &fitted, width, rows);
                 let all = widen(inputs, &fitted, n);
@@ -244,17 +240,28 @@ impl Repair<'_> {
         Ok(Some(all))
     }
 
-    /// Notes a matrix whose input was seen too little of.
-    fn note(&mut self, tensor: &ModelTensor, width: usize, tokens: usize, measured: bool) {
-        self.unfitted.push(Unfitted {
-            weights: vec![tensor.name.clone()],
-            width,
-            reason: Reason::TooFewTokens {
-                tokens,
-                needed: ROWS_PER_ELEMENT * width,
-                measured,
-            },
-        });
+    /// Whether enough was seen of a matrix's input to fit it; where not, that is noted. `measured` says
+    /// whether it is fitted by calibration instead.
+    fn is_enough(
+        &mut self,
+        tensor: &ModelTensor,
+        width: usize,
+        tokens: usize,
+        measured: bool,
+    ) -> bool {
+        let needed = ROWS_PER_ELEMENT * width;
+        if tokens < needed {
+            self.unfitted.push(Unfitted {
+                weights: vec![tensor.name.clone()],
+                width,
+                reason: Reason::TooFewTokens {
+                    tokens,
+                    needed,
+                    measured,
+                },
+            });
+        }
+        tokens >= needed
     }
 
     /// In the last layer only some tokens go on.
