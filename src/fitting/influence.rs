@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use super::observe::{STRIDE, observe};
 use super::side_by_side::{FitError, FitText};
 use crate::architecture::{ModelTensor, role};
-use crate::ggml::GgmlError;
 use crate::llama::activations::LinearInput;
 use crate::llama::model;
-use crate::plan::Subject;
+use crate::plan::{Subject, TensorError};
 use crate::structure::Whole;
 
 /// The influence of each block: one less the mean cosine between the residual stream before it and
@@ -81,11 +80,8 @@ fn norms(subject: &Subject<'_>) -> Result<HashMap<String, Vec<f32>>, FitError> {
     let tensors = subject.model.tensors.iter().filter(is_read);
     tensors
         .map(|tensor| {
-            let failed = |e: GgmlError| FitError::Transform {
-                tensor: tensor.name.clone(),
-                source: e.into(),
-            };
-            let values = subject.values(tensor).map_err(failed)?;
+            let values = subject.values(tensor);
+            let values = values.map_err(TensorError::of(&tensor.name))?;
             Ok((tensor.name.clone(), values))
         })
         .collect()

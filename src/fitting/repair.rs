@@ -14,7 +14,7 @@ use crate::architecture::{self, ModelTensor, Traits};
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};
-use crate::plan::{Subject, TransformError};
+use crate::plan::{Subject, TensorError, TransformError};
 use crate::structure::{Block, Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
 
 /// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a fraction
@@ -96,11 +96,8 @@ fn turn_queries(whole: &Whole<'_>, kept: &Kept, running: &Model) -> Result<(), F
     for (number, block) in blocks.all.iter().enumerate() {
         for index in block.attention.iter().flat_map(|a| &a.q) {
             let tensor = &model.tensors[*index];
-            let failed = |source: TransformError| FitError::Transform {
-                tensor: tensor.name.clone(),
-                source,
-            };
-            let w = subject.values(tensor).map_err(|e| failed(e.into()))?;
+            let w = subject.values(tensor);
+            let w = w.map_err(TensorError::of(&tensor.name))?;
             let turned = pairs.turn(&w, tensor, number, model, blocks.key_length);
             running.replace(&tensor.name, &turned)?;
         }
@@ -174,10 +171,7 @@ impl Repair<'_> {
         let tensor = &self.subject.model.tensors[end.tensor];
         let fitted = self.fit(end, tensor, original, now);
         tensor.release(self.subject.source);
-        fitted.map_err(|source| FitError::Transform {
-            tensor: tensor.name.clone(),
-            source,
-        })
+        Ok(fitted.map_err(TensorError::of(&tensor.name))?)
     }
 
     fn fit(

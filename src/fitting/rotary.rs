@@ -9,7 +9,7 @@ use crate::llama::activations::LinearInput;
 use crate::llama::model;
 use crate::method::refit::forward;
 use crate::method::rotary_pairs::{PairScores, choose};
-use crate::plan::{Subject, TransformError};
+use crate::plan::{Subject, TensorError, TransformError};
 use crate::structure::{Blocks, Pairs, Whole, own_scale, pair_elements};
 
 /// Chunks that are enough to tell a head's pairs apart.
@@ -65,10 +65,8 @@ pub fn rotary_pairs(
             let linear = |tensors: &[usize]| -> Result<Vec<f32>, FitError> {
                 let tensors: Vec<&ModelTensor> =
                     tensors.iter().map(|i| &model.tensors[*i]).collect();
-                apply(&subject, &tensors, rows, input.width).map_err(|source| FitError::Transform {
-                    tensor: tensors[0].name.clone(),
-                    source,
-                })
+                let product = apply(&subject, &tensors, rows, input.width);
+                Ok(product.map_err(TensorError::of(&tensors[0].name))?)
             };
             let q = turn.turned(linear(&attention.q)?, blocks.shared_by * attention.kv_heads);
             let k = turn.turned(linear(&attention.k)?, attention.kv_heads);
@@ -89,10 +87,7 @@ fn stronger(
     stay: usize,
     heads: impl Iterator<Item = usize>,
 ) -> Result<Pairs, FitError> {
-    let (kept, factors) = choose(scores, stay).map_err(|source| FitError::Transform {
-        tensor: "rope_freqs.weight".to_string(),
-        source: TransformError::Method(source),
-    })?;
+    let (kept, factors) = choose(scores, stay).map_err(TensorError::of("rope_freqs.weight"))?;
     let mut factors = factors.into_iter();
     Ok(Pairs {
         kept,

@@ -19,7 +19,7 @@ use crate::llama::activations::Reader;
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::Moments;
-use crate::plan::{Operand, Plan, TransformError, Treatment};
+use crate::plan::{Operand, Plan, TensorError, TransformError, Treatment};
 use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made};
 
 /// Fits the layers of a plan one after the other. `original` is the checkpoint, `running` the same
@@ -95,9 +95,8 @@ impl<'a> Fitting<'a> {
         let in_layer = role(&tensor.name).0.is_some();
         let alone = match &self.plan.steps[step].treatment {
             Treatment::Slice => false,
-            Treatment::Multilinear { stack, .. } => stack.members.len() == 1,
             Treatment::Store => self.is_quantized(step),
-            _ => true,
+            other => other.stack().is_none_or(|members| members.len() == 1),
         };
         (in_layer && alone && tensor.shape.len() == 2).then_some(step)
     }
@@ -115,12 +114,9 @@ impl<'a> Fitting<'a> {
         &self.inputs.subject.model.tensors[step]
     }
 
-    fn failed(&self, step: usize) -> impl Fn(TransformError) -> FitError {
-        let tensor = self.tensor(step).name.clone();
-        move |source| FitError::Transform {
-            tensor: tensor.clone(),
-            source,
-        }
+    fn failed(&self, step: usize) -> impl Fn(TransformError) -> FitError + 'a {
+        let failed = TensorError::of::<TransformError>(&self.tensor(step).name);
+        move |source| failed(source).into()
     }
 
     /// Treats what is not fitted, so that the layers after it see what the file will hold.
@@ -137,14 +133,14 @@ impl<'a> Fitting<'a> {
                 // Written by the tensor that holds the stack, or not changed.
                 Treatment::Slice => continue,
                 Treatment::Store if !self.is_quantized(step) => continue,
-                Treatment::Joint { members, .. } if members[0] != step => continue,
+                other if other.joint().is_some_and(|m| m[0] != step) => continue,
                 _ => {}
             }
             let made = self.by_calibration(step).map_err(self.failed(step))?;
-            if let Treatment::Multilinear { stack, .. } = treatment {
+            if let Some(members) = treatment.stack() {
                 let values = &made[0].1.values;
-                let len = values.len() / stack.members.len();
-                for (member, values) in stack.members.iter().zip(values.chunks(len)) {
+                let len = values.len() / members.len();
+                for (member, values) in members.iter().zip(values.chunks(len)) {
                     running.replace(&self.tensor(*member).name, values)?;
                 }
             } else {
@@ -157,7 +153,7 @@ impl<'a> Fitting<'a> {
             }
             self.has_changed = true;
             tensor.release(self.inputs.subject.source);
-            if *treatment != Treatment::Store {
+            if !treatment.is_store() {
                 self.keep(made);
             }
         }
@@ -166,7 +162,7 @@ impl<'a> Fitting<'a> {
 
     /// A step, with all that share its factors, from what calibration saw.
     fn by_calibration(&self, step: usize) -> Result<Vec<(usize, Made)>, TransformError> {
-        let Treatment::Joint { members, .. } = &self.plan.steps[step].treatment else {
+        let Some(members) = self.plan.steps[step].treatment.joint() else {
             return Ok(vec![(step, self.factorizer.make(step)?)]);
         };
         let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
@@ -231,9 +227,9 @@ impl<'a> Fitting<'a> {
     /// fitted to.
     fn note_unseen(&mut self, step: usize, made: &[(usize, Made)]) {
         let tensor = self.tensor(step);
-        let members: Vec<usize> = match &self.plan.steps[step].treatment {
-            Treatment::Multilinear { stack, .. } => stack.members.clone(),
-            _ => made.iter().map(|(member, _)| *member).collect(),
+        let members: Vec<usize> = match self.plan.steps[step].treatment.stack() {
+            Some(members) => members.to_vec(),
+            None => made.iter().map(|(member, _)| *member).collect(),
         };
         let is_stack = members.len() > 1 || tensor.shape.len() > 2;
         let names = members.iter().map(|i| self.tensor(*i).name.clone());
@@ -270,10 +266,8 @@ impl<'a> Fitting<'a> {
     fn jobs(&self, steps: &[(usize, &Reader)]) -> Vec<Vec<usize>> {
         let mut jobs: Vec<Vec<usize>> = Vec::new();
         for (step, _) in steps {
-            let job = match &self.plan.steps[*step].treatment {
-                Treatment::Joint { members, .. } => members.clone(),
-                _ => vec![*step],
-            };
+            let joint = self.plan.steps[*step].treatment.joint();
+            let job = joint.map_or_else(|| vec![*step], <[usize]>::to_vec);
             if !jobs.contains(&job) {
                 jobs.push(job);
             }
@@ -299,7 +293,7 @@ impl<'a> Fitting<'a> {
         }
         let cols = self.tensor(members[0]).row_len() as usize;
         let operand = Operand::with_gram(fitted, cols, gram);
-        if let Treatment::Joint { .. } = self.plan.steps[members[0]].treatment {
+        if self.plan.steps[members[0]].treatment.joint().is_some() {
             let made = self.factorizer.make_joint(members, &operand, &original)?;
             return Ok(members.iter().copied().zip(made).collect());
         }

@@ -7,7 +7,7 @@ use crate::llama::activations::{LinearInput, Probe};
 use crate::llama::context::{BatchToken, ContextOptions, default_threads};
 use crate::llama::lockstep::{Pair, lockstep};
 use crate::llama::model::{LlamaError, Model};
-use crate::plan::TransformError;
+use crate::plan::TensorError;
 
 /// Logits that llama.cpp may compute on the way, which nobody needs: 512 MiB.
 const MAX_LOGITS: usize = 1 << 27;
@@ -62,11 +62,8 @@ pub enum FitError {
         "the layers of `{architecture}` can't be fitted to its residual stream; leave `--sequential` away"
     )]
     Stream { architecture: String },
-    #[error("tensor `{tensor}`: {source}")]
-    Transform {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
 }
 
 /// Two models of the same layers, and the tokens that both evaluate.

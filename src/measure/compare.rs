@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::architecture::ModelTensor;
 use crate::mapped::Mapping;
-use crate::plan::Subject;
+use crate::plan::{Subject, TensorError};
 use crate::runtime::{StockError, decode_values};
 use crate::writing::ErrorSums;
 
@@ -64,10 +64,7 @@ fn difference(
     };
     let original = subject
         .values(tensor)
-        .map_err(|source| StockError::Transform {
-            tensor: stored.name.clone(),
-            source: source.into(),
-        })?;
+        .map_err(TensorError::of(&stored.name))?;
     tensor.release(subject.source);
     let decoded = decode_values(container, bytes, index)?;
     Ok(ErrorSums::of(&original, &decoded))

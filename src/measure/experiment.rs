@@ -6,31 +6,19 @@ use super::predictions::Predictions;
 use crate::architecture::ModelTensor;
 use crate::eval::{Estimate, EvalError, EvalOptions};
 use crate::llama::model::{LlamaError, Model};
-use crate::plan::{Subject, TransformError};
+use crate::plan::{Subject, TensorError, TransformError};
 
 /// Why an experiment failed. The weights are as before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum ExperimentError {
-    #[error("tensor `{tensor}`: {source}")]
-    Tensor {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     #[error(transparent)]
     Eval(#[from] EvalError),
     #[error(transparent)]
     Llama(#[from] LlamaError),
-}
-
-impl ExperimentError {
-    fn of(tensor: &ModelTensor) -> impl Fn(TransformError) -> ExperimentError + '_ {
-        |source| ExperimentError::Tensor {
-            tensor: tensor.name.clone(),
-            source,
-        }
-    }
 }
 
 /// A model that runs, loaded so that its weights can be replaced, and a text to run it on.
@@ -96,7 +84,7 @@ impl<'a> Experiment<'a> {
         };
         let is_loaded = |t: &&&ModelTensor| running.has_weight(&t.name);
         for tensor in tensors.iter().filter(is_loaded) {
-            let changed = change(tensor).map_err(ExperimentError::of(tensor))?;
+            let changed = change(tensor).map_err(TensorError::of(&tensor.name))?;
             replaced.tensors.push(tensor);
             running.replace(&tensor.name, &changed)?;
         }
@@ -149,7 +137,7 @@ impl Replaced<'_> {
     fn put_back(&mut self) -> Result<(), ExperimentError> {
         while let Some(tensor) = self.tensors.pop() {
             let original = self.subject.values(tensor);
-            let original = original.map_err(|e| ExperimentError::of(tensor)(e.into()))?;
+            let original = original.map_err(TensorError::of(&tensor.name))?;
             self.running.replace(&tensor.name, &original)?;
             tensor.release(self.subject.source);
         }

@@ -9,7 +9,7 @@ use dwindle_formats::container::{
 
 use super::stock::{StockError, StockModel};
 use crate::plan::Fingerprint;
-use crate::writing::{ErrorSums, Job, Options, Progress, Summary, Work, chunks_of, run};
+use crate::writing::{ErrorSums, Job, Options, Output, Progress, Summary, Work, chunks_of, run};
 
 /// Why a stock file was not written. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +68,13 @@ pub fn export(
         let chunks = chunks_of(parts, &[stock.tensor(job.step)?], options);
         Ok::<_, ExportError>((chunks, ErrorSums::default()))
     };
-    let written = run(
+    let output = Output {
         writer,
-        dense.clone(),
-        &jobs,
+        stored: dense.clone(),
         options,
-        work,
         progress,
-        |_, _| (),
-    )?;
+    };
+    let written = run(output, &jobs, work, |_, _| ())?;
     written.finish()
 }
 

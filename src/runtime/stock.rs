@@ -7,7 +7,7 @@ use crate::architecture::Model;
 use crate::checkpoint::Source;
 use crate::ggml;
 use crate::mapped::Mapping;
-use crate::plan::{Plan, TransformError};
+use crate::plan::{Plan, TensorError};
 use crate::writing::multiply_out;
 use crate::writing::store_rows;
 
@@ -21,11 +21,8 @@ const MULTIPLIED_OUT: TensorType = TensorType::F16;
 pub enum StockError {
     #[error(transparent)]
     Container(#[from] ContainerError),
-    #[error("tensor `{tensor}`: {source}")]
-    Transform {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     #[error(
         "the checkpoint has no tensor `{tensor}` of shape {shape:?}; is it the one that the file was made from, and did the file keep all columns, heads and blocks?"
     )]
@@ -38,10 +35,7 @@ pub enum StockError {
 
 impl StockError {
     fn ggml(tensor: &StoredTensor, source: ggml::GgmlError) -> StockError {
-        StockError::Transform {
-            tensor: tensor.name.clone(),
-            source: source.into(),
-        }
+        TensorError::of(&tensor.name)(source).into()
     }
 }
 
@@ -92,13 +86,8 @@ impl<'a> StockModel<'a> {
             let ty = plan.steps[i].stored.parts[0].ty;
             let result = store_rows(tensor, source, ty, 0..tensor.row_count(), None);
             tensor.release(source);
-            match result {
-                Ok((bytes, _)) => Ok(bytes.into_owned()),
-                Err(source) => Err(StockError::Transform {
-                    tensor: tensor.name.clone(),
-                    source,
-                }),
-            }
+            let (bytes, _) = result.map_err(TensorError::of(&tensor.name))?;
+            Ok(bytes.into_owned())
         })
     }
 

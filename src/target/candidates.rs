@@ -6,7 +6,7 @@ use super::{BudgetError, Task};
 use crate::architecture::ModelTensor;
 use crate::ggml;
 use crate::method::rounding::{Curvature, DAMPING, errors, round};
-use crate::plan::{Rounding, TransformError};
+use crate::plan::{Rounding, TensorError, TransformError};
 use crate::writing::{Options, ordered};
 
 /// The types that are considered where nothing else is asked for: ggml's k-, i- and legacy quants,
@@ -162,7 +162,7 @@ impl<'a> Judge<'a> {
                 error: match ty == own {
                     true => 0.0,
                     false => {
-                        relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?
+                        relative_error(&samples, ty, rounding).map_err(TensorError::of(name))?
                     }
                 },
             })
@@ -203,19 +203,19 @@ impl<'a> Judge<'a> {
                 for r in &chosen {
                     let at = first + r..first + r + 1;
                     let read = self.task.subject.rows(tensor, at);
-                    w.extend(read.map_err(super::ggml(&tensor.name))?);
+                    w.extend(read.map_err(TensorError::of(&tensor.name))?);
                 }
                 let slice = slice as usize;
                 let measured = &self.task.subject.measured;
                 let gram = measured
                     .gram(&tensor.name, slice)
-                    .map_err(BudgetError::of(&tensor.name))?;
+                    .map_err(TensorError::of(&tensor.name))?;
                 let curvature = gram.map(|gram| Curvature::new(gram, DAMPING)).transpose();
                 let importance = measured.importance;
                 Ok(Sample {
                     w,
                     rows: chosen.len(),
-                    curvature: curvature.map_err(BudgetError::of(&tensor.name))?,
+                    curvature: curvature.map_err(TensorError::of(&tensor.name))?,
                     importance: importance.and_then(|i| i.columns(&tensor.name, row, slice)),
                 })
             })

@@ -22,22 +22,18 @@ pub use search::{Chosen, Search, Task, of_bits, of_size, planned};
 pub use sensitivity::{Grouping, fingerprint, groups, measure};
 
 use crate::eval::EvalError;
-use crate::ggml::GgmlError;
 use crate::llama::model::LlamaError;
 use crate::measure::ExperimentError;
 use crate::method::error::MethodError;
-use crate::plan::{PlanError, TransformError};
+use crate::plan::{PlanError, TensorError};
 
 /// Why no types could be chosen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum BudgetError {
-    #[error("tensor `{tensor}`: {source}")]
-    Tensor {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     #[error(
         "the smallest possible file has {smallest} bytes, more than the {wanted} that were asked for"
     )]
@@ -73,24 +69,9 @@ pub enum BudgetError {
 impl From<ExperimentError> for BudgetError {
     fn from(e: ExperimentError) -> BudgetError {
         match e {
-            ExperimentError::Tensor { tensor, source } => BudgetError::Tensor { tensor, source },
+            ExperimentError::Tensor(e) => e.into(),
             ExperimentError::Eval(e) => e.into(),
             ExperimentError::Llama(e) => e.into(),
         }
     }
-}
-
-impl BudgetError {
-    fn of<E: Into<TransformError>>(tensor: &str) -> impl Fn(E) -> BudgetError {
-        let tensor = tensor.to_string();
-        move |source| BudgetError::Tensor {
-            tensor: tensor.clone(),
-            source: source.into(),
-        }
-    }
-}
-
-/// ggml's refusal, told for a tensor.
-fn ggml(tensor: &str) -> impl Fn(GgmlError) -> BudgetError {
-    BudgetError::of(tensor)
 }

@@ -11,7 +11,7 @@ use super::{BudgetError, TensorCandidates};
 use crate::architecture::{ModelTensor, role};
 use crate::ggml;
 use crate::measure::Experiment;
-use crate::plan::{Subject, TransformError};
+use crate::plan::{Subject, TensorError, TransformError};
 use crate::statistics::{Importance, Sensitivities, Sensitivity};
 
 /// Rows that are rounded by one thread at a time.
@@ -77,7 +77,7 @@ pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
         for i in 0..count {
             let row = i * (rows - 1) / (count - 1).max(1);
             let row = subject.rows(tensor, row..row + 1);
-            let row = row.map_err(super::ggml(&tensor.name))?;
+            let row = row.map_err(TensorError::of(&tensor.name))?;
             row.iter().for_each(|v| hash.update(v.to_le_bytes()));
         }
     }

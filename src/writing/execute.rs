@@ -16,7 +16,7 @@ use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
 use crate::checkpoint::{Changed, SourceFile};
 use crate::llama::admission::Refusal;
-use crate::plan::{Fingerprint, Plan, Subject, TransformError, Treatment};
+use crate::plan::{Fingerprint, Plan, Step, Subject, TensorError, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
@@ -40,11 +40,8 @@ pub struct Options {
 pub enum PipelineError {
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error("tensor `{tensor}`: {source}")]
-    Transform {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     #[error(transparent)]
     Changed(#[from] Changed),
     #[error("the file could not be run: {0}")]
@@ -126,66 +123,103 @@ pub fn compress(
     let metadata = plan.metadata.clone();
     let writer = ContainerWriter::create(destination, metadata, plan.stored(), &fingerprint)?;
     let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
-    let factorizer = Factorizer::new(plan, inputs);
-    let rounder = Rounder::new(subject);
-    let work = |job: &Job| {
-        let tensor = &model.tensors[job.step];
-        let step = &plan.steps[job.step];
-        let parts = &step.stored.parts;
-        let made = match (&job.work, &step.treatment) {
-            (Work::Chunk(chunk), treatment) => {
-                let rows = ChunkGeometry::of(&parts[0]).rows_of(*chunk);
-                let ty = parts[0].ty;
-                let stored = match treatment {
-                    Treatment::Round => rounder
-                        .rows(tensor, ty, rows)
-                        .map(|(bytes, sums)| (bytes.into(), sums)),
-                    _ => store_rows(tensor, source, ty, rows, subject.measured.importance),
-                };
-                stored.map(|(bytes, sums)| (vec![chunk_of(&parts[0], bytes, options)], sums))
-            }
-            _ => match fitted.and_then(|f| f.get(job.step)) {
-                Some((payloads, sums)) => Ok((chunks_of(parts, payloads, options), sums)),
-                None => factorizer
-                    .make(job.step)
-                    .map(|made| (chunks_of(parts, &made.parts, options), made.sums)),
-            },
-        };
-        made.map_err(|source| PipelineError::Transform {
-            tensor: tensor.name.clone(),
-            source,
-        })
+    let workshop = Workshop {
+        plan,
+        inputs,
+        options,
+        factorizer: Factorizer::new(plan, inputs),
+        rounder: Rounder::new(subject),
+    };
+    let output = Output {
+        writer,
+        stored: plan.stored(),
+        options,
+        progress,
     };
     let mut read = 0;
-    let written = run(
-        writer,
-        plan.stored(),
-        &jobs,
-        options,
-        work,
-        progress,
-        |job, bytes| {
-            read += bytes;
-            if job.last || read > RELEASE_EVERY {
-                model.tensors[job.step].release(source);
-                read = 0;
-            }
-        },
-    )?;
+    let after = |job: &Job, bytes| {
+        read += bytes;
+        if job.last || read > RELEASE_EVERY {
+            model.tensors[job.step].release(source);
+            read = 0;
+        }
+    };
+    let work = |job: &Job| {
+        let made = workshop.make(job);
+        made.map_err(TensorError::of::<TransformError>(
+            &model.tensors[job.step].name,
+        ))
+        .map_err(PipelineError::from)
+    };
+    let written = run(output, &jobs, work, after)?;
     source.files().iter().try_for_each(SourceFile::check)?;
     written.finish()
 }
 
+/// What jobs are done with.
+struct Workshop<'a> {
+    plan: &'a Plan,
+    inputs: &'a Inputs<'a>,
+    options: Options,
+    factorizer: Factorizer<'a>,
+    rounder: Rounder<'a>,
+}
+
+impl<'a> Workshop<'a> {
+    fn make(&self, job: &Job) -> Result<Made<'a>, TransformError> {
+        let parts = &self.plan.steps[job.step].stored.parts;
+        if let Work::Chunk(chunk) = job.work {
+            let (bytes, sums) = self.chunk(job.step, chunk)?;
+            return Ok((vec![chunk_of(&parts[0], bytes, self.options)], sums));
+        }
+        if let Some((payloads, sums)) = self.inputs.fitted.and_then(|f| f.get(job.step)) {
+            return Ok((chunks_of(parts, payloads, self.options), sums));
+        }
+        let made = self.factorizer.make(job.step)?;
+        Ok((chunks_of(parts, &made.parts, self.options), made.sums))
+    }
+
+    /// A chunk of a dense tensor.
+    fn chunk(&self, step: usize, chunk: u64) -> Result<(Cow<'a, [u8]>, ErrorSums), TransformError> {
+        let Subject {
+            model,
+            source,
+            measured,
+        } = self.inputs.subject;
+        let Step { stored, treatment } = &self.plan.steps[step];
+        let rows = ChunkGeometry::of(&stored.parts[0]).rows_of(chunk);
+        let (tensor, ty) = (&model.tensors[step], stored.parts[0].ty);
+        match treatment {
+            Treatment::Round => {
+                let (bytes, sums) = self.rounder.rows(tensor, ty, rows)?;
+                Ok((bytes.into(), sums))
+            }
+            _ => store_rows(tensor, source, ty, rows, measured.importance),
+        }
+    }
+}
+
+/// Where jobs' results go.
+pub(crate) struct Output<'a> {
+    pub(crate) writer: ContainerWriter,
+    pub(crate) stored: StoredPlan,
+    pub(crate) options: Options,
+    pub(crate) progress: Progress<'a>,
+}
+
 /// Pushes what the jobs make into the file.
 pub(crate) fn run<'a, E: From<WriteError> + Send>(
-    mut writer: ContainerWriter,
-    stored: StoredPlan,
+    output: Output<'_>,
     jobs: &[Job],
-    options: Options,
     work: impl Fn(&Job) -> Result<Made<'a>, E> + Sync,
-    progress: Progress<'_>,
     mut after: impl FnMut(&Job, u64),
 ) -> Result<Written, E> {
+    let Output {
+        mut writer,
+        stored,
+        options,
+        progress,
+    } = output;
     let resumed_tensors = writer.resumed_tensors();
     let resumed = stored.tensors[..resumed_tensors].iter();
     progress(resumed.flat_map(|t| &t.parts).map(Part::bytes).sum());
@@ -251,55 +285,66 @@ impl Written {
 }
 
 fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {
-    let Inputs {
-        subject, fitted, ..
-    } = *inputs;
-    let Subject { model, source, .. } = subject;
+    let is_fitted = |step| inputs.fitted.is_some_and(|f| f.get(step).is_some());
     let mut jobs = Vec::new();
-    for (step, s) in plan.steps.iter().enumerate().skip(first) {
-        let elements: u64 = s.stored.shape.iter().product();
-        let by_rows = matches!(s.treatment, Treatment::Store | Treatment::Round);
-        if !by_rows || fitted.is_some_and(|f| f.get(step).is_some()) {
-            let side = s.stored.shape[0];
-            let together: u64 = match &s.treatment {
-                Treatment::Slice => 0,
-                Treatment::Joint { members, .. } => elements_of(plan, members),
-                Treatment::Multilinear { stack, .. } => elements_of(plan, &stack.members),
-                _ => elements,
-            };
-            jobs.push(Job {
-                step,
-                work: Work::Whole,
-                // The matrix and its product in f32, in f64 twice, three squares of the inputs.
-                cost: 24 * together + 24 * side * side,
-                last: true,
-            });
-            continue;
-        }
-        let geometry = ChunkGeometry::of(&s.stored.parts[0]);
-        let copied = s.stored.parts[0].ty == model.tensors[step].source_type(source);
-        let square = s.stored.shape[0].pow(2);
-        let (values_cost, factoring, factors) = match s.treatment {
-            _ if copied => (0, 0, 0),
-            // Values, what the rounding makes of them and its errors; the Gram while it is factored, and its
-            // factors, which chunks under way share.
-            Treatment::Round => (28, 24 * square, 8 * square / threads.max(1) as u64),
-            _ => (8, 0, 0),
-        };
-        for chunk in 0..geometry.chunks() {
-            let rows = geometry.rows_of(chunk);
-            let values = (rows.end - rows.start) * s.stored.shape[0];
-            jobs.push(Job {
-                step,
-                work: Work::Chunk(chunk),
-                cost: 2 * geometry.bytes_of(chunk)
-                    + values_cost * values
-                    + if chunk == 0 { factoring } else { factors },
-                last: chunk + 1 == geometry.chunks(),
-            });
+    for step in first..plan.steps.len() {
+        if plan.steps[step].treatment.is_by_rows() && !is_fitted(step) {
+            jobs.extend(jobs_by_rows(plan, &inputs.subject, threads, step));
+        } else {
+            jobs.push(whole_job(plan, step));
         }
     }
     jobs
+}
+
+/// All of a tensor at once.
+fn whole_job(plan: &Plan, step: usize) -> Job {
+    let Step { stored, treatment } = &plan.steps[step];
+    let together = match (treatment, treatment.together()) {
+        (Treatment::Slice, _) => 0,
+        (_, Some(members)) => elements_of(plan, members),
+        (_, None) => elements_of(plan, &[step]),
+    };
+    Job {
+        step,
+        work: Work::Whole,
+        // The matrix and its product in f32, in f64 twice, three squares of the inputs.
+        cost: 24 * together + 24 * stored.shape[0].pow(2),
+        last: true,
+    }
+}
+
+/// A tensor chunk by chunk.
+fn jobs_by_rows(
+    plan: &Plan,
+    subject: &Subject<'_>,
+    threads: usize,
+    step: usize,
+) -> impl Iterator<Item = Job> {
+    let Step { stored, treatment } = &plan.steps[step];
+    let geometry = ChunkGeometry::of(&stored.parts[0]);
+    let copied = stored.parts[0].ty == subject.model.tensors[step].source_type(subject.source);
+    let row_len = stored.shape[0];
+    let square = row_len.pow(2);
+    let (values_cost, factoring, factors) = match treatment {
+        _ if copied => (0, 0, 0),
+        // Values, what the rounding makes of them and its errors; the Gram while it is factored, and its
+        // factors, which chunks under way share.
+        Treatment::Round => (28, 24 * square, 8 * square / threads.max(1) as u64),
+        _ => (8, 0, 0),
+    };
+    (0..geometry.chunks()).map(move |chunk| {
+        let rows = geometry.rows_of(chunk);
+        let values = (rows.end - rows.start) * row_len;
+        Job {
+            step,
+            work: Work::Chunk(chunk),
+            cost: 2 * geometry.bytes_of(chunk)
+                + values_cost * values
+                + if chunk == 0 { factoring } else { factors },
+            last: chunk + 1 == geometry.chunks(),
+        }
+    })
 }
 
 fn elements_of(plan: &Plan, members: &[usize]) -> u64 {

@@ -7,14 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dwindle_formats::gguf::TensorType;
 
 use super::contract::multiply_out;
-use super::factor;
 use super::inputs::Inputs;
 use super::transform::{ErrorSums, encode, round_trip};
 use crate::architecture::ModelTensor;
 use crate::ggml;
-use crate::method::joint::Joint;
 use crate::method::rounding::{Curvature, DAMPING, round};
-use crate::plan::{Operand, Plan, TransformError, Treatment};
+use crate::plan::{Operand, Operands, Plan, TransformError, Treatment};
 
 /// A tensor as the file holds it.
 #[derive(Debug, Clone, Default)]
@@ -68,31 +66,29 @@ impl<'a> Factorizer<'a> {
     pub fn make(&self, step: usize) -> Result<Made, TransformError> {
         let subject = &self.inputs.subject;
         let tensor = self.tensor(step);
-        match &self.plan.steps[step].treatment {
-            Treatment::Slice => Ok(Made::default()),
-            Treatment::Joint { members, .. } => self.take_joint(step, members),
-            Treatment::Multilinear { stack, .. } => {
-                let tensors: Vec<&ModelTensor> =
-                    stack.members.iter().map(|i| self.tensor(*i)).collect();
-                let operand = Operand::stack(subject, &tensors, stack.over)?;
-                self.make_of(step, &[operand], None)
-            }
-            Treatment::LowRank { .. } | Treatment::Prune { .. } | Treatment::Round => {
-                let slices = tensor.shape.get(2).copied().unwrap_or(1);
-                let operands: Vec<Operand<'_>> = (0..slices as usize)
-                    .map(|slice| Operand::slice(subject, tensor, slice))
-                    .collect::<Result<_, _>>()?;
-                self.make_of(step, &operands, None)
-            }
-            Treatment::Store => {
-                let operand = Operand::unmeasured(subject.values(tensor)?, tensor);
-                self.make_of(step, &[operand], None)
-            }
-            Treatment::SparseLowRank { .. } | Treatment::Operator { .. } => {
-                let operand = Operand::slice(subject, tensor, 0)?;
-                self.make_of(step, &[operand], None)
-            }
-        }
+        let operands = match &self.plan.steps[step].treatment {
+            Treatment::Slice => return Ok(Made::default()),
+            Treatment::Store => vec![Operand::unmeasured(subject.values(tensor)?, tensor)],
+            Treatment::Round => self.matrices(tensor)?,
+            Treatment::Made { of, .. } => match of {
+                Operands::Matrices => self.matrices(tensor)?,
+                Operands::Stack { over, members } => {
+                    vec![Operand::stack(subject, &self.tensors(members), *over)?]
+                }
+                Operands::Joint(members) => return self.take_joint(step, members),
+            },
+        };
+        self.make_of(step, &operands, None)
+    }
+
+    /// Each matrix of a tensor.
+    fn matrices(&self, tensor: &ModelTensor) -> Result<Vec<Operand<'a>>, TransformError> {
+        let slice = |slice| Operand::slice(&self.inputs.subject, tensor, slice);
+        (0..tensor.slices()).map(slice).collect()
+    }
+
+    fn tensors(&self, members: &[usize]) -> Vec<&'a ModelTensor> {
+        members.iter().map(|i| self.tensor(*i)).collect()
     }
 
     fn tensor(&self, step: usize) -> &'a ModelTensor {
@@ -112,41 +108,18 @@ impl<'a> Factorizer<'a> {
             (None, [one]) => (&one.w).into(),
             (None, many) => many.iter().flat_map(|o| &o.w).copied().collect(),
         };
-        let first = &operands[0];
-        let parts = match &self.plan.steps[step].treatment {
-            Treatment::LowRank { rank } => {
-                let (mut a, mut b) = (Vec::new(), Vec::new());
-                for operand in operands {
-                    let factors = factor::low_rank(operand, *rank)?;
-                    a.extend(factors.a);
-                    b.extend(factors.b);
+        match &self.plan.steps[step].treatment {
+            Treatment::Store => self.dense(step, &operands[0].w, &w),
+            Treatment::Round => self.rounded(step, operands, &w),
+            Treatment::Made { by, .. } => {
+                let parts = by.parts(operands)?;
+                match &parts[..] {
+                    [values] if self.plan.steps[step].is_dense() => self.dense(step, values, &w),
+                    parts => self.stored(step, &w, parts, None),
                 }
-                vec![a, b]
             }
-            Treatment::Prune { pruning, pattern } => {
-                let mut pruned = Vec::new();
-                for o in operands {
-                    let rows = o.w.len() / o.cols;
-                    pruned.extend(pruning.prune(&o.w, rows, o.cols, o.gram(), *pattern)?);
-                }
-                return self.dense(step, &pruned, &w);
-            }
-            Treatment::Store => return self.dense(step, &first.w, &w),
-            Treatment::Round => return self.rounded(step, operands, &w),
-            Treatment::SparseLowRank {
-                pruning,
-                pattern,
-                rank,
-            } => factor::sparse_low_rank(first, *pruning, *pattern, *rank)?,
-            Treatment::Multilinear { factors, stack } => {
-                factor::multilinear(first, stack.dims, factors)?
-            }
-            Treatment::Operator { rows, cols, ranks } => {
-                factor::operator(first, rows, cols, ranks)?
-            }
-            Treatment::Joint { .. } | Treatment::Slice => return Ok(Made::default()),
-        };
-        self.stored(step, &w, &parts, None)
+            Treatment::Slice => Ok(Made::default()),
+        }
     }
 
     /// A dense tensor in its type, weighted by the calibration's importance.
@@ -216,29 +189,26 @@ impl<'a> Factorizer<'a> {
         operand: &Operand<'_>,
         original: &[f32],
     ) -> Result<Vec<Made>, TransformError> {
-        let Treatment::Joint { rank, weights, .. } = &self.plan.steps[members[0]].treatment else {
+        let Treatment::Made { by, .. } = &self.plan.steps[members[0]].treatment else {
             return Ok(Vec::new());
         };
-        let rows: Vec<usize> = members
-            .iter()
-            .map(|i| self.tensor(*i).row_count() as usize)
-            .collect();
-        let (w, cols) = (&operand.w, operand.cols);
-        let joint = Joint::decompose(w, &rows, cols, operand.gram(), weights.as_deref())?;
-        let (a, own) = joint.factors(*rank)?;
-        // The other members multiply the input's factor as it is stored.
-        let holder = &self.plan.steps[members[0]].stored.parts[0];
-        let (_, input) = round_trip(holder.ty, &a, holder.shape[0] as usize)?;
+        let mut parts = by.parts(std::slice::from_ref(operand))?.into_iter();
+        let mut input = None;
         let mut rest = original;
         let mut made = Vec::new();
-        for ((&member, rows), b) in members.iter().zip(&rows).zip(own) {
-            let (w, others) = rest.split_at(rows * cols);
+        for &member in members {
+            let stored = &self.plan.steps[member].stored;
+            let own: Vec<Vec<f32>> = parts.by_ref().take(stored.parts.len()).collect();
+            let elements = stored.shape.iter().product::<u64>() as usize;
+            let (w, others) = rest.split_at(elements);
             rest = others;
-            made.push(if member == members[0] {
-                self.stored(member, w, &[a.clone(), b], None)?
-            } else {
-                self.stored(member, w, &[b], Some(&input))?
-            });
+            made.push(self.stored(member, w, &own, input.as_deref())?);
+            // The other members multiply the input's factor as it is stored.
+            if member == members[0] {
+                let holder = &stored.parts[0];
+                let (_, as_stored) = round_trip(holder.ty, &own[0], holder.shape[0] as usize)?;
+                input = Some(as_stored);
+            }
         }
         Ok(made)
     }
@@ -251,8 +221,7 @@ impl<'a> Factorizer<'a> {
         };
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.made.is_none() {
-            let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
-            let operand = Operand::joint(subject, &tensors)?;
+            let operand = Operand::joint(subject, &self.tensors(members))?;
             let mut made = self.make_joint(members, &operand, &operand.w)?;
             made.iter_mut().for_each(|m| m.values = Vec::new());
             shared.made = Some(made);

@@ -4,7 +4,6 @@
 mod admitted;
 mod contract;
 mod execute;
-mod factor;
 mod factored;
 mod fitted;
 mod inputs;
@@ -14,7 +13,7 @@ mod transform;
 
 pub(crate) use contract::multiply_out;
 pub use execute::Progress;
-pub(crate) use execute::{Job, Work, chunks_of, run};
+pub(crate) use execute::{Job, Output, Work, chunks_of, run};
 pub use execute::{Options, PipelineError, Summary, TensorSummary, compress};
 pub(crate) use factored::{Factorizer, Made};
 pub use fitted::Fitted;

@@ -35,6 +35,16 @@ impl ModelTensor {
         self.shape.iter().skip(1).product()
     }
 
+    /// Matrices that are stacked: one, or one an expert.
+    pub fn slices(&self) -> usize {
+        self.shape.get(2).copied().unwrap_or(1) as usize
+    }
+
+    /// Rows of each of its matrices.
+    pub fn rows_per_slice(&self) -> u64 {
+        self.shape.get(1).copied().unwrap_or(1)
+    }
+
     /// Elements.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()

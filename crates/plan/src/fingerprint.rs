@@ -4,18 +4,17 @@
 //! It covers what is *done* and not only what the file says of it: `sparsity = 0.5` and
 //! `pattern = "2:4"` are described alike and give other zeros; models that lost one block or another
 //! have the same names and shapes. Every enum is matched and every struct taken apart without `..`, so
-//! that what is added to one does not compile before it is added here.
+//! that what is added to one does not compile before it is added here; a method shows all its fields by
+//! its derived `Debug`.
 
 use dwindle_architecture::{Assembly, Model, ModelTensor};
 use dwindle_formats::container::Digest;
 use dwindle_formats::gguf::{Metadata, encode_header};
-use dwindle_method::prune::Pruning;
-use dwindle_method::sparsity::Pattern;
 use dwindle_statistics::Measured;
 use sha2::{Digest as _, Sha256};
 
 use super::resolve::Plan;
-use super::treatment::{Multilinear, Stack, Step, Treatment};
+use super::treatment::{Operands, Step, Treatment};
 
 /// A fingerprint that is being made. Every field goes in with its length or as a fixed number of bytes,
 /// so that no two sequences of fields give the same bytes.
@@ -87,10 +86,6 @@ impl Fingerprint {
         self.0.update(number.to_le_bytes());
     }
 
-    fn float(&mut self, value: f64) {
-        self.long(value.to_bits());
-    }
-
     fn numbers(&mut self, numbers: &[usize]) {
         self.number(numbers.len());
         numbers.iter().for_each(|n| self.number(*n));
@@ -127,87 +122,30 @@ impl Fingerprint {
         match treatment {
             Treatment::Store => self.number(0),
             Treatment::Round => self.number(1),
-            Treatment::Prune { pruning, pattern } => {
-                self.number(2);
-                self.pruning(*pruning, *pattern);
-            }
-            Treatment::LowRank { rank } => {
+            Treatment::Slice => self.number(2),
+            Treatment::Made { of, by } => {
                 self.number(3);
-                self.number(*rank);
+                self.operands(of);
+                // Derived, so that it names each of the method's fields; floats are written so that they
+                // read back as they were.
+                self.text(&format!("{by:?}"));
             }
-            Treatment::Joint {
-                members,
-                rank,
-                weights,
-            } => {
-                self.number(4);
+        }
+    }
+
+    fn operands(&mut self, operands: &Operands) {
+        match operands {
+            Operands::Matrices => self.number(0),
+            Operands::Stack { over, members } => {
+                self.number(1);
+                self.text(&over.to_string());
                 self.numbers(members);
-                self.number(*rank);
-                self.number(usize::from(weights.is_some()));
-                let weights = weights.as_deref().unwrap_or_default();
-                self.number(weights.len());
-                weights.iter().for_each(|w| self.float(*w));
             }
-            Treatment::SparseLowRank {
-                pruning,
-                pattern,
-                rank,
-            } => {
-                self.number(5);
-                self.pruning(*pruning, *pattern);
-                self.number(*rank);
-            }
-            Treatment::Multilinear { factors, stack } => {
-                self.number(6);
-                self.multilinear(factors, stack);
-            }
-            Treatment::Operator { rows, cols, ranks } => {
-                self.number(7);
-                [rows, cols, ranks]
-                    .into_iter()
-                    .for_each(|n| self.numbers(n));
-            }
-            Treatment::Slice => self.number(8),
-        }
-    }
-
-    fn pruning(&mut self, pruning: Pruning, pattern: Pattern) {
-        self.text(pruning.name());
-        match pattern {
-            Pattern::Unstructured(sparsity) => {
-                self.number(0);
-                self.float(sparsity);
-            }
-            Pattern::Groups { keep, group } => {
-                self.number(1);
-                self.numbers(&[keep, group]);
-            }
-        }
-    }
-
-    fn multilinear(&mut self, factors: &Multilinear, stack: &Stack) {
-        match factors {
-            Multilinear::Tucker(ranks) => {
-                self.number(0);
-                self.numbers(ranks);
-            }
-            Multilinear::Cp(rank) => {
-                self.number(1);
-                self.number(*rank);
-            }
-            Multilinear::TensorTrain(ranks) => {
+            Operands::Joint(members) => {
                 self.number(2);
-                self.numbers(ranks);
+                self.numbers(members);
             }
         }
-        let Stack {
-            over,
-            members,
-            dims,
-        } = stack;
-        self.text(&over.to_string());
-        self.numbers(members);
-        self.numbers(dims);
     }
 
     fn tensor(&mut self, tensor: &ModelTensor) {
@@ -255,6 +193,8 @@ impl Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Make, Operand, TransformError};
+    use dwindle_formats::container::Over;
     use dwindle_statistics::Importance;
 
     fn digest_of(add: impl FnOnce(&mut Fingerprint)) -> Digest {
@@ -278,28 +218,42 @@ mod tests {
 
     #[test]
     fn every_treatment_has_its_own() {
-        let half = Pattern::Unstructured(0.5);
-        let two_of_four = Pattern::Groups { keep: 2, group: 4 };
-        let prune = |pruning, pattern| Treatment::Prune { pruning, pattern };
-        let joint = |members: &[usize], weights: Option<&[f64]>| Treatment::Joint {
-            members: members.to_vec(),
-            rank: 3,
-            weights: weights.map(<[f64]>::to_vec),
+        #[derive(Debug)]
+        struct Method {
+            rank: usize,
+            weights: Option<Vec<f64>>,
+        }
+        impl Make for Method {
+            fn parts(&self, _: &[Operand<'_>]) -> Result<Vec<Vec<f32>>, TransformError> {
+                Ok(vec![
+                    vec![self.rank as f32],
+                    vec![self.weights.iter().count() as f32],
+                ])
+            }
+        }
+        let weighted = |of: &Operands, rank, weights: Option<&[f64]>| {
+            let weights = weights.map(<[f64]>::to_vec);
+            Treatment::made(of.clone(), Method { rank, weights })
         };
+        let made = |of: &Operands, rank| weighted(of, rank, None);
+        let stack = |over| Operands::Stack {
+            over,
+            members: vec![1, 2],
+        };
+        let joint = Operands::Joint(vec![1, 2]);
         let all = [
             Treatment::Store,
             Treatment::Round,
             Treatment::Slice,
-            prune(Pruning::Wanda, half),
-            prune(Pruning::Wanda, two_of_four),
-            prune(Pruning::Magnitude, half),
-            Treatment::LowRank { rank: 3 },
-            Treatment::LowRank { rank: 4 },
-            joint(&[1, 2], None),
-            joint(&[1, 3], None),
-            joint(&[1, 2], Some(&[])),
-            joint(&[1, 2], Some(&[1.0, 2.0])),
-            joint(&[1, 2], Some(&[1.0, 3.0])),
+            made(&Operands::Matrices, 3),
+            made(&Operands::Matrices, 4),
+            made(&stack(Over::Layers), 3),
+            made(&stack(Over::Heads), 3),
+            made(&joint, 3),
+            made(&Operands::Joint(vec![1, 3]), 3),
+            weighted(&joint, 3, Some(&[])),
+            weighted(&joint, 3, Some(&[1.0, 2.0])),
+            weighted(&joint, 3, Some(&[1.0, 2.0 + f64::EPSILON * 2.0])),
         ];
         let digests: Vec<Digest> = all.iter().map(|t| digest_of(|p| p.treatment(t))).collect();
         all_differ(&digests);

@@ -1,12 +1,10 @@
 //! From wishes to a plan: every output tensor's name, shape, type and byte size, fixed before the
 //! first byte is written.
 
-mod auto;
 mod base;
 mod fingerprint;
 mod layers;
-mod low_rank;
-mod multilinear;
+mod methods;
 mod operand;
 mod preset;
 mod recipe;
@@ -16,15 +14,17 @@ mod rule;
 mod rule_index;
 mod structure;
 mod subject;
+mod tensor_error;
 mod treatment;
 
 pub use fingerprint::Fingerprint;
 pub use layers::LayerRange;
+pub use methods::Make;
 pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};
 pub use recipe::{Base, Recipe, RecipeError, Rounding, Rule};
 pub use resolve::{Plan, PlanError, resolve};
-pub use rule::{Decomposition, Method, Rank, Ranks};
 pub use structure::{Dropped, Structure};
 pub use subject::Subject;
-pub use treatment::{Fallback, Multilinear, Stack, Step, Treatment};
+pub use tensor_error::TensorError;
+pub use treatment::{Fallback, Operands, Step, Treatment};

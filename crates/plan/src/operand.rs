@@ -11,6 +11,7 @@ use dwindle_method::error::MethodError;
 use dwindle_method::gram::Gram;
 use dwindle_method::low_rank::LowRankError;
 use dwindle_method::rounding::RoundingError;
+use dwindle_method::whitened::{DAMPING, Whitening};
 use dwindle_statistics::StatisticsError;
 
 /// Why a tensor can't be transformed.
@@ -141,6 +142,20 @@ impl<'a> Operand<'a> {
             cols: tensors[0].row_len() as usize,
             gram: mean(&grams),
         })
+    }
+
+    /// Rows of all tensors.
+    pub fn rows(&self) -> usize {
+        self.w.len() / self.cols
+    }
+
+    /// Its second moment, taken apart, where it was measured.
+    ///
+    /// # Errors
+    /// A second moment that can't be one.
+    pub fn whitening(&self) -> Result<Option<Whitening<'_>>, TransformError> {
+        let whitening = self.gram().map(|gram| Whitening::new(gram, DAMPING));
+        Ok(whitening.transpose()?)
     }
 
     /// Its second moment, where it was measured.

@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use dwindle_formats::gguf::TensorType;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::layers::LayerRange;
-use super::rule::{Method, RawRule};
+use super::methods::{Method, Quantize};
+use super::rule;
 use crate::structure::Structure;
 
 /// Why a recipe can't be used.
@@ -39,7 +44,7 @@ pub enum RecipeError {
 /// What becomes of each tensor: a base type for the whole model, and rules for exceptions.
 ///
 /// Where several rules match a tensor, the last one counts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Recipe {
     /// What holds where no rule does.
     pub base: Base,
@@ -82,7 +87,7 @@ impl fmt::Display for Base {
 }
 
 /// Which tensors, and what becomes of them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     /// Roles (`attn_k`, `ffn_down`); empty for all.
     pub roles: Vec<String>,
@@ -91,7 +96,7 @@ pub struct Rule {
     /// A name pattern in which `*` stands for any characters.
     pub name: Option<String>,
     /// What becomes of the tensors.
-    pub method: Method,
+    pub(crate) method: Arc<dyn Method>,
 }
 
 impl Rule {
@@ -101,7 +106,7 @@ impl Rule {
             roles: Vec::new(),
             layers: Vec::new(),
             name: Some(name.to_string()),
-            method: Method::Quantize(Some(ty)),
+            method: Arc::new(Quantize(Some(ty))),
         }
     }
 }
@@ -111,8 +116,9 @@ impl Rule {
 struct RawRecipe {
     #[serde(rename = "type")]
     base: String,
-    #[serde(default, rename = "rule")]
-    rules: Vec<RawRule>,
+    /// Read by themselves: what a rule may say depends on its method.
+    #[serde(rename = "rule")]
+    _rules: Option<IgnoredAny>,
     #[serde(default)]
     rounding: Rounding,
     structure: Option<Structure>,
@@ -124,12 +130,17 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Structure`].
     pub fn with_structure(mut self, wish: Structure) -> Result<Recipe, RecipeError> {
-        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
-        if let Some(at) = self.rules.iter().position(other) {
-            return Err(RecipeError::Structure { number: at + 1 });
-        }
         self.structure = Some(wish);
-        Ok(self)
+        self.checked()
+    }
+
+    /// Holds rules against a change of the structure.
+    fn checked(self) -> Result<Recipe, RecipeError> {
+        let clashes = |r: &Rule| self.structure.is_some() && !r.method.follows_structure();
+        match self.rules.iter().position(clashes) {
+            Some(at) => Err(RecipeError::Structure { number: at + 1 }),
+            None => Ok(self),
+        }
     }
 
     /// A recipe without rules.
@@ -147,32 +158,37 @@ impl FromStr for Recipe {
     type Err = RecipeError;
 
     fn from_str(text: &str) -> Result<Recipe, RecipeError> {
-        let raw: RawRecipe = toml::from_str(text)?;
-        let rules = raw
-            .rules
-            .into_iter()
-            .enumerate()
-            .map(|(i, rule)| {
-                rule.check().map_err(|problem| RecipeError::Rule {
-                    number: i + 1,
-                    problem,
-                })
+        let in_text = |mut error: toml::de::Error| {
+            error.set_input(Some(text));
+            RecipeError::Toml(error)
+        };
+        let mut table = DeTable::parse(text)?;
+        let rules = table.get_mut().remove("rule");
+        let raw = RawRecipe::deserialize(Deserializer::from(table)).map_err(in_text)?;
+        let rules = match rules.map(|value| (value.span(), value.into_inner())) {
+            None => Vec::new(),
+            Some((_, DeValue::Array(rules))) => rules.into_iter().collect(),
+            Some((span, other)) => {
+                let other = ValueDeserializer::from(Spanned::new(span, other));
+                Vec::<IgnoredAny>::deserialize(other).map_err(in_text)?;
+                Vec::new()
+            }
+        };
+        let rule = |(i, value)| {
+            let checked = rule::read(value).map_err(in_text)?;
+            checked.map_err(|problem| RecipeError::Rule {
+                number: i + 1,
+                problem,
             })
-            .collect::<Result<Vec<Rule>, _>>()?;
-        let other = |r: &Rule| !matches!(r.method, Method::Quantize(_));
-        if let Some(at) = rules
-            .iter()
-            .position(other)
-            .filter(|_| raw.structure.is_some())
-        {
-            return Err(RecipeError::Structure { number: at + 1 });
-        }
-        Ok(Recipe {
+        };
+        let rules = rules.into_iter().enumerate().map(rule);
+        Recipe {
             base: parse_base(&raw.base),
-            rules,
+            rules: rules.collect::<Result<Vec<Rule>, _>>()?,
             rounding: raw.rounding,
             structure: raw.structure,
-        })
+        }
+        .checked()
     }
 }
 
@@ -231,8 +247,6 @@ fn glob(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Rank;
-    use dwindle_formats::gguf::TensorType;
 
     #[test]
     fn globs_cover_whole_names() {
@@ -259,12 +273,8 @@ mod tests {
         .unwrap();
         assert_eq!(recipe.base, Base::FileType("q8_0".into()));
         assert_eq!(
-            recipe.rules[0].method,
-            Method::Svd {
-                rank: Rank::Energy(0.9),
-                joint: false,
-                ty: TensorType::F16
-            }
+            format!("{:?}", recipe.rules[0].method),
+            "Svd { rank: Energy(0.9), ty: F16 }"
         );
         assert!(recipe.rules[0].matches("blk.2.attn_k.weight", "attn_k", Some(2), 8));
         assert!(!recipe.rules[0].matches("blk.7.attn_k.weight", "attn_k", Some(7), 8));

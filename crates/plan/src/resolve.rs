@@ -11,11 +11,11 @@ use dwindle_statistics::Importance;
 use rayon::prelude::*;
 
 use super::base::base_types;
-use super::operand::TransformError;
 use super::recipe::{Recipe, Rounding};
 use super::resolver::{Resolved, Resolver};
 use super::rule_index::RuleIndex;
 use super::subject::Subject;
+use super::tensor_error::TensorError;
 use super::treatment::{Fallback, Step, Treatment};
 
 /// The version of ggml's quantization formats, `general.quantization_version`.
@@ -51,11 +51,8 @@ pub enum PlanError {
     Type { tensor: String, ty: TensorType },
     #[error(transparent)]
     Mixture(#[from] MixtureError),
-    #[error("tensor `{tensor}` can't be factorized: {source}")]
-    Spectrum {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error("tensor `{}` can't be factorized: {}", .0.tensor, .0.source)]
+    Spectrum(TensorError),
     #[error(
         "`{method}` must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
     )]
@@ -79,11 +76,6 @@ pub enum PlanError {
         "no tensor becomes a quantized type whose input was measured, so none can be rounded for its output; give `--stats`, as `dwindle calibrate` measures them, and a quantized type"
     )]
     NothingToRound,
-    #[error("tensor `{tensor}` can't be read: {source}")]
-    Read {
-        tensor: String,
-        source: ggml::GgmlError,
-    },
     #[error("the model lacks `{0}` in its metadata, which the mixture of types depends on")]
     Metadata(String),
     #[error("no rule of the recipe matches a tensor by {0}; roles of this model are {1}")]
@@ -145,16 +137,17 @@ pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError
     // Rules that speak of several tensors at once come first; what they leave is resolved singly.
     let mut resolved: Vec<Option<Resolved>> = vec![None; model.tensors.len()];
     for (rule, members) in recipe.rules.iter().zip(&members) {
-        for (index, of_group) in resolver.together(&rule.method, members)? {
+        for (index, of_group) in rule.method.resolve_together(&resolver, members)? {
             resolved[index] = Some(of_group);
         }
     }
     let resolved: Vec<Resolved> = resolved
         .into_par_iter()
         .enumerate()
-        .map(|(i, done)| match done {
-            Some(done) => Ok(done),
-            None => resolver.single(i, rules[i].map(|r| &recipe.rules[r].method)),
+        .map(|(i, done)| match (done, rules[i]) {
+            (Some(done), _) => Ok(done),
+            (None, Some(rule)) => recipe.rules[rule].method.resolve(&resolver, i),
+            (None, None) => Ok(resolver.dense(i, base_types[i], None)),
         })
         .collect::<Result<_, _>>()?;
 
@@ -169,7 +162,7 @@ pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError
         fallbacks.extend(resolver.unseen(index, &step, recipe.rounding));
         steps.push(step);
     }
-    let rounds = |s: &Step| s.treatment == Treatment::Round;
+    let rounds = |s: &Step| matches!(s.treatment, Treatment::Round);
     if recipe.rounding == Rounding::Output && !steps.iter().any(rounds) {
         return Err(PlanError::NothingToRound);
     }
@@ -222,7 +215,7 @@ fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), 
 fn check_writable(step: &Step, importance: Option<&Importance>) -> Result<(), PlanError> {
     for part in &step.stored.parts {
         let tensor = step.stored.name.clone();
-        let unchanged = step.treatment == Treatment::Store && part.ty == step.stored.ty;
+        let unchanged = step.treatment.is_store() && part.ty == step.stored.ty;
         if !unchanged && !ggml::writable(part.ty) {
             return Err(PlanError::Type {
                 tensor,

@@ -5,30 +5,27 @@ use std::collections::BTreeMap;
 use dwindle_architecture::ModelTensor;
 use dwindle_formats::container::{Form, Part, StoredTensor};
 use dwindle_formats::gguf::TensorType;
-use dwindle_method::prune::Pruning;
-use dwindle_method::quantize::fitting_type;
-use dwindle_method::sparsity::Pattern;
-use rayon::prelude::*;
+use dwindle_method::fitting_type::fitting_type;
 
 use super::operand::TransformError;
 use super::recipe::Rounding;
 use super::resolve::PlanError;
-use super::rule::{Method, Rank};
 use super::subject::Subject;
+use super::tensor_error::TensorError;
 use super::treatment::{Fallback, Step, Treatment};
 
 /// A step, and what was wished where that could not be.
-pub(super) type Resolved = (Step, Option<Fallback>);
+pub(crate) type Resolved = (Step, Option<Fallback>);
 
 /// What rules are resolved against.
-pub(super) struct Resolver<'a> {
+pub(crate) struct Resolver<'a> {
     pub subject: Subject<'a>,
     /// The type of each tensor that no rule names.
     pub base: &'a [TensorType],
 }
 
 /// What the parts of a factored tensor are, and how they are made.
-pub(super) struct Factored {
+pub(crate) struct Factored {
     pub method: &'static str,
     pub parameters: BTreeMap<String, serde_json::Value>,
     pub form: Form,
@@ -37,78 +34,27 @@ pub(super) struct Factored {
     pub treatment: Treatment,
 }
 
-impl Resolver<'_> {
-    pub fn single(&self, index: usize, method: Option<&Method>) -> Result<Resolved, PlanError> {
-        match method {
-            None => Ok(self.dense(index, self.base[index], None)),
-            Some(Method::Quantize(ty)) => {
-                Ok(self.quantize(index, ty.unwrap_or(self.source_type(index))))
-            }
-            Some(Method::Svd { rank, ty, .. }) => self.low_rank(index, *rank, *ty),
-            Some(Method::SparseLowRank {
-                pruning,
-                pattern,
-                rank,
-                ty,
-            }) => self.sparse_low_rank(index, *pruning, *pattern, *rank, *ty),
-            Some(Method::Multilinear {
-                decomposition,
-                over,
-                ranks,
-                ty,
-                ..
-            }) => self.multilinear(index, decomposition, *over, ranks, *ty),
-            Some(Method::Prune {
-                pruning,
-                pattern,
-                ty,
-            }) => self.prune(
-                index,
-                *pruning,
-                *pattern,
-                ty.unwrap_or(self.source_type(index)),
-            ),
+/// Factors as a rule wants them.
+pub(crate) struct Wish {
+    /// In words.
+    pub text: String,
+    pub method: &'static str,
+    /// The factors' element type.
+    pub ty: TensorType,
+}
+
+impl Wish {
+    pub fn factors(method: &'static str, ty: TensorType) -> Wish {
+        Wish {
+            text: format!("{method} with {ty} factors"),
+            method,
+            ty,
         }
     }
+}
 
-    /// The steps of tensors that a method treats together; the others are left to
-    /// [`Self::single`].
-    pub fn together(
-        &self,
-        method: &Method,
-        members: &[usize],
-    ) -> Result<Vec<(usize, Resolved)>, PlanError> {
-        match method {
-            Method::Svd {
-                rank: Rank::Auto(keep),
-                joint,
-                ty,
-            } => self.auto(members, *keep, *joint, *ty),
-            Method::Svd {
-                rank,
-                joint: true,
-                ty,
-            } => {
-                let groups = self.readers_of_one_input(members)?;
-                let resolved: Vec<_> = groups
-                    .par_iter()
-                    .filter(|group| group.len() > 1)
-                    .map(|group| self.joint(group, *rank, None, *ty))
-                    .collect::<Result<_, _>>()?;
-                Ok(resolved.into_iter().flatten().collect())
-            }
-            Method::Multilinear {
-                decomposition,
-                over: Some(dwindle_formats::container::Over::Layers),
-                stack,
-                ranks,
-                ty,
-            } => self.layer_stacks(members, decomposition, *stack, ranks, *ty),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    pub fn tensor(&self, index: usize) -> &ModelTensor {
+impl<'a> Resolver<'a> {
+    pub fn tensor(&self, index: usize) -> &'a ModelTensor {
         &self.subject.model.tensors[index]
     }
 
@@ -118,10 +64,7 @@ impl Resolver<'_> {
 
     pub fn transform_failed(&self, index: usize) -> impl Fn(TransformError) -> PlanError {
         let tensor = self.tensor(index).name.clone();
-        move |source| PlanError::Spectrum {
-            tensor: tensor.clone(),
-            source,
-        }
+        move |source| PlanError::Spectrum(TensorError::of(&tensor)(source))
     }
 
     /// Whether the input of a tensor was measured whole.
@@ -158,7 +101,7 @@ impl Resolver<'_> {
                     format!("{ty} rounded as ggml does"),
                 )
             }
-            Treatment::LowRank { .. } | Treatment::Joint { .. } | Treatment::Multilinear { .. } => {
+            Treatment::Made { by, .. } if by.uses_input() => {
                 let method = &step.stored.method;
                 (
                     format!("{method} of its output"),
@@ -192,7 +135,8 @@ impl Resolver<'_> {
         })
     }
 
-    fn quantize(&self, index: usize, wanted: TensorType) -> Resolved {
+    /// Every element in a type, or in the nearest that the rows divide into.
+    pub fn fitting(&self, index: usize, wanted: TensorType) -> Resolved {
         let row = self.tensor(index).shape[0];
         let fitting = fitting_type(wanted, row);
         let reason = format!(
@@ -211,32 +155,27 @@ impl Resolver<'_> {
     pub fn round_for_output(&self, index: usize, step: &mut Step) {
         let part = &step.stored.parts;
         let becomes = |ty: TensorType| ty.is_quantized() && ty != step.stored.ty;
-        if step.treatment == Treatment::Store && becomes(part[0].ty) && self.is_measured(index) {
+        if step.treatment.is_store() && becomes(part[0].ty) && self.is_measured(index) {
             step.treatment = Treatment::Round;
             let parameters = &mut step.stored.parameters;
             parameters.insert("rounding".into(), "output".into());
         }
     }
 
-    fn prune(
+    /// What a rule wanted of factors, and the type that took the place of its own.
+    pub fn other_type(
         &self,
         index: usize,
-        pruning: Pruning,
-        pattern: Pattern,
+        wish: &Wish,
+        row: u64,
         ty: TensorType,
-    ) -> Result<Resolved, PlanError> {
-        let tensor = self.tensor(index);
-        if pruning.needs_gram() {
-            self.require_statistics(index, pruning.name())?;
-        }
-        let (mut step, fallback) = self.quantize(index, ty);
-        let zeros = pattern.zeros((tensor.row_count() * tensor.row_len()) as usize);
-        step.stored.method = pruning.name().into();
-        step.stored
-            .parameters
-            .insert("zeros".into(), (zeros as u64).into());
-        step.treatment = Treatment::Prune { pruning, pattern };
-        Ok((step, fallback))
+    ) -> Option<Fallback> {
+        (ty != wish.ty).then(|| Fallback {
+            tensor: self.tensor(index).name.clone(),
+            wanted: wish.text.clone(),
+            done: format!("{} with {ty} factors", wish.method),
+            reason: format!("rows of {row} elements don't fit {}", wish.ty),
+        })
     }
 
     pub fn dense(&self, index: usize, ty: TensorType, unmet: Option<(String, String)>) -> Resolved {

@@ -1,12 +1,13 @@
 //! What the pipeline does with each tensor.
 
+use std::sync::Arc;
+
 use dwindle_formats::container::{Form, Over, StoredTensor};
 
-use dwindle_method::prune::Pruning;
-use dwindle_method::sparsity::Pattern;
+use super::methods::Make;
 
 /// What becomes of one tensor.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Step {
     /// What the file will say of it.
     pub stored: StoredTensor,
@@ -17,83 +18,85 @@ pub struct Step {
 /// What is done with a tensor's values; the types of the results are those of the step's parts.
 ///
 /// Other tensors are meant by their position in [`Plan::steps`](super::Plan::steps).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Treatment {
     /// Every element in a type.
     Store,
     /// Every element in a quantized type, such that the layer's output is nearest.
     Round,
-    /// Some elements become zero.
-    Prune {
-        /// How they are chosen.
-        pruning: Pruning,
-        /// How many, and in what pattern.
-        pattern: Pattern,
-    },
-    /// Two factors, of each matrix of a stack.
-    LowRank {
-        /// Singular values kept.
-        rank: usize,
-    },
-    /// Two factors of several tensors that read the same input, and share the factor that reads it.
-    Joint {
-        /// The tensors, in file order; the first holds the shared factor.
-        members: Vec<usize>,
-        /// Singular values kept.
-        rank: usize,
-        /// What a unit of each one's output error counts; `None` where each counts relative to its
-        /// own output.
-        weights: Option<Vec<f64>>,
-    },
-    /// A pruned matrix and two factors.
-    SparseLowRank {
-        /// How the pruned elements are chosen.
-        pruning: Pruning,
-        /// How many, and in what pattern.
-        pattern: Pattern,
-        /// The factors' rank.
-        rank: usize,
-    },
-    /// A decomposition of a tensor of three ways.
-    Multilinear {
-        /// Which, and of what ranks.
-        factors: Multilinear,
-        /// What the tensor is.
-        stack: Stack,
-    },
-    /// A tensor train of one matrix.
-    Operator {
-        /// How many values each row index has.
-        rows: Vec<usize>,
-        /// How many values each column index has.
-        cols: Vec<usize>,
-        /// Ranks between the cores.
-        ranks: Vec<usize>,
+    /// A method makes the parts.
+    Made {
+        /// What of.
+        of: Operands,
+        /// The method, with its parameters.
+        by: Arc<dyn Make>,
     },
     /// Nothing: it is a slice of the stack that another tensor holds.
     Slice,
 }
 
-/// A tensor of three ways.
+/// What a method makes the parts of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stack {
-    /// What the first way is.
-    pub over: Over,
-    /// The tensors that it is made of: one, or one a layer.
-    pub members: Vec<usize>,
-    /// d₀ slices of d₁ rows of d₂ elements.
-    pub dims: [usize; 3],
+pub enum Operands {
+    /// This tensor's matrices, one or a stack of them: each by itself.
+    Matrices,
+    /// These tensors as one of three ways; the first one's step holds the parts.
+    Stack {
+        /// What the first way is.
+        over: Over,
+        /// One tensor, or one a layer.
+        members: Vec<usize>,
+    },
+    /// These tensors, which read the same input, one after another; the parts are shared out among
+    /// their steps.
+    Joint(Vec<usize>),
 }
 
-/// A decomposition of a tensor of three ways, with its ranks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Multilinear {
-    /// A core and factors; a rank that equals its dimension means no factor there.
-    Tucker([usize; 3]),
-    /// So many outer products.
-    Cp(usize),
-    /// Three cores.
-    TensorTrain([usize; 2]),
+impl Treatment {
+    /// A method's.
+    pub fn made(of: Operands, by: impl Make + 'static) -> Treatment {
+        Treatment::Made {
+            of,
+            by: Arc::new(by),
+        }
+    }
+
+    /// The tensors that are made together and share parts, if there may be several.
+    pub fn together(&self) -> Option<&[usize]> {
+        match self {
+            Treatment::Made {
+                of: Operands::Stack { members, .. } | Operands::Joint(members),
+                ..
+            } => Some(members),
+            _ => None,
+        }
+    }
+
+    /// The tensors among which the parts are shared out.
+    pub fn joint(&self) -> Option<&[usize]> {
+        match self {
+            Treatment::Made {
+                of: Operands::Joint(members),
+                ..
+            } => Some(members),
+            _ => None,
+        }
+    }
+
+    /// The tensors whose parts this one's step holds.
+    pub fn stack(&self) -> Option<&[usize]> {
+        self.together().filter(|_| self.joint().is_none())
+    }
+
+    /// Whether the values only change their type, each by itself.
+    pub fn is_store(&self) -> bool {
+        matches!(self, Treatment::Store)
+    }
+
+    /// Whether each row is made by itself.
+    pub fn is_by_rows(&self) -> bool {
+        matches!(self, Treatment::Store | Treatment::Round)
+    }
 }
 
 impl Step {

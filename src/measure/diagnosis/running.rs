@@ -12,7 +12,7 @@ use crate::llama::model::Model;
 use crate::measure::experiment::Experiment;
 use crate::method::low_rank::decompose;
 use crate::method::svd::multiply_out;
-use crate::plan::{Operand, Subject, TransformError};
+use crate::plan::{Operand, Subject, TensorError, TransformError};
 use crate::statistics::{InputDiagnosis, TensorDiagnosis};
 
 /// A tensor as whitened svd at `keep` leaves it.
@@ -23,7 +23,7 @@ fn compressed(
 ) -> Result<Vec<f32>, TransformError> {
     let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
     let rank = rank_of_keep(keep, m, n);
-    let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
+    let slices = tensor.slices();
     let slice = |i: usize| -> Result<Vec<f32>, TransformError> {
         let operand = Operand::slice(subject, tensor, i)?;
         let d = decompose(&operand.w, m, n, operand.gram())?;
@@ -109,7 +109,8 @@ pub fn activations(
     let by_name = subject.model.by_name();
     for diagnosis in tensors {
         if let Some(&tensor) = by_name.get(diagnosis.name.as_str()) {
-            let changed = compressed(subject, tensor, keep).map_err(DiagnoseError::of(tensor))?;
+            let changed =
+                compressed(subject, tensor, keep).map_err(TensorError::of(&tensor.name))?;
             running.replace(&tensor.name, &changed)?;
             release(subject, tensor);
         }

@@ -14,7 +14,7 @@ use crate::method::sparsity::Pattern;
 use crate::method::svd::multiply_out;
 use crate::method::tensor::Ranks;
 use crate::method::tensor_train::{decompose_matrix, mode_sizes};
-use crate::plan::{Operand, Subject, TransformError};
+use crate::plan::{Operand, Subject, TensorError, TransformError};
 use crate::statistics::{Statistics, TensorDiagnosis};
 
 /// The kept fractions at which the spectrum is looked at.
@@ -25,11 +25,8 @@ const KEEPS: [f64; 3] = [0.25, 0.5, 0.75];
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum DiagnoseError {
-    #[error("tensor `{tensor}`: {source}")]
-    Tensor {
-        tensor: String,
-        source: TransformError,
-    },
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     #[error(transparent)]
     Eval(#[from] EvalError),
     #[error(transparent)]
@@ -39,18 +36,9 @@ pub enum DiagnoseError {
 impl From<ExperimentError> for DiagnoseError {
     fn from(e: ExperimentError) -> DiagnoseError {
         match e {
-            ExperimentError::Tensor { tensor, source } => DiagnoseError::Tensor { tensor, source },
+            ExperimentError::Tensor(e) => e.into(),
             ExperimentError::Eval(e) => e.into(),
             ExperimentError::Llama(e) => e.into(),
-        }
-    }
-}
-
-impl DiagnoseError {
-    pub(super) fn of(tensor: &ModelTensor) -> impl Fn(TransformError) -> DiagnoseError + '_ {
-        |source| DiagnoseError::Tensor {
-            tensor: tensor.name.clone(),
-            source,
         }
     }
 }
@@ -72,7 +60,7 @@ pub fn tensors(
     known
         .par_iter()
         .map(|tensor| {
-            let found = diagnose(subject, tensor, keep).map_err(DiagnoseError::of(tensor))?;
+            let found = diagnose(subject, tensor, keep).map_err(TensorError::of(&tensor.name))?;
             statistics.release(&tensor.name);
             tensor.release(subject.source);
             done();
@@ -117,7 +105,7 @@ fn diagnose(
     keep: f64,
 ) -> Result<TensorDiagnosis, TransformError> {
     let (n, m) = (tensor.shape[0] as usize, tensor.shape[1] as usize);
-    let slices = tensor.shape.get(2).copied().unwrap_or(1) as usize;
+    let slices = tensor.slices();
     let mut sums = Sums::default();
     for slice in 0..slices {
         let tokens = subject.measured.tokens(&tensor.name, slice) as f64;

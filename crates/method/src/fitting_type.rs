@@ -1,4 +1,4 @@
-//! Which element type a tensor can have.
+//! Which element type takes the place of one that a tensor's rows don't divide into.
 
 use dwindle_formats::gguf::TensorType;
 
