@@ -9,6 +9,7 @@ mod diagnose;
 mod eval;
 mod export;
 mod failure;
+mod hints;
 mod inspect;
 mod man;
 mod model;

@@ -54,13 +54,9 @@ pub enum FitError {
         "the text has {tokens} tokens, expected at least one chunk of {ctx}; name a longer text"
     )]
     TextTooShort { tokens: usize, ctx: u32 },
-    #[error(
-        "the model is an encoder, whose layers can't be fitted in one pass; leave `--sequential` away"
-    )]
+    #[error("the model is an encoder, and an encoder's layers can't be fitted one after another")]
     Encoder,
-    #[error(
-        "the layers of `{architecture}` can't be fitted to its residual stream; leave `--sequential` away"
-    )]
+    #[error("the layers of `{architecture}` can't be fitted to its residual stream")]
     Stream { architecture: String },
     #[error("tensor `{tensor}`: {source}")]
     Transform {

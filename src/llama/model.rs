@@ -120,7 +120,7 @@ pub enum LlamaError {
     Piece { token: Token, reason: String },
     #[error("the context can't be used any more: llama.cpp failed in it before")]
     Broken,
-    #[error("the model has no chat template: leave `--chat` away or name another model")]
+    #[error("the model has no chat template; give a plain prompt, or name another model")]
     NoChatTemplate,
     #[error("the model's chat template can't be applied: {0}")]
     ChatTemplate(String),

@@ -174,7 +174,7 @@ impl Model {
             })
             .map_err(stopped)?;
             let len = usize::try_from(count).map_err(|_| {
-                let reason = "llama.cpp does not know it; give the prompt without `--chat`";
+                let reason = "llama.cpp does not know it; give a plain prompt";
                 LlamaError::ChatTemplate(reason.into())
             })?;
             if len <= room {

@@ -50,7 +50,7 @@ impl ApiError {
         ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
-                "the prompt has {tokens} tokens, the context {ctx}; shorten the prompt, or serve with a larger `--ctx`"
+                "the prompt has {tokens} tokens, the context {ctx}; shorten the prompt, or start the server with a larger context"
             ))
         }
     }
@@ -60,7 +60,7 @@ impl ApiError {
         ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
-                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
+                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or start the server with a larger context"
             ))
         }
     }
@@ -123,7 +123,7 @@ impl ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!(
-                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or serve with a larger `--ctx`"
+                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or start the server with a larger context"
             ),
         )
     }

@@ -51,11 +51,11 @@ pub enum StructureError {
         instead: &'static str,
     },
     #[error(
-        "structured compression must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
+        "structured compression needs statistics of the input of tensor `{tensor}`, and there are none"
     )]
     StatisticsMissing { tensor: String },
     #[error(
-        "`keep` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+        "`keep` shares a budget by measured sensitivity; supply a diagnosis, which measures that of `{tensor}`"
     )]
     DiagnosisMissing { tensor: String },
     #[error("{what} is {found}, expected {expected}")]

@@ -86,10 +86,10 @@ pub struct InputDiagnosis {
 pub enum DiagnosisError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("`{path}` is no diagnosis: {problem}; make one with `dwindle diagnose`")]
+    #[error("`{path}` is not a diagnosis: {problem}")]
     Foreign { path: String, problem: String },
     #[error(
-        "`{path}` was made without a text, so it says nothing of what tensors cost; diagnose with `--text`"
+        "`{path}` was made without a text, so it does not say what compressing each tensor costs"
     )]
     NoText { path: String },
     #[error("`{path}` was made from another model, `{found}`; expected `{expected}`")]

@@ -24,9 +24,7 @@ use super::reader::{Statistics, StatisticsError};
 pub enum ImportanceError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error(
-        "`{path}` is no importance file: {source}; make one with `dwindle calibrate` or `llama-imatrix`"
-    )]
+    #[error("`{path}` is not an importance file: {source}")]
     Gguf { path: String, source: GgufError },
     #[error(
         "`{path}` is a GGUF file of type `{found}`, expected `imatrix` as `llama-imatrix` writes it"

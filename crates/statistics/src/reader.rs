@@ -22,12 +22,12 @@ use super::layout::{Document, Group, KEY, Places, Provenance, VERSION};
 pub enum StatisticsError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("`{path}` is no safetensors file: {source}; make one with `dwindle calibrate`")]
+    #[error("`{path}` is not a safetensors file: {source}")]
     Format {
         path: String,
         source: SafeTensorError,
     },
-    #[error("`{path}` holds no statistics: {problem}; make some with `dwindle calibrate`")]
+    #[error("`{path}` holds no statistics: {problem}")]
     Foreign { path: String, problem: String },
     #[error("`{path}` is damaged at `{group}`: {problem}; calibrate again")]
     Damaged {
