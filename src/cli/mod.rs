@@ -22,6 +22,7 @@ mod resources;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+mod spelling;
 mod sweep;
 mod target;
 mod verify;
@@ -67,12 +68,8 @@ enum Command {
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     crate::llama::backend::init();
-    // llama.cpp's users write `-ngl 99`; clap knows short options of one letter only.
-    let args = std::env::args_os().map(|arg| match arg.to_str() {
-        Some("-ngl") => "--n-gpu-layers".into(),
-        _ => arg,
-    });
-    // What nobody can catch ends as bad input does.
+    let args = spelling::with_long_names(std::env::args_os(), &Cli::command());
+    // A failure that can't be caught ends the process as bad input does.
     crate::llama::guard::end_quietly(3);
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),
