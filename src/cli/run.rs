@@ -17,7 +17,7 @@ pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
     file: PathBuf,
     /// The text to continue, or with --chat the message to answer
-    #[arg(short, long)]
+    #[arg(short, long, allow_hyphen_values = true)]
     prompt: String,
     /// Tokens to generate at most; -1 for as many as the context holds
     #[arg(short = 'n', long = "predict", default_value = "128", value_parser = count)]

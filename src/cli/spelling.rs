@@ -1,19 +1,63 @@
 //! Options as llama.cpp's users spell them, rewritten into what clap can parse.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use clap::Command;
+use clap::{Arg, Command};
 
 /// The arguments with `--n-gpu-layers` for `-ngl`: clap's short options have one letter.
 ///
 /// Rewrites only where an option can stand: not the value of another option, and nothing after `--`.
 pub fn with_long_names(args: impl IntoIterator<Item = OsString>, tree: &Command) -> Vec<OsString> {
-    let _ = tree;
-    let rewritten = |arg: OsString| match arg.to_str() {
-        Some("-ngl") => "--n-gpu-layers".into(),
-        _ => arg,
+    let mut args = args.into_iter();
+    let mut out: Vec<OsString> = args.next().into_iter().collect();
+    let mut command = tree;
+    let mut is_value = false;
+    while let Some(arg) = args.next() {
+        if !is_value && arg == "--" {
+            out.push(arg);
+            break;
+        }
+        if !is_value && arg == "-ngl" {
+            out.push("--n-gpu-layers".into());
+            continue;
+        }
+        is_value = !is_value && expects_any_value(command, &arg);
+        command = command.find_subcommand(&arg).unwrap_or(command);
+        out.push(arg);
+    }
+    out.extend(args);
+    out
+}
+
+/// Whether clap takes whatever follows this argument as its value, even if it begins with a hyphen.
+fn expects_any_value(command: &Command, arg: &OsStr) -> bool {
+    let takes_any = |a: &Arg| a.get_action().takes_values() && a.is_allow_hyphen_values_set();
+    let Some(text) = arg.to_str() else {
+        return false;
     };
-    args.into_iter().map(rewritten).collect()
+    if let Some(long) = text.strip_prefix("--") {
+        return command
+            .get_opts()
+            .any(|a| takes_any(a) && (a.get_long() == Some(long)));
+    }
+    let Some(letters) = text.strip_prefix('-') else {
+        return false;
+    };
+    // `-ab` is `-a -b`, or `-a` with the value `b`: only a last letter's value can follow.
+    let mut letters = letters.chars();
+    while let Some(letter) = letters.next() {
+        let known = command
+            .get_arguments()
+            .find(|a| a.get_short() == Some(letter));
+        match known {
+            Some(a) if a.get_action().takes_values() => {
+                return letters.as_str().is_empty() && takes_any(a);
+            }
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
 }
 
 #[cfg(test)]
