@@ -192,9 +192,10 @@ fn compress(folder: &Path, checkpoint: &Path, recipe: &str, name: &str) -> Resul
         .arg(&file)
         .stdout(std::process::Stdio::null())
         .status()?;
-    match status.success() {
-        true => Ok(file),
-        false => Err(format!("compressing to {name} failed").into()),
+    if status.success() {
+        Ok(file)
+    } else {
+        Err(format!("compressing to {name} failed").into())
     }
 }
 

@@ -50,9 +50,10 @@ pub fn open(path: &Path) -> Result<fs::File> {
     }
     let found = name_of(kind);
     let problem = format!("`{}` is {found}, expected a regular file", path.display());
-    let kind = match kind.is_dir() {
-        true => ErrorKind::IsADirectory,
-        false => ErrorKind::InvalidInput,
+    let kind = if kind.is_dir() {
+        ErrorKind::IsADirectory
+    } else {
+        ErrorKind::InvalidInput
     };
     Err(Error::new(kind, problem))
 }
@@ -121,10 +122,7 @@ fn name_of(kind: FileType) -> &'static str {
             return "a device";
         }
     }
-    match kind.is_dir() {
-        true => "a folder",
-        false => "no file",
-    }
+    if kind.is_dir() { "a folder" } else { "no file" }
 }
 
 #[cfg(test)]

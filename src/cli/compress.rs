@@ -199,9 +199,10 @@ impl Args {
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),
             (None, None) => Recipe {
-                rounding: match self.target.goal().is_some() {
-                    true => Rounding::Output,
-                    false => Rounding::Nearest,
+                rounding: if self.target.goal().is_some() {
+                    Rounding::Output
+                } else {
+                    Rounding::Nearest
                 },
                 ..Recipe::base("f16")
             },

@@ -138,9 +138,10 @@ impl Runtime {
     /// them.
     pub fn load(&self, path: &Path) -> Result<Model, Failure> {
         let bar = progress::count(0, "loading");
-        let factors = match self.multiplied_out {
-            true => Factors::MultipliedOut,
-            false => Factors::Executed,
+        let factors = if self.multiplied_out {
+            Factors::MultipliedOut
+        } else {
+            Factors::Executed
         };
         let model = load(path, &self.model_options(), factors, &mut |done, total| {
             bar.set_length(total);

@@ -37,9 +37,12 @@ pub fn table<const N: usize>(
     table
         .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Disabled);
-    let cell = |text: &str, column: &str| match column.starts_with('>') {
-        true => Cell::new(text).set_alignment(CellAlignment::Right),
-        false => Cell::new(text),
+    let cell = |text: &str, column: &str| {
+        if column.starts_with('>') {
+            Cell::new(text).set_alignment(CellAlignment::Right)
+        } else {
+            Cell::new(text)
+        }
     };
     table.set_header(columns.map(|c| cell(c.trim_start_matches('>'), c)));
     for row in rows {

@@ -45,9 +45,10 @@ pub fn report_zeros(plan: &Plan, is_stock: bool) {
     let has_zeros = |step: &&plan::Step| step.stored.parameters.contains_key("zeros");
     let count = plan.steps.iter().filter(has_zeros).count();
     if count > 0 {
-        let bytes = match is_stock {
-            true => "take as many bytes in a `.gguf` as other weights",
-            false => "are stored as a bitmap",
+        let bytes = if is_stock {
+            "take as many bytes in a `.gguf` as other weights"
+        } else {
+            "are stored as a bitmap"
         };
         eprintln!("note: the zeros in {count} tensors {bytes}; llama.cpp gets no faster by them");
     }

@@ -153,10 +153,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rows,
         check,
     };
-    match args.json {
-        true => json(&report),
-        false => print(&report),
-    }?;
+    if args.json {
+        json(&report)?;
+    } else {
+        print(&report)?;
+    }
     match &args.svg {
         Some(file) => Ok(dwindle_formats::output::write(
             file,

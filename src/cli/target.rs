@@ -78,9 +78,10 @@ pub fn file_size(text: &str) -> Result<FileSize, String> {
 
 fn element_type(text: &str) -> Result<TensorType, String> {
     let ty = text.parse::<TensorType>().map_err(|e| e.to_string())?;
-    match crate::ggml::writable(ty) {
-        true => Ok(ty),
-        false => Err("it can't be written".into()),
+    if crate::ggml::writable(ty) {
+        Ok(ty)
+    } else {
+        Err("it can't be written".into())
     }
 }
 

@@ -222,9 +222,10 @@ impl Repair<'_> {
                 let prior = &self.fits[&end.tensor];
                 let width = inputs.width();
                 let picked = narrow(inputs, now, n);
-                let fitted = match self.is_enough(tensor, width, tokens, true) {
-                    true => regress(&picked, width, &target, prior, RIDGE[0])?,
-                    false => prior.clone(),
+                let fitted = if self.is_enough(tensor, width, tokens, true) {
+                    regress(&picked, width, &target, prior, RIDGE[0])?
+                } else {
+                    prior.clone()
                 };
                 let added = forward(&picked, &fitted, width, rows);
                 let all = widen(inputs, &fitted, n);

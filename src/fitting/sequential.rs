@@ -240,9 +240,10 @@ impl<'a> Fitting<'a> {
         self.unfitted.push(Unfitted {
             weights: names.collect(),
             width: tensor.row_len() as usize,
-            reason: match is_stack {
-                true => Reason::Stacked,
-                false => Reason::Unseen,
+            reason: if is_stack {
+                Reason::Stacked
+            } else {
+                Reason::Unseen
             },
         });
     }

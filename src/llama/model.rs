@@ -184,9 +184,10 @@ impl Model {
             name: path.display().to_string(),
             reason,
         };
-        let watched = match options.use_mmap {
-            true => Some(Watched::open(path).map_err(|e| refused(e.to_string()))?),
-            false => None,
+        let watched = if options.use_mmap {
+            Some(Watched::open(path).map_err(|e| refused(e.to_string()))?)
+        } else {
+            None
         };
         let start = Instant::now();
         // SAFETY: the path is a C string, and the device list that `params` points to lives.

@@ -149,12 +149,13 @@ impl Chains<'_> {
             MADE,
             vec![rank, n],
         );
-        let branches = match tied {
-            true => vec![vec![
+        let branches = if tied {
+            vec![vec![
                 Link::Matrix(self.part(index, tensor, 0)?),
                 Link::Matrix(b),
-            ]],
-            false => Vec::new(),
+            ]]
+        } else {
+            Vec::new()
         };
         Some(Contraction {
             branches,

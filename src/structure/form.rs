@@ -133,12 +133,11 @@ pub(super) fn head_order(
     let pairs = kept.pairs.as_ref().map(|pairs| pairs.kept.clone());
     let pairs = pairs.unwrap_or_else(|| (0..half).collect());
     let [first, second] = pair_elements(from, blocks.key_length);
-    Some(match neighbours[1] {
-        true => pairs.iter().flat_map(|p| [first(*p), second(*p)]).collect(),
-        false => {
-            let halves = pairs.iter().map(|p| first(*p));
-            halves.chain(pairs.iter().map(|p| second(*p))).collect()
-        }
+    Some(if neighbours[1] {
+        pairs.iter().flat_map(|p| [first(*p), second(*p)]).collect()
+    } else {
+        let halves = pairs.iter().map(|p| first(*p));
+        halves.chain(pairs.iter().map(|p| second(*p))).collect()
     })
 }
 

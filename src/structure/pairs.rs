@@ -52,8 +52,9 @@ pub(super) fn columns(tensor: &ModelTensor) -> usize {
 
 /// Where the two elements of a rotary pair lie in a head.
 pub fn pair_elements(architecture: &str, length: usize) -> [Box<dyn Fn(usize) -> usize + Sync>; 2] {
-    match Traits::of(architecture).neighbours {
-        true => [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)],
-        false => [Box::new(|p| p), Box::new(move |p| p + length / 2)],
+    if Traits::of(architecture).neighbours {
+        [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)]
+    } else {
+        [Box::new(|p| p), Box::new(move |p| p + length / 2)]
     }
 }

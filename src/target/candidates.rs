@@ -104,9 +104,10 @@ pub fn candidates(
             Ok(())
         },
     )?;
-    match found.is_empty() {
-        true => Err(BudgetError::NothingToChoose),
-        false => Ok(found),
+    if found.is_empty() {
+        Err(BudgetError::NothingToChoose)
+    } else {
+        Ok(found)
     }
 }
 
@@ -159,11 +160,10 @@ impl<'a> Judge<'a> {
                 ty,
                 bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
                 // What keeps its type is copied.
-                error: match ty == own {
-                    true => 0.0,
-                    false => {
-                        relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?
-                    }
+                error: if ty == own {
+                    0.0
+                } else {
+                    relative_error(&samples, ty, rounding).map_err(BudgetError::of(name))?
                 },
             })
         };
@@ -271,9 +271,10 @@ impl Sample<'_> {
             let errors = w.iter().zip(&back).map(|(a, b)| a - b);
             return Ok((energy(errors), energy(w.iter().copied())));
         };
-        let bytes = match rounding == Rounding::Output && ty.is_quantized() {
-            true => round(w, *rows, curvature, ty, *importance)?,
-            false => nearest()?,
+        let bytes = if rounding == Rounding::Output && ty.is_quantized() {
+            round(w, *rows, curvature, ty, *importance)?
+        } else {
+            nearest()?
         };
         let lost: f64 = errors(w, *rows, curvature, ty, &bytes)?.iter().sum();
         Ok((lost, curvature.output_energy(w, *rows)))

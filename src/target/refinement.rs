@@ -74,9 +74,10 @@ impl<'a> Refinement<'a> {
     /// A type that can't be written.
     pub fn propose(&mut self) -> Result<Option<Chosen>, BudgetError> {
         while self.left > 0 && self.step >= LAST_STEP && !self.classes.is_empty() {
-            let factor = match self.grows {
-                true => self.step,
-                false => 1.0 / self.step,
+            let factor = if self.grows {
+                self.step
+            } else {
+                1.0 / self.step
             };
             let costs = self.best.0.with_factor(&self.classes[self.at], factor);
             let chosen = of_size(&costs, &self.task, self.bytes)?;

@@ -184,9 +184,10 @@ fn bytes_for(costs: &Costs, kld: f64, from: u64, to: u64) -> Result<u64, BudgetE
     let (mut low, mut high) = (from.min(to), to);
     while low < high {
         let middle = low + (high - low) / 2;
-        match costs.allocate(middle)?.kld <= kld {
-            true => high = middle,
-            false => low = middle + 1,
+        if costs.allocate(middle)?.kld <= kld {
+            high = middle
+        } else {
+            low = middle + 1
         }
     }
     Ok(low)

@@ -26,9 +26,10 @@ pub struct Expansion {
 pub(super) fn check(plan: &StoredPlan, len: u64) -> Result<(), Expansion> {
     let decoded = plan.tensors.iter().map(decoded_bytes);
     let decoded = decoded.fold(0, u64::saturating_add);
-    match decoded <= len.saturating_mul(EXPANSION) {
-        true => Ok(()),
-        false => Err(Expansion { decoded, len }),
+    if decoded <= len.saturating_mul(EXPANSION) {
+        Ok(())
+    } else {
+        Err(Expansion { decoded, len })
     }
 }
 

@@ -148,11 +148,12 @@ pub(super) fn check_lent(
         Form::Slice { index, .. } => lender.shape == tensor.shape && *index < lender.form.stacked(),
         _ => true,
     };
-    match fits {
-        true => Ok(()),
-        false => Err(format!(
+    if fits {
+        Ok(())
+    } else {
+        Err(format!(
             "`{name}` does not hold what this tensor takes from it"
-        )),
+        ))
     }
 }
 

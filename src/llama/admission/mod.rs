@@ -109,9 +109,10 @@ pub(super) fn admit_factors<'a>(
 /// # Errors
 /// An alignment that ggml's buffers don't allow.
 pub(super) fn admit_alignment(alignment: u64) -> Result<(), Refusal> {
-    match alignment.is_multiple_of(32) {
-        true => Ok(()),
-        false => Err(Refusal::Alignment { found: alignment }),
+    if alignment.is_multiple_of(32) {
+        Ok(())
+    } else {
+        Err(Refusal::Alignment { found: alignment })
     }
 }
 

@@ -171,9 +171,10 @@ unsafe extern "C" fn get_alloc_size_n(
     unsafe {
         let device = device(buft);
         let list = std::slice::from_raw_parts(tensors, count as usize);
-        match device.holds(list) {
-            true => Layout::of(device, list).size,
-            false => sys::ggml_backend_buft_get_alloc_size_n(device.inner_type, tensors, count),
+        if device.holds(list) {
+            Layout::of(device, list).size
+        } else {
+            sys::ggml_backend_buft_get_alloc_size_n(device.inner_type, tensors, count)
         }
     }
 }
