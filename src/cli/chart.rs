@@ -43,7 +43,7 @@ impl Axis {
         }
     }
 
-    /// Equal factors; what is not above 0 is left out.
+    /// Equal factors; values not above 0 are omitted.
     pub fn logarithmic(name: &'static str) -> Axis {
         Axis {
             name,

@@ -1,4 +1,4 @@
-//! What a command can fail with, and the one place that prints it.
+//! How commands fail, and the one place that prints failures.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -14,9 +14,9 @@ pub enum Failure {
     Check(String),
     /// The arguments contradict one another.
     Usage(String),
-    /// The input, or the place for the output, can't be used.
+    /// The input, or the output's path, can't be used.
     Input(String),
-    /// Nobody reads the output any more.
+    /// The reader of the output has gone away.
     BrokenPipe,
     /// A failure, and what to do about it.
     Hinted(Box<Failure>, &'static str),
@@ -54,7 +54,7 @@ impl Failure {
     }
 }
 
-/// An error of the library with everything that caused it, in one sentence.
+/// An error of the library with its causes, in one sentence.
 fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

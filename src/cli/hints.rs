@@ -1,4 +1,5 @@
-//! What to do on the command line about an error of the library, whose own sentences name no options.
+//! What to do on the command line about an error of the library, whose own sentences name no
+//! options.
 
 use crate::eval::EvalError;
 use crate::fitting::FitError;

@@ -1,4 +1,4 @@
-//! `dwindle inspect`: what is in a file.
+//! `dwindle inspect`: lists a file's tensors.
 
 use std::path::PathBuf;
 

@@ -34,9 +34,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use failure::Failure;
 
 /// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,
-/// and proves what was lost.
+/// and measures the loss.
 ///
-/// Exit codes: 0 done, 1 a check ran and failed, 2 wrong usage, 3 bad input.
+/// Exit codes: 0 success, 1 a check ran and failed, 2 wrong usage, 3 bad input.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -60,7 +60,7 @@ enum Command {
     Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
-    /// Print the reference of the command line, Markdown
+    /// Print the command-line reference as Markdown
     #[command(hide = true)]
     Reference,
 }

@@ -6,7 +6,8 @@ use clap::{Arg, Command};
 
 /// The arguments with `--n-gpu-layers` for `-ngl`: clap's short options have one letter.
 ///
-/// Rewrites only where an option can stand: not the value of another option, and nothing after `--`.
+/// Rewrites only where an option can stand: not the value of another option, and nothing after
+/// `--`.
 pub fn with_long_names(args: impl IntoIterator<Item = OsString>, tree: &Command) -> Vec<OsString> {
     let mut args = args.into_iter();
     let mut out: Vec<OsString> = args.next().into_iter().collect();
