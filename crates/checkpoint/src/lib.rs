@@ -13,7 +13,7 @@ pub use cache::{Caches, resolve};
 pub use error::Error;
 pub use watched::{Changed, SourceFile};
 
-/// One tensor of a source, as it lies there.
+/// One tensor of a source, as it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTensor {
     /// The source's own name (`model.layers.0.self_attn.q_proj.weight`, `blk.0.attn_q.weight`).
