@@ -1,5 +1,5 @@
-//! Importance weights, the mean square of every input column of each linear layer: out of the files
-//! that llama.cpp's `llama-imatrix` writes or our own statistics, and into such files.
+//! Importance weights, the mean square of each input column of each linear layer: read from files
+//! of `llama-imatrix` or from statistics, and written as such files.
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};

@@ -1,4 +1,4 @@
-//! A few values of each weight, by which models are told apart whose norms are the same.
+//! A few values of each weight, which distinguish models with equal norms.
 
 use std::fmt;
 
