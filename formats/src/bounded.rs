@@ -1,6 +1,6 @@
-//! Files of the user's: what they are and how long they are is known before they are read.
+//! Opens the user's files only after checking their kind and their length.
 //!
-//! A folder from anywhere may hold a link to a device that never ends, a pipe that nobody writes
+//! A folder from anywhere may hold a link to a device that never ends, a pipe without a writer
 //! to, or a file of a terabyte. Links are followed, because caches are made of them, but what they
 //! lead to must be a regular file.
 
@@ -92,7 +92,7 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 /// A whole text of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`read`]; [`ErrorKind::InvalidData`] for bytes that are no UTF-8.
+/// As [`read`]; [`ErrorKind::InvalidData`] for bytes that are not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read(path, limit)?).map_err(|_| {
         let problem = format!("`{}`: the text is not valid UTF-8", path.display());
