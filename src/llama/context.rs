@@ -34,14 +34,14 @@ pub struct ContextOptions {
     pub batch: u32,
     /// Tokens that are computed at once.
     pub ubatch: u32,
-    /// Tokens of an evaluation that may want logits; 0 for all. llama.cpp reserves memory for as
+    /// Tokens of an evaluation that may need logits; 0 for all. llama.cpp reserves memory for as
     /// many rows of the vocabulary's length.
     pub outputs: u32,
     /// Threads, `None` for one per physical core.
     pub threads: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
-    /// The type of keys and values; quantized values want flash attention.
+    /// The type of keys and values; quantized values need flash attention.
     pub cache_type: TensorType,
 }
 

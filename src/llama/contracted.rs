@@ -1,4 +1,4 @@
-//! Loading a model whose weights are, in part, computed with operands in their place.
+//! Loads a model in which operands replace some of the weights.
 
 use std::collections::HashSet;
 use std::time::Instant;

@@ -100,7 +100,7 @@ pub enum LlamaError {
         path.display()
     )]
     Changed { path: PathBuf, was: u64, is: u64 },
-    #[error("llama.cpp can't go on from this state: {reason}")]
+    #[error("llama.cpp can't continue from this state: {reason}")]
     State { reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
@@ -154,7 +154,7 @@ unsafe impl Sync for Model {}
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: the model is owned and freed once; contexts borrow it, so that none is left but
-        // those that were given up, which nobody uses. A failure leaves it in memory.
+        // those that were given up and are unused. A failure leaves it in memory.
         let freed = guarded(|failure| unsafe { dwindle_free_model(self.raw(), failure) });
         if freed.is_err() {
             // It may still refer to them.
@@ -325,7 +325,7 @@ pub(super) fn load_raw(
     }
 }
 
-/// The null-terminated list of devices that llama.cpp wants, or `None` for its own choice.
+/// The null-terminated list of devices for llama.cpp, or `None` for its own choice.
 pub(super) fn device_list(
     options: &ModelOptions,
 ) -> Result<Option<Vec<sys::ggml_backend_dev_t>>, LlamaError> {

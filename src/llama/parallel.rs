@@ -149,7 +149,7 @@ impl<'m> Parallel<'m> {
         }
     }
 
-    /// Tokens to evaluate, and the slots of those that want logits, in their order.
+    /// Tokens to evaluate, and the slots of those that need logits, in their order.
     fn batch(&mut self) -> (Vec<BatchToken>, Vec<usize>) {
         let (mut batch, mut ends) = (Vec::new(), Vec::new());
         let room = self.context.n_batch();

@@ -72,7 +72,7 @@ pub(super) struct WeightBuffer {
     #[allow(clippy::vec_box)]
     pub lives: Vec<Box<Live>>,
     pub operands: Vec<(usize, *mut ggml_tensor)>,
-    /// Of operands that the inner device wants elsewhere, in a layout of its kernels.
+    /// Of operands that the inner device needs elsewhere, in a layout of its kernels.
     pub buffers: Vec<sys::ggml_backend_buffer_t>,
 }
 
