@@ -1,4 +1,4 @@
-//! Watching what layers of one model read over a text.
+//! Observes the inputs of layers of one model over a text.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! Which rotary pairs a model's attention can do without, from what it does on a text.
+//! Measures on a text which rotary pairs a model's attention can do without.
 
 use rayon::prelude::*;
 
@@ -12,7 +12,7 @@ use crate::method::rotary_pairs::{PairScores, choose};
 use crate::plan::{Subject, TransformError};
 use crate::structure::{Blocks, Pairs, Whole, own_scale, pair_elements};
 
-/// Chunks that are enough to tell a head's pairs apart.
+/// Chunks that are enough to distinguish a head's pairs.
 const CHUNKS: usize = 4;
 
 /// Every so many positions, what attention does is looked at.

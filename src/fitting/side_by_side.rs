@@ -9,10 +9,10 @@ use crate::llama::lockstep::{Pair, lockstep};
 use crate::llama::model::{LlamaError, Model};
 use crate::plan::TransformError;
 
-/// Logits that llama.cpp may compute on the way, which nobody needs: 512 MiB.
+/// Unused logits that llama.cpp may compute on the way: 512 MiB.
 const MAX_LOGITS: usize = 1 << 27;
 
-/// Logits that finding the layers wants.
+/// Logits for finding the layers.
 const MIN_OUTPUTS: usize = 16;
 
 /// The most sequences of a llama.cpp context.
@@ -81,7 +81,7 @@ impl<'m> SideBySide<'m> {
     ) -> Result<SideBySide<'m>, FitError> {
         let chunks = cut(original, text)?;
         let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
-        // Only tokens that want logits reach the last layer's end.
+        // Only tokens that need logits reach the last layer's end.
         let stride = (tokens.len() * original.n_vocab())
             .div_ceil(MAX_LOGITS)
             .max(1);

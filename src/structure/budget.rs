@@ -1,4 +1,4 @@
-//! Which parts of each block stay.
+//! Shares a budget of parameters over the blocks.
 
 use rayon::prelude::*;
 
@@ -12,11 +12,12 @@ use crate::method::allocate::{Choice, choose};
 use crate::method::nystrom::Elimination;
 use crate::plan::Structure;
 
-/// The least fraction of a feed-forward layer's columns that a budget leaves.
+/// The smallest fraction of a feed-forward layer's columns that a budget keeps.
 const LEAST_WIDTH: f64 = 0.25;
 
-/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of `granule` where
-/// the layers are that wide. `done` is called when the columns of one more block are in order.
+/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of
+/// `granule` where the layers are that wide. `done` is called when the columns of one more block
+/// are in order.
 ///
 /// # Errors
 /// [`StructureError`].

@@ -1,4 +1,4 @@
-//! The matrices that read what is kept, fitted to what calibration saw.
+//! Fits the matrices that read the kept elements, by the statistics.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ use crate::method::nystrom::refit;
 use crate::method::projection::Projection;
 use crate::method::value_output;
 
-/// Fitted matrices, by their position in [`Model::tensors`](crate::architecture::Model::tensors): rows of the columns that are kept, the
-/// slices of a stack one after another.
+/// Fitted matrices, by their position in [`Model::tensors`](crate::architecture::Model::tensors):
+/// rows of the columns that are kept, the slices of a stack one after another.
 pub type Fits = HashMap<usize, Vec<f32>>;
 
 /// A matrix that reads less than it did.

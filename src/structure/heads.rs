@@ -1,4 +1,4 @@
-//! Which heads stay, and how much of each.
+//! Chooses the heads to keep, and their lengths.
 
 use rayon::prelude::*;
 
@@ -33,7 +33,7 @@ pub(super) fn choose(
 }
 
 fn attention<'a>(block: usize, orders: &'a Orders<'_>) -> Result<&'a Attention, StructureError> {
-    let instead = "leave `heads`, `value_length` and `key_length` away";
+    let instead = "omit `heads`, `value_length` and `key_length`";
     let attention = orders.blocks.all[block].attention.as_ref();
     attention.ok_or_else(|| orders.unknown(block, "attention", instead))
 }

@@ -1,10 +1,10 @@
-//! What stays of a model.
+//! What is kept of a model.
 
 use super::blocks::{Attention, Blocks};
 use super::pairs::Pairs;
 use crate::method::projection::Projection;
 
-/// What stays of each block; `None` where the whole block leaves.
+/// What is kept of each block; `None` where the whole block is removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// One for each block of the model.
@@ -53,7 +53,7 @@ impl Kept {
         Kept::without(&[], None, blocks)
     }
 
-    /// The blocks that leave.
+    /// The removed blocks.
     pub fn dropped(&self) -> impl Iterator<Item = usize> {
         let blocks = self.blocks.iter().enumerate();
         blocks.filter(|(_, kept)| kept.is_none()).map(|(i, _)| i)

@@ -1,4 +1,4 @@
-//! Rotary pairs: which stay, and where their elements lie.
+//! Rotary pairs: which are kept, and where their elements are.
 
 use crate::architecture::{Model, ModelTensor, Traits};
 
@@ -8,13 +8,13 @@ pub struct Pairs {
     /// Their numbers, ascending.
     pub kept: Vec<usize>,
     /// For each block, query head and pair that stays: the complex number by which queries are
-    /// multiplied to stand in for the pairs that leave.
+    /// multiplied to stand in for the removed pairs.
     pub factors: Vec<Vec<Vec<[f64; 2]>>>,
 }
 
 impl Pairs {
     /// What makes a block's queries, a matrix or a bias of all heads of `length` elements, as it is
-    /// without the pairs that leave: of the same shape, with zeros where pairs left.
+    /// without the removed pairs: of the same shape, with zeros in their places.
     pub fn turn(
         &self,
         w: &[f32],

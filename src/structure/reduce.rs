@@ -1,4 +1,4 @@
-//! The smaller model: tensors of what is kept, and metadata that say so.
+//! Builds the pruned model: the kept tensors and the matching metadata.
 
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ pub fn reduce(whole: &Whole<'_>, kept: &Kept, fits: &Fits) -> Result<Model, Stru
     Ok(reduced)
 }
 
-/// Whether llama.cpp wants an output that the model shares with its embedding.
+/// Whether llama.cpp needs a separate output where the model shares it with its embedding.
 fn needs_output(model: &Model) -> bool {
     let is_output = |t: &ModelTensor| t.name == "output.weight";
     model.architecture == form::UNEVEN && !model.tensors.iter().any(is_output)
@@ -207,7 +207,7 @@ fn fitted(
     width: Option<u64>,
     values: &[f32],
 ) -> Result<ModelTensor, StructureError> {
-    // Half precision where the source has no more, with as many digits as the range leaves.
+    // Half precision where the source has no more, with as many digits as the range allows.
     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
     let ty = match tensor.source_type(source) {
         TensorType::F32 => TensorType::F32,
