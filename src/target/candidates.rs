@@ -1,4 +1,4 @@
-//! The types that a tensor could have, and what each does to its output.
+//! Predicts what each possible type of a tensor does to its output.
 
 use dwindle_formats::gguf::TensorType;
 
@@ -64,9 +64,9 @@ pub struct TensorCandidates {
     pub probe: Candidate,
 }
 
-/// What each of `types` would do to each weight of a model. Weights whose input was not measured are
-/// judged by their own error. Threads and memory are those of `options`. `done` is called after each
-/// tensor.
+/// What each of `types` would do to each weight of a model. Weights whose input was not measured
+/// are judged by their own error. Threads and memory are those of `options`. `done` is called after
+/// each tensor.
 ///
 /// # Errors
 /// Values that can't be read, damaged statistics, a tensor that none of the types fits.
@@ -126,7 +126,7 @@ struct Sample<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Bytes that judging takes at once: the samples' factored Grams, and one under way.
+    /// Bytes for judging: the samples' factored Grams, and one in progress.
     fn memory(&self) -> u64 {
         let square = self.tensor.shape[0].pow(2);
         let statistics = self.task.subject.measured.statistics;
@@ -249,8 +249,8 @@ fn relative_error(
 }
 
 impl Sample<'_> {
-    /// The energy of the output's error in a type, and of the output; of the weights themselves where
-    /// the input was not measured.
+    /// The energy of the output's error in a type, and of the output; of the weights themselves
+    /// where the input was not measured.
     fn energies(&self, ty: TensorType, rounding: Rounding) -> Result<(f64, f64), TransformError> {
         let Sample {
             w,

@@ -1,4 +1,4 @@
-//! From a target to types: a size of the file to the byte, or a divergence.
+//! Searches the types for a target: a file size to the byte, or a divergence.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ const CORRECTIONS: usize = 8;
 /// Files that are made and measured at most.
 const FILES: usize = 8;
 
-/// The part of a divergence that may be left unused.
+/// The fraction of a divergence that may be left unused.
 const SLACK: f64 = 0.06;
 
 /// What a divergence is aimed at below the one that was asked for.
@@ -48,7 +48,7 @@ pub struct Chosen {
 /// # Errors
 /// [`BudgetError::TooSmall`] with the bytes of the smallest file.
 pub fn of_size(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
-    // The header's digests depend a little on the types, and so on what the header leaves.
+    // The header's digests depend a little on the types, and so does the room beside the header.
     let smallest = of_tensors(costs, task, costs.range().0)?;
     let mut overhead = smallest.bytes - smallest.assignment.bytes;
     for _ in 0..CORRECTIONS {
@@ -97,7 +97,7 @@ fn of_tensors(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, Budg
 }
 
 /// The search for the smallest file that diverges by at most so much. Files are proposed, made and
-/// measured by the caller, and told of, until none is proposed any more.
+/// measured by the caller, who reports the result, until none is proposed any more.
 pub struct Search<'a> {
     costs: &'a Costs,
     task: Task<'a>,

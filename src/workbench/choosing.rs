@@ -1,4 +1,4 @@
-//! The types of a file that is to have a size or a quality.
+//! Chooses the types of a file for a size or a quality.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,12 @@ use crate::target::{Chosen, Costs, Grouping, Refinement, Search, of_bits, of_siz
 pub enum Goal {
     /// At most so many bytes.
     Bytes(u64),
-    /// At most this part of the bytes of the checkpoint's weights.
+    /// At most this fraction of the bytes of the checkpoint's weights.
     Part(f64),
     /// So many bits for each weight, metadata not counted.
     Bits(f64),
-    /// The smallest file whose mean KL divergence, measured on the beginning of the text, is at most this.
+    /// The smallest file whose mean KL divergence, measured on the beginning of the text, is at
+    /// most this.
     Divergence(f64),
 }
 
@@ -30,7 +31,8 @@ pub enum Effort {
     /// Each tensor for itself, on 2 chunks.
     #[default]
     Normal,
-    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the last.
+    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the
+    /// last.
     Best,
 }
 
@@ -145,8 +147,8 @@ fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Resu
     Ok(search.finish()?.0)
 }
 
-/// Where the effort allows it, a choice that files which were made and measured have improved on, and what
-/// errors cost by these.
+/// Where the effort allows it, a choice that files which were made and measured have improved on,
+/// and what errors cost by these.
 ///
 /// # Errors
 /// Whatever ends a measurement.

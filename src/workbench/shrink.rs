@@ -1,4 +1,4 @@
-//! A model made smaller as a model, as the table `[structure]` of a recipe wants.
+//! Prunes a model as the table `[structure]` of a recipe says.
 
 use serde::Serialize;
 
@@ -18,11 +18,11 @@ pub(super) struct Smaller {
     pub model: Model,
     /// Importance weights of what is left.
     pub importance: Option<Importance>,
-    /// What became of the blocks.
+    /// How the blocks were pruned.
     pub report: Report,
 }
 
-/// What became of the blocks.
+/// How the blocks were pruned.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The architecture that the smaller model is written as.
@@ -73,7 +73,7 @@ impl<'a> Following<'a> {
     }
 }
 
-/// Makes a model smaller as a recipe wants.
+/// Prunes a model as a recipe says.
 pub(super) fn shrink(
     bench: &Workbench<'_>,
     wanted: &Structure,
