@@ -1,5 +1,5 @@
-//! A container's factored tensors as chains of operands, which a device computes one after the
-//! other instead of the matrix that they stand for.
+//! A container's factored tensors as chains of operands, which a device multiplies one after the
+//! other instead of the whole matrix.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::method::tensor::transpose;
 /// The type of operands that are made from factors and not the factors themselves.
 const MADE: TensorType = TensorType::F16;
 
-/// The tensor whose rows are looked up, and which is also the output matrix where there is no other.
+/// The tensor whose rows are looked up, and which is also the output matrix where there is no
+/// other.
 const EMBEDDINGS: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 
@@ -32,7 +33,7 @@ enum Origin {
     Rows(usize, usize, usize),
     /// Σ_k weights[i, k]·parts[k] for the slices i from this one, so many.
     Mixed {
-        /// The part of weights: rows of as many elements as there are things to mix.
+        /// The part with the weights: one element per thing to mix in each row.
         weights: usize,
         first: usize,
         count: usize,
@@ -49,7 +50,7 @@ struct Chains<'a> {
     known: HashMap<(Origin, Vec<u64>), usize>,
 }
 
-/// What a device is told of a container's weights, and the function that makes their operands.
+/// A container's weights as a device needs them, and the function that makes their operands.
 /// Tensors that `dense` names stay matrices, and so does what no chain can express.
 pub(super) fn chains(
     container: &Arc<Container>,

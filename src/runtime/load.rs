@@ -1,5 +1,4 @@
-//! Anything that can run, into llama.cpp: GGUF files, containers, checkpoints. Nothing is written
-//! to disk on the way.
+//! Loads GGUF files, containers and checkpoints into llama.cpp, without writing anything to disk.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -136,7 +135,7 @@ fn execute(
             ubatch: PROBE_TOKENS,
             ..ContextOptions::default()
         };
-        // Whether a context can be had at all is for those to say who want one.
+        // Whether a context is possible is checked when one is made.
         drop(Context::new(&model, &probe));
         let misused = model.misused();
         if misused.iter().all(|name| dense.contains(name)) {
