@@ -1,4 +1,4 @@
-//! Jobs that wait for the engine, first come, first served.
+//! The queue of jobs for the engine, first come, first served.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
