@@ -4,8 +4,9 @@
 //! cargo bench --bench factors
 //! ```
 //!
-//! The ideal is the ratio of operations for a prompt, and of bytes for generated text. Speeds are medians of alternated runs in one process; memory is that of a process that has only
-//! loaded the file.
+//! The ideal is the ratio of operations for a prompt, and of bytes for generated text. Speeds are
+//! medians of alternated runs in one process; memory is that of a process that has only loaded the
+//! file.
 
 #[path = "../synthetic/mod.rs"]
 mod checkpoints;

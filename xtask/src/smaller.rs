@@ -24,7 +24,7 @@ const STRUCTURED: &[(&str, &[&str], bool)] = &[
     ("q5_k_m", &[], false),
 ];
 
-/// What is no stock file: a rule for all linear layers of the blocks.
+/// What is not a stock file: a rule for all linear layers of the blocks.
 const RULES: &[&str] = &[
     "method = 'svd', joint = true, rank = 'auto', keep = 0.8",
     "method = 'wanda', sparsity = 0.5",
