@@ -31,8 +31,7 @@ pub enum Effort {
     /// Each tensor for itself, on 2 chunks.
     #[default]
     Normal,
-    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the
-    /// last.
+    /// Refines normal's choice by building and measuring up to 32 more files, on 32 chunks.
     Best,
 }
 
@@ -147,8 +146,8 @@ fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Resu
     Ok(search.finish()?.0)
 }
 
-/// Where the effort allows it, a choice that files which were made and measured have improved on,
-/// and what errors cost by these.
+/// With the best effort, a choice refined by building and measuring files, and the costs corrected
+/// by them.
 ///
 /// # Errors
 /// Whatever ends a measurement.

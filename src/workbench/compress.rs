@@ -85,7 +85,7 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// A size or a quality, for which the type of each tensor is chosen. Wants [`Self::statistics`]
+    /// A size or a quality, for which the type of each tensor is chosen. Needs [`Self::statistics`]
     /// and [`Self::text`], and makes a stock `.gguf` whose codes are chosen for the layers'
     /// outputs.
     pub fn goal(mut self, goal: Goal) -> Compress<'p> {
