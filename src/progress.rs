@@ -17,13 +17,13 @@ pub enum Unit {
 /// Called by long work. Every method does nothing by default; `()` is a progress that nobody
 /// watches.
 pub trait Progress: Sync {
-    /// A stage begins, of so many units; 0 where the number is not known yet.
+    /// A stage begins, with its total units; 0 if not known yet.
     fn begin(&self, _stage: &'static str, _total: u64, _unit: Unit) {}
 
     /// So many units more are done.
     fn advance(&self, _units: u64) {}
 
-    /// So many units of so many are done.
+    /// Sets the units done, and the total.
     fn reach(&self, _done: u64, _total: u64) {}
 
     /// The stage has ended.

@@ -5,7 +5,7 @@
 //! to read (see [`refit`](crate::method::refit)), treated as the plan says, with the second moment
 //! of that input, and replaced by what the file will hold. One pass over the model does it all.
 //!
-//! What the plan copies stays a copy. Experts, stacks over layers and embeddings are treated
+//! What the plan copies remains a copy. Experts, stacks over layers and embeddings are treated
 //! without fitting, before the text is run.
 
 use std::collections::HashMap;

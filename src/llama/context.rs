@@ -93,7 +93,7 @@ pub struct Context<'m> {
     sequences: u32,
     ctx: u32,
     outputs: usize,
-    /// Whether llama.cpp has failed in a way that leaves the context in an unknown state.
+    /// Whether llama.cpp has failed in a way after which the context's state is unknown.
     is_broken: bool,
 }
 
@@ -206,7 +206,7 @@ impl<'m> Context<'m> {
         self.is_broken |= forgotten.is_err();
     }
 
-    /// Whether llama.cpp has failed in this context in a way that leaves it of no use. It then
+    /// Whether llama.cpp has failed in this context in a way after which it is unusable. It then
     /// refuses to evaluate.
     pub fn is_broken(&self) -> bool {
         self.is_broken
@@ -377,7 +377,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// llama.cpp's own options, for a context of so many tokens in all.
+/// llama.cpp's own options, for a context of this many tokens in total.
 fn params(options: &ContextOptions, total: u32) -> sys::llama_context_params {
     let threads = options.threads.unwrap_or_else(default_threads);
     let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);

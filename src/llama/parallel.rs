@@ -36,7 +36,7 @@ pub enum Event {
     Failed(LlamaError),
 }
 
-/// Gets a job's events; false where nobody listens any more, which ends the job.
+/// Receives a job's events; returning false (nobody listens any more) ends the job.
 pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
 
 /// Texts that are being written side by side.

@@ -49,7 +49,7 @@ impl Model {
         self.tokenize_within(text, TEXT_BYTES, add_special, parse_special)
     }
 
-    /// As [`Self::tokenize`], of texts of so many bytes at most. Tokenizing takes about a second
+    /// As [`Self::tokenize`], of texts of at most this many bytes. Tokenizing takes about a second
     /// for a megabyte, and memory for a stack of up to 680 bytes for each character of a run.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Model {
     }
 }
 
-/// A part of a text.
+/// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Run {
     bytes: Range<usize>,

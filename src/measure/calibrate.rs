@@ -118,7 +118,7 @@ pub enum CalibrateError {
 pub struct CalibrationText<'a> {
     /// Its words.
     pub words: &'a str,
-    /// What stands for it in the files.
+    /// Its name in the files.
     pub name: &'a str,
 }
 

@@ -29,9 +29,9 @@ enum Origin {
     Part(usize),
     /// A part of rows of r elements, each with n rows: the rows as columns.
     Transposed(usize),
-    /// Rows of a part in single precision, from this one, so many.
+    /// Rows of a part in single precision: the first, and how many.
     Rows(usize, usize, usize),
-    /// Σ_k weights[i, k]·parts[k] for the slices i from this one, so many.
+    /// Σ_k weights[i, k]·parts[k] for a range of slices i: the first, and how many.
     Mixed {
         /// The part with the weights: one element per thing to mix in each row.
         weights: usize,
@@ -97,7 +97,7 @@ impl Chains<'_> {
             return self.table(index, tensor);
         }
         let branches = match &tensor.form {
-            // What llama.cpp computes with as it lies in the file is better left to it, but it
+            // What llama.cpp can compute with as stored in the file is better left to it, but it
             // does not lay out the weights of other devices than its own for its fast kernels.
             Form::Dense if tensor.shape.len() > 1 && tensor.parts[0].ty.is_quantized() => {
                 vec![vec![Link::Matrix(self.part(index, tensor, 0)?)]]
@@ -223,7 +223,7 @@ impl Chains<'_> {
                 let origin = Origin::Rows(first + core, slice * r1 as usize, r1 as usize);
                 self.operand(origin, name, TensorType::F32, shape)
             }
-            // As many slices as the core has: it lies as it is wanted.
+            // As many slices as the core has: its layout fits already.
             None => {
                 debug_assert_eq!(r0, slices);
                 let ty = holder.parts[core].ty;

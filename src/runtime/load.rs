@@ -29,7 +29,7 @@ const PROBE_TOKENS: u32 = 64;
 /// What becomes of a container's factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Factors {
-    /// They stay factors, in memory and in every product.
+    /// They remain factors, in memory and in every product.
     #[default]
     Executed,
     /// Their product takes their place, in F16.
@@ -250,7 +250,7 @@ fn stock_identity(stock: &StockModel<'_>, container: &Container) -> Result<Ident
             norms.push((tensor.name.clone(), tensor.shape.clone(), values));
         }
     }
-    // What factors stand for is not what the weights were.
+    // The factors' product is not what the weights were.
     let stored = container.plan.tensors.iter().enumerate();
     let dense: Vec<usize> = stored
         .filter(|(_, t)| t.form == Form::Dense && t.shape.len() > 1 && !is_norm(&t.name))

@@ -1,7 +1,7 @@
 //! Parses and checks requests as OpenAI's clients send them.
 //!
 //! Fields that would change nothing are taken; fields that ask for what is not there are refused by
-//! name, and so are unknown ones: nothing that a client asks for is silently left away.
+//! name, and so are unknown ones: nothing that a client asks for is silently ignored.
 
 use std::collections::BTreeMap;
 

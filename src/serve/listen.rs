@@ -43,7 +43,7 @@ const BACKLOG: u32 = 4096;
 /// How often it is looked for clients that have been waited for too long.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The same when the server ends, and how long an answer may then lie unread.
+/// The same when the server ends, and how long an answer may then remain unread.
 const ENDING_TICK: Duration = Duration::from_millis(100);
 const ENDING_UNREAD: Duration = Duration::from_secs(2);
 

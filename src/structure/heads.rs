@@ -38,7 +38,7 @@ fn attention<'a>(block: usize, orders: &'a Orders<'_>) -> Result<&'a Attention, 
     attention.ok_or_else(|| orders.unknown(block, "attention", instead))
 }
 
-/// The heads that stay of a block.
+/// The kept heads of a block.
 fn strongest(
     block: usize,
     count: usize,
@@ -58,7 +58,7 @@ fn strongest(
     Ok(left(&sweep, full, count))
 }
 
-/// The directions of values that stay of a block.
+/// The kept directions of a block's values.
 fn directions(
     block: usize,
     kept: &KeptBlock,

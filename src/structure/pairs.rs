@@ -2,13 +2,13 @@
 
 use crate::architecture::{Model, ModelTensor, Traits};
 
-/// The rotary pairs that stay in every head.
+/// The rotary pairs kept in every head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pairs {
     /// Their numbers, ascending.
     pub kept: Vec<usize>,
-    /// For each block, query head and pair that stays: the complex number by which queries are
-    /// multiplied to stand in for the removed pairs.
+    /// For each block, query head and kept pair: the complex number by which queries are
+    /// multiplied to compensate for the removed pairs.
     pub factors: Vec<Vec<Vec<[f64; 2]>>>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn columns(tensor: &ModelTensor) -> usize {
     }
 }
 
-/// Where the two elements of a rotary pair lie in a head.
+/// The places of a rotary pair's two elements in a head.
 pub fn pair_elements(architecture: &str, length: usize) -> [Box<dyn Fn(usize) -> usize + Sync>; 2] {
     if Traits::of(architecture).neighbours {
         [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)]

@@ -81,7 +81,7 @@ fn needs_output(model: &Model) -> bool {
     model.architecture == form::UNEVEN && !model.tensors.iter().any(is_output)
 }
 
-/// A tensor's name once blocks have left; `None` if its own did.
+/// A tensor's name after blocks were removed; `None` if its own was.
 fn new_name(name: &str, kept: &Kept) -> Option<String> {
     let (Some(block), _) = role(name) else {
         return Some(name.to_string());
@@ -93,7 +93,7 @@ fn new_name(name: &str, kept: &Kept) -> Option<String> {
     Some(format!("blk.{number}.{rest}"))
 }
 
-/// Rows of a tensor that stay.
+/// The kept rows of a tensor.
 struct Selection {
     rows: Vec<u64>,
     /// Slices of a stack that they are of.
@@ -121,7 +121,7 @@ impl Selection {
     }
 }
 
-/// The rows of heads that stay, the elements of queries and keys in an order of their own.
+/// The rows of kept heads, the elements of queries and keys in an order of their own.
 fn select_heads(
     selections: &mut HashMap<usize, Selection>,
     kept: &KeptBlock,
@@ -155,7 +155,7 @@ fn select_heads(
     }
 }
 
-/// The rows of a feed-forward layer's columns that stay.
+/// The rows of a feed-forward layer's kept columns.
 fn select_columns(selections: &mut HashMap<usize, Selection>, kept: &KeptBlock, block: &Block) {
     let Some(ffn) = block.ffn.as_ref().filter(|_| !kept.columns.is_empty()) else {
         return;
@@ -173,7 +173,7 @@ fn select_columns(selections: &mut HashMap<usize, Selection>, kept: &KeptBlock, 
     }
 }
 
-/// The slices of experts that stay, and their rows of the router.
+/// The slices of kept experts, and their rows of the router.
 fn select_experts(
     selections: &mut HashMap<usize, Selection>,
     kept: &KeptBlock,
@@ -262,7 +262,7 @@ pub fn importance(whole: &Whole<'_>, kept: &Kept) -> Option<Importance> {
     )
 }
 
-/// The experts that stay of a stack.
+/// The kept experts of a stack.
 fn kept_experts<'a>(kept: &'a Kept, tensor: &ModelTensor) -> Option<&'a [usize]> {
     let block = role(&tensor.name).0? as usize;
     let experts = kept.blocks.get(block)?.as_ref()?.experts.as_ref()?;
@@ -312,7 +312,7 @@ fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
     }
 }
 
-/// The blocks that stay, with what stays of each.
+/// The kept blocks, with what is kept of each.
 type Staying<'a> = Vec<(&'a KeptBlock, &'a Block)>;
 
 fn describe_widths(

@@ -67,7 +67,7 @@ impl Costs {
     }
 
     /// The same, with what some tensors' errors count multiplied where types are chosen.
-    /// Predictions stay as they are.
+    /// Predictions don't change.
     pub fn with_factor(&self, tensors: &[usize], factor: f64) -> Costs {
         let mut out = self.clone();
         for i in tensors {
@@ -81,7 +81,7 @@ impl Costs {
         self.tensors.iter().map(|t| t.name.as_str())
     }
 
-    /// The least divergence that so many bytes allow.
+    /// The smallest divergence within this many bytes.
     ///
     /// # Errors
     /// [`BudgetError::TooSmall`].

@@ -43,7 +43,7 @@ pub struct Chosen {
     pub bytes: u64,
 }
 
-/// The best stock file of at most so many bytes.
+/// The best stock file of at most this many bytes.
 ///
 /// # Errors
 /// [`BudgetError::TooSmall`] with the bytes of the smallest file.
@@ -73,7 +73,7 @@ pub fn of_size(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, Bud
     })
 }
 
-/// The best file of at most so many bits a weight: all tensors counted, metadata not.
+/// The best file of at most this many bits per weight, metadata excluded.
 ///
 /// # Errors
 /// [`BudgetError::TooFewBits`] with the bits of the smallest file.
@@ -91,12 +91,12 @@ pub fn of_bits(costs: &Costs, task: &Task<'_>, bits: f64) -> Result<Chosen, Budg
     of_tensors(costs, task, smallest.assignment.bytes + (bytes - whole))
 }
 
-/// The best file whose tensors that can be chosen take at most so many bytes.
+/// The best file in which the tensors to choose for take at most this many bytes.
 fn of_tensors(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     planned(task, costs.allocate(bytes)?)
 }
 
-/// The search for the smallest file that diverges by at most so much. Files are proposed, made and
+/// The search for the smallest file with at most this divergence. Files are proposed, made and
 /// measured by the caller, who reports the result, until none is proposed any more.
 pub struct Search<'a> {
     costs: &'a Costs,

@@ -20,7 +20,7 @@ const ROWS: usize = 256;
 /// Which tensors are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// Neighbouring layers' tensors of one role, in so many groups a role.
+    /// Neighbouring layers' tensors of one role, in this many groups per role.
     Neighbours(usize),
     /// Each for itself.
     Single,

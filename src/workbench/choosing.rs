@@ -12,7 +12,7 @@ use crate::target::{Chosen, Costs, Grouping, Refinement, Search, of_bits, of_siz
 /// What a file is to be like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Goal {
-    /// At most so many bytes.
+    /// At most this many bytes.
     Bytes(u64),
     /// At most this fraction of the bytes of the checkpoint's weights.
     Part(f64),
@@ -82,7 +82,7 @@ impl Goal {
         }
     }
 
-    /// The bytes that it means, of a checkpoint whose weights take so many.
+    /// The goal in bytes, for a checkpoint whose weights take `whole` bytes.
     pub fn bytes(self, whole: u64) -> Option<u64> {
         match self {
             Goal::Bytes(bytes) => Some(bytes),
@@ -132,7 +132,7 @@ fn by_costs(
     }
 }
 
-/// The smallest file that is measured to diverge by at most so much.
+/// The smallest file whose measured divergence is at most this.
 fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Result<Chosen, Error> {
     let trial = Trial::new(bench, text, CHUNKS)?;
     let mut search = Search::new(costs, bench.task(), kld);

@@ -147,8 +147,8 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// Whether layers are fitted to what the compressed layers before them give, on so much of the
-    /// text.
+    /// Whether layers are fitted to the outputs of the compressed layers before them, and on how
+    /// much of the text.
     pub fn sequential(self, sequential: bool, fit: FitOptions) -> Compress<'p> {
         Compress {
             sequential,

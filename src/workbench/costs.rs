@@ -17,8 +17,8 @@ use crate::target::{
     BudgetError, Costs, TYPES, TensorCandidates, bits_of, candidates, fingerprint, groups, measure,
 };
 
-/// From so many bits a weight on, types of less than two are left out: they take longest to try,
-/// and none is chosen.
+/// From this many bits per weight on, types below 2 bits are not tried: they take longest, and none
+/// would be chosen.
 const AMPLE_BITS: f64 = 3.0;
 
 fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {

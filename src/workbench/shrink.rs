@@ -14,9 +14,9 @@ use crate::structure::{self, Blocks, Fits, Kept, Pairs, Whole, decide, fit, para
 
 /// A model that lost structure.
 pub(super) struct Smaller {
-    /// What is left.
+    /// The pruned model.
     pub model: Model,
-    /// Importance weights of what is left.
+    /// Importance weights of the pruned model.
     pub importance: Option<Importance>,
     /// How the blocks were pruned.
     pub report: Report,
@@ -30,7 +30,7 @@ pub struct Report {
     /// The source's.
     #[serde(skip)]
     pub source_architecture: String,
-    /// Parameters of the blocks that stay.
+    /// Parameters of the kept blocks.
     pub parameters: u64,
     /// Parameters of the source's blocks.
     pub source_parameters: u64,
@@ -140,7 +140,7 @@ impl<'a> Watched<'a> {
         })
     }
 
-    /// The rotary pairs that stay.
+    /// The kept rotary pairs.
     fn pairs(&self, wanted: &Structure) -> Result<Option<Pairs>, Error> {
         let whole = self.whole.blocks.key_length;
         let Some(length) = wanted.key_length.filter(|n| *n < whole) else {

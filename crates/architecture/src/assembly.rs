@@ -53,7 +53,7 @@ impl ModelTensor {
     }
 
     /// The bytes of some rows, in the type of the source. Only the rows asked for are copied, and
-    /// none where they lie together in the source.
+    /// none where they are together in the source.
     ///
     /// # Panics
     /// When the range reaches past [`ModelTensor::row_count`].

@@ -33,7 +33,7 @@ pub struct HuggingFace {
     places: Vec<Place>,
 }
 
-/// Where a tensor's bytes lie.
+/// Where a tensor's bytes are.
 #[derive(Debug)]
 struct Place {
     shard: usize,

@@ -29,7 +29,7 @@ pub trait Source: Send + Sync {
     /// Every tensor, sorted as the source's own tools list them.
     fn tensors(&self) -> &[SourceTensor];
 
-    /// The files that they lie in, as they were when they were opened.
+    /// The files that hold them, as they were when opened.
     fn files(&self) -> &[SourceFile] {
         &[]
     }

@@ -1,7 +1,7 @@
 //! Bounds how much larger than its file a model may be.
 //!
 //! A frame of zeros decodes to twenty thousand times its bytes, and two narrow factors multiply out
-//! to a matrix of any size: each is of use, but not in a whole model. So the model is checked
+//! to a matrix of any size: each is useful, but not in a whole model. So the model is checked
 //! against the length of the file before anything is decoded.
 
 use super::{Form, Part, StoredPlan, StoredTensor, WriteError};

@@ -36,7 +36,7 @@ pub(super) struct Journal {
 pub(super) enum Claims {
     /// These tensors are finished.
     Finished(Vec<FinishedTensor>),
-    /// It was left by a run with another fingerprint.
+    /// It belongs to a run with another fingerprint.
     OfAnother,
 }
 

@@ -100,7 +100,7 @@ pub struct Header {
     pub metadata: Metadata,
     /// Tensors in file order; their offsets ascend.
     pub tensors: Vec<TensorInfo>,
-    /// Where each metadata value's bytes lie in the file, in the order of `metadata`.
+    /// Where each metadata value's bytes are in the file, in the order of `metadata`.
     pub value_ranges: Vec<Range<usize>>,
     /// Alignment of tensor data.
     pub alignment: u64,

@@ -35,7 +35,7 @@ pub(super) fn folder_name() -> String {
     next() + FOLDER
 }
 
-/// Removes temporary files and folders whose processes are dead. What can't be looked at stays.
+/// Removes temporary files and folders whose processes are dead. What can't be inspected is kept.
 pub(super) fn remove(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

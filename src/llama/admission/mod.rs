@@ -105,7 +105,7 @@ pub(super) fn admit_factors<'a>(
     tensors.try_for_each(|tensor| tensors::check_factor(&tensor))
 }
 
-/// Checks where a file's tensors lie, if llama.cpp shall compute with them in place.
+/// Checks where a file's tensors are, if llama.cpp shall compute with them in place.
 ///
 /// # Errors
 /// An alignment that ggml's buffers don't allow.

@@ -287,7 +287,7 @@ fn inner_functions(buffer: sys::ggml_backend_buffer_t) -> ggml_backend_buffer_i 
     device.buffers()[&(buffer as usize)].inner
 }
 
-/// What stands for a weight, if the tensor is a contracted one of this device, or a view of one.
+/// The operands of a weight, if the tensor is a contracted one of this device, or a view of one.
 ///
 /// # Safety
 /// The tensor is null or valid.

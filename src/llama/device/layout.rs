@@ -18,7 +18,7 @@ use super::{Device, lock, name_of, tensor};
 /// What llama.cpp's names of stacks of experts hold.
 const EXPERTS: &str = "_exps";
 
-/// Where things lie in a buffer of weights.
+/// Where things are in a buffer of weights.
 pub(super) struct Layout {
     pub size: usize,
     /// Of each tensor that is in memory itself.

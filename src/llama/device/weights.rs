@@ -34,7 +34,7 @@ pub enum Link {
     Turn(u64),
 }
 
-/// What stands for a weight.
+/// The operands that replace a weight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contraction {
     /// As a factor of a product: chains from the input to the output, whose results are added.
