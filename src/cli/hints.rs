@@ -205,3 +205,55 @@ impl Hint for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Sources below a folder, without the command line and tests.
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !["cli", "tests", "target"].contains(&name) {
+                sources(&path, found);
+            } else if name.ends_with(".rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_the_library_name_no_options() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = Vec::new();
+        for room in ["src", "crates", "formats"] {
+            sources(&root.join(room), &mut files);
+        }
+        let mut errors = 0;
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for error in text.split("#[error(").skip(1) {
+                let sentence = error.split(")]").next().unwrap();
+                errors += 1;
+                for option in ["`--", "`dwindle "] {
+                    let found = sentence.contains(option);
+                    assert!(!found, "{}: {sentence}", file.display());
+                }
+            }
+        }
+        assert!(errors > 100, "only {errors} errors found");
+    }
+
+    #[test]
+    fn hints_reach_through_the_errors_around() {
+        let missing = || PlanError::DiagnosisMissing { tensor: "t".into() };
+        let hint = missing().hint();
+        assert!(hint.is_some_and(|h| h.contains("`--diagnosis`")));
+        assert_eq!(Error::from(missing()).hint(), hint);
+        assert_eq!(Error::from(BudgetError::from(missing())).hint(), hint);
+        assert_eq!(Error::from(LoadError::from(missing())).hint(), hint);
+    }
+}

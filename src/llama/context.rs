@@ -263,11 +263,12 @@ impl<'m> Context<'m> {
             if code == 1 {
                 reason = "the context is full".to_string();
             }
-            let misused = self.model.misused();
-            if !misused.is_empty() {
-                let names = misused.join(", ");
-                reason =
-                    format!("{names} is used as no factors can be; load the model multiplied out");
+            let used_whole = self.model.used_whole();
+            if !used_whole.is_empty() {
+                let names = used_whole.join(", ");
+                reason = format!(
+                    "the graph uses {names} in a way that factors do not allow; load the model multiplied out"
+                );
             }
             return Err(LlamaError::Decode {
                 tokens: tokens.len(),

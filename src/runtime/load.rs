@@ -137,11 +137,11 @@ fn execute(
         };
         // Whether a context is possible is checked when one is made.
         drop(Context::new(&model, &probe));
-        let misused = model.misused();
-        if misused.iter().all(|name| dense.contains(name)) {
+        let used_whole = model.used_whole();
+        if used_whole.iter().all(|name| dense.contains(name)) {
             return Ok(model);
         }
-        dense.extend(misused);
+        dense.extend(used_whole);
     }
 }
 

@@ -45,9 +45,9 @@ pub fn main(args: &[&str]) -> Result<(), String> {
         if !structure.is_empty() {
             recipe += "[structure]\n";
         }
-        for wish in *structure {
-            recipe += &format!("{wish}\n");
-            name += &format!(", `{wish}`");
+        for line in *structure {
+            recipe += &format!("{line}\n");
+            name += &format!(", `{line}`");
         }
         if *sequential {
             name += ", `--sequential`";

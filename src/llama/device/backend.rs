@@ -156,7 +156,7 @@ unsafe fn contracted(
             } else {
                 view_src
             };
-            lock(&device.misused).insert(name_of(root).into_owned());
+            lock(&device.used_whole).insert(name_of(root).into_owned());
             return Some(Err(()));
         }
         None

@@ -141,7 +141,7 @@ pub(super) unsafe fn place(
                         live.owned.push(index);
                         // A type that the inner device has no products with.
                         if !device.multiplies(&*made) {
-                            lock(&device.misused).insert(name_of(*t).into_owned());
+                            lock(&device.used_whole).insert(name_of(*t).into_owned());
                         }
                         *free.insert(made)
                     }
