@@ -1,4 +1,4 @@
-//! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
+//! Parses arguments and prints tables or JSON; the only code that prints.
 
 mod bench;
 mod calibrate;

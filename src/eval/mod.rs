@@ -1,4 +1,4 @@
-//! Measuring: perplexity, KL divergence, speed and memory.
+//! Measures perplexity, KL divergence, speed and memory.
 //!
 //! Perplexity and divergence follow `llama-perplexity` to the printed digits, so that the figures
 //! can be compared with published ones. Nothing here prints.

@@ -1,4 +1,4 @@
-//! Sources of named tensors: a Hugging Face folder, a GGUF file or a container.
+//! Reads named tensors from a Hugging Face folder or a GGUF file.
 
 mod cache;
 mod error;
