@@ -1,9 +1,10 @@
-//! Makes a Hugging Face checkpoint, or a GGUF file, into the best file of a given size that runs under
-//! llama.cpp, and measures what was lost.
+//! Compresses a Hugging Face checkpoint, or a GGUF file, into the best file of a given size that
+//! runs under llama.cpp, and measures the loss.
 //!
-//! [`Compress`] writes a stock `.gguf` that any llama.cpp loads, or a `.dwn` container, which may hold factors
-//! and has a checksum for every byte. What it needs to know of a model, [`calibrate`] measures. [`verify`] says
-//! whether a file is whole, and [`evaluate`] how far its predictions are from the checkpoint's.
+//! [`Compress`] writes a stock `.gguf` that any llama.cpp loads, or a `.dwn` container, which may
+//! hold factors and has a checksum for every byte. What it needs to know of a model, [`calibrate`]
+//! measures. [`verify`] says whether a file is whole, and [`evaluate`] how far its predictions are
+//! from the checkpoint's.
 //!
 //! # Example
 //!
@@ -38,8 +39,9 @@
 //!
 //! # Features
 //!
-//! `cli` (the `dwindle` command) and `serve` (its OpenAI-compatible server) are on by default; a library
-//! that turns them off depends on neither clap nor an HTTP server. `cuda` runs models on NVIDIA GPUs.
+//! `cli` (the `dwindle` command) and `serve` (its OpenAI-compatible server) are on by default; a
+//! library that turns them off depends on neither clap nor an HTTP server. `cuda` runs models on
+//! NVIDIA GPUs.
 //!
 //! The modules that are not shown here are the program's own and change without notice.
 

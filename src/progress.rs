@@ -1,5 +1,4 @@
-//! What long work says of itself while it runs. The library prints nothing: whoever calls it decides what
-//! becomes of this.
+//! Reports the progress of long work. The library prints nothing: the caller decides what to show.
 
 use crate::plan::Plan;
 
@@ -9,21 +8,22 @@ use crate::plan::Plan;
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Tensors, files, groups: things that mean something to people.
+    /// Tensors, files, groups: things that users know.
     Items,
     /// Work whose units mean nothing by themselves.
     Share,
 }
 
-/// Called by long work. Every method does nothing by default; `()` is a progress that nobody watches.
+/// Called by long work. Every method does nothing by default; `()` is a progress that nobody
+/// watches.
 pub trait Progress: Sync {
-    /// A stage begins, of so many units; 0 where the number is not known yet.
+    /// A stage begins, with its total units; 0 if not known yet.
     fn begin(&self, _stage: &'static str, _total: u64, _unit: Unit) {}
 
     /// So many units more are done.
     fn advance(&self, _units: u64) {}
 
-    /// So many units of so many are done.
+    /// Sets the units done, and the total.
     fn reach(&self, _done: u64, _total: u64) {}
 
     /// The stage has ended.

@@ -397,7 +397,7 @@ fn what_makes_no_sense_is_refused() {
     let mut command = target(&checkpoint(), &stats, ["--bpw", "1"], &own);
     says(
         &refusal(&mut command, 3),
-        &["bits a weight at least, more than the 1"],
+        &["bits per weight, more than the requested 1"],
     );
     let short = dir.path().join("short.txt");
     std::fs::write(&short, "In the beginning").unwrap();

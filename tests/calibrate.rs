@@ -447,7 +447,7 @@ fn damage_is_noticed() {
     let foreign = case.path("foreign.safetensors");
     std::fs::write(&foreign, b"\x02\0\0\0\0\0\0\0{}").unwrap();
     assert!(refused(&foreign).contains("holds no statistics"));
-    assert!(refused(&case.path).contains("no safetensors file"));
+    assert!(refused(&case.path).contains("not a safetensors file"));
     assert!(Statistics::open(&case.path("none")).is_err());
     assert!(Importance::open(&foreign).is_err());
 }

@@ -97,7 +97,7 @@ fn exact_factors_give_the_dense_models_logits() {
         let dense = open(&dense, &options, Factors::Executed);
         let expected = logits(&dense, &context());
         let executed = open(&factored, &options, Factors::Executed);
-        assert!(executed.misused().is_empty(), "{kind:?}");
+        assert!(executed.used_whole().is_empty(), "{kind:?}");
         let found = logits(&executed, &context());
         same(&found, &expected, VOCAB as usize, 0.02);
         assert!(executed.size() < dense.size() * 7 / 10, "{kind:?}");
@@ -217,7 +217,7 @@ fn every_form_gives_what_its_product_gives() {
         let options = ModelOptions::default();
         let product = open(&file, &options, Factors::MultipliedOut);
         let executed = open(&file, &options, Factors::Executed);
-        assert!(executed.misused().is_empty(), "{rule}");
+        assert!(executed.used_whole().is_empty(), "{rule}");
         let (found, expected) = (logits(&executed, &context()), logits(&product, &context()));
         let vocab = product.n_vocab();
         let off = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
@@ -301,7 +301,7 @@ fn a_weight_that_is_used_as_no_chain_can_be_is_named_and_not_computed() {
     let options = ModelOptions::default();
     let model = Model::load_contracted("tiny", tiny.feed(), weights, fetch, &options).unwrap();
     let mut context = Context::new(&model, &context()).unwrap();
-    assert_eq!(model.misused(), ["position_embd.weight"]);
+    assert_eq!(model.used_whole(), ["position_embd.weight"]);
     let error = context.decode(&batch(&[1, 70])).unwrap_err();
     assert!(matches!(error, LlamaError::Decode { .. }), "{error}");
 }

@@ -157,7 +157,7 @@ fn what_is_wrong_is_said_and_the_server_lives_on() {
         (
             with("prompt", "And it came to pass ".repeat(40).into()),
             400,
-            vec!["context_length_exceeded", "64", "--ctx"],
+            vec!["context_length_exceeded", "64", "larger context"],
         ),
         (json!([1]), 400, vec!["no object"]),
         (json!({"max_tokens": 4}), 400, vec!["`prompt` is missing"]),

@@ -244,10 +244,7 @@ fn what_cannot_be_is_refused() {
             "key_length = 66",
             ["`key_length` is 66", "an even number of 2 to 64"],
         ),
-        (
-            "experts = 2",
-            ["no stack of experts", "leave `experts` away"],
-        ),
+        ("experts = 2", ["no stack of experts", "omit `experts`"]),
         (
             "experts = 2\nffn = 0.5",
             ["`experts` is given beside", "one after the other"],

@@ -4,8 +4,9 @@
 //! cargo bench --bench factors
 //! ```
 //!
-//! The ideal is the ratio of operations for a prompt, and of bytes for generated text. Speeds are medians of alternated runs in one process; memory is that of a process that has only
-//! loaded the file.
+//! The ideal is the ratio of operations for a prompt, and of bytes for generated text. Speeds are
+//! medians of alternated runs in one process; memory is that of a process that has only loaded the
+//! file.
 
 #[path = "../synthetic/mod.rs"]
 mod checkpoints;
@@ -192,9 +193,10 @@ fn compress(folder: &Path, checkpoint: &Path, recipe: &str, name: &str) -> Resul
         .arg(&file)
         .stdout(std::process::Stdio::null())
         .status()?;
-    match status.success() {
-        true => Ok(file),
-        false => Err(format!("compressing to {name} failed").into()),
+    if status.success() {
+        Ok(file)
+    } else {
+        Err(format!("compressing to {name} failed").into())
     }
 }
 

@@ -71,8 +71,8 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
         std::io::BufWriter::new(std::fs::File::create(folder.join("model.safetensors"))?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
-    // Random mantissas and signs around 2^-6: what a weight looks like. Each run of 2^20 elements is
-    // the same: where the row length is a power of two, the rank is low and factors are exact.
+    // Random mantissas and signs around 2^-6: what a weight looks like. Each run of 2^20 elements
+    // is the same: where the row length is a power of two, the rank is low and factors are exact.
     let mut state = 1u64;
     let block: Vec<u8> = (0..1 << 20)
         .flat_map(|_| {

@@ -1,6 +1,6 @@
-//! Files of the user's: what they are and how long they are is known before they are read.
+//! Opens the user's files only after checking their kind and their length.
 //!
-//! A folder from anywhere may hold a link to a device that never ends, a pipe that nobody writes
+//! A folder from anywhere may hold a link to a device that never ends, a pipe without a writer
 //! to, or a file of a terabyte. Links are followed, because caches are made of them, but what they
 //! lead to must be a regular file.
 
@@ -50,9 +50,10 @@ pub fn open(path: &Path) -> Result<fs::File> {
     }
     let found = name_of(kind);
     let problem = format!("`{}` is {found}, expected a regular file", path.display());
-    let kind = match kind.is_dir() {
-        true => ErrorKind::IsADirectory,
-        false => ErrorKind::InvalidInput,
+    let kind = if kind.is_dir() {
+        ErrorKind::IsADirectory
+    } else {
+        ErrorKind::InvalidInput
     };
     Err(Error::new(kind, problem))
 }
@@ -91,7 +92,7 @@ pub fn read_if_there(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
 /// A whole text of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`read`]; [`ErrorKind::InvalidData`] for bytes that are no UTF-8.
+/// As [`read`]; [`ErrorKind::InvalidData`] for bytes that are not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read(path, limit)?).map_err(|_| {
         let problem = format!("`{}`: the text is not valid UTF-8", path.display());
@@ -121,10 +122,7 @@ fn name_of(kind: FileType) -> &'static str {
             return "a device";
         }
     }
-    match kind.is_dir() {
-        true => "a folder",
-        false => "no file",
-    }
+    if kind.is_dir() { "a folder" } else { "no file" }
 }
 
 #[cfg(test)]

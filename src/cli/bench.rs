@@ -1,4 +1,4 @@
-//! `dwindle bench`: speed and memory.
+//! `dwindle bench`: measures speed and memory.
 
 use std::path::PathBuf;
 
@@ -12,12 +12,12 @@ use crate::eval::{Speed, SpeedOptions, peak_memory, speed};
 
 /// Measure prompt and generation speed, load time and memory
 ///
-/// Medians over several runs; with a reference, runs alternate between the two.
+/// Reports medians over several runs; with a reference, runs alternate between the two.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
     file: PathBuf,
-    /// Measure this `.gguf`, `.dwn` or checkpoint side by side
+    /// Also measure this `.gguf`, `.dwn` or checkpoint, in alternating runs
     #[arg(long, value_name = "FILE|CHECKPOINT")]
     reference: Option<PathBuf>,
     /// Tokens of the prompt
@@ -26,7 +26,7 @@ pub struct Args {
     /// Tokens to generate
     #[arg(short = 'n', long = "predict", default_value_t = 64)]
     predict: u32,
-    /// Runs of each, after one to warm up
+    /// Runs of each, after one warm-up run
     #[arg(short, long, default_value_t = 5)]
     runs: u32,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `dwindle calibrate`: what do the layers read.
+//! `dwindle calibrate`: measures the inputs of linear layers.
 
 use std::path::{Path, PathBuf};
 
@@ -16,12 +16,12 @@ use crate::measure::{
 use crate::runtime::identity;
 use crate::statistics::Group;
 
-/// Measure what each linear layer reads, for methods that fit weights to their inputs
+/// Measure the input of each linear layer, for methods that fit weights to their inputs
 ///
-/// Runs the model over a text and writes for the input of every linear layer the Gram matrix
-/// XᵀX / tokens, its diagonal, the mean and the token count; for each expert where there are
-/// experts. The text is cut into chunks as llama-imatrix does. A Gram matrix of an input of 4096
-/// elements takes 64 MiB, of 16384 elements 1 GiB; wider inputs are kept as blocks on the diagonal.
+/// Runs the model over a text. Writes for the input of each linear layer (and of each expert) the
+/// Gram matrix XᵀX / tokens, its diagonal, the mean and the token count. Cuts the text into chunks
+/// as llama-imatrix does. The Gram matrix of an input of 4096 elements takes 64 MiB, of 16384
+/// elements 1 GiB; of wider inputs only blocks on the diagonal are stored.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A checkpoint, a `.gguf` or a `.dwn`
@@ -47,9 +47,9 @@ pub struct Args {
     /// Tokens of a chunk
     #[arg(short, long, default_value_t = 512)]
     ctx: u32,
-    /// Memory for sums; where they don't fit, the model runs several times, each for some layers. No
-    /// limit on the process: an input whose sums need more is measured alone, and the model and what
-    /// llama.cpp takes to run it come on top
+    /// Memory for sums. If they don't fit, the model runs several times, each time for some of the
+    /// layers. This does not limit the whole process: the model and llama.cpp's buffers come on
+    /// top, and an input whose sums need more is measured alone
     #[arg(long, default_value = "4G", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
     /// The widest input whose whole Gram matrix is kept
@@ -82,7 +82,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let chunks = match (args.chunks, args.tokens) {
         (Some(0), _) | (_, Some(0)) => {
             return Err(Failure::Usage(
-                "there is nothing to measure on no tokens".into(),
+                "no tokens: expected at least 1 to measure on".into(),
             ));
         }
         (None, Some(tokens)) => Some(tokens.div_ceil(args.ctx.max(1).into()) as usize),
@@ -131,8 +131,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     if let Some((weight, _)) = calibration.unreached.first() {
         eprintln!(
-            "note: no token reached {} of the experts, the first of them in `{weight}`; a longer \
-             text may",
+            "note: no token reached {} of the experts, the first of them in `{weight}`; try a \
+             longer text",
             calibration.unreached.len()
         );
     }
@@ -156,7 +156,7 @@ fn gram_bytes(group: &Group) -> u64 {
     group.slices as u64 * group.blocks.iter().map(block).sum::<u64>()
 }
 
-/// Groups that differ only in their layer are told once.
+/// Prints groups that differ only in their layer as one row.
 fn print(args: &Args, calibration: &Calibration) -> Result<(), Failure> {
     let mut rows: Vec<(String, &Group, usize, u64)> = Vec::new();
     for group in &calibration.groups {

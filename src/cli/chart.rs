@@ -43,7 +43,7 @@ impl Axis {
         }
     }
 
-    /// Equal factors; what is not above 0 is left out.
+    /// Equal factors; values not above 0 are omitted.
     pub fn logarithmic(name: &'static str) -> Axis {
         Axis {
             name,
@@ -56,9 +56,10 @@ impl Axis {
     }
 
     fn back(&self, v: f64) -> f64 {
-        match self.is_logarithmic {
-            true => 10f64.powf(v),
-            false => v,
+        if self.is_logarithmic {
+            10f64.powf(v)
+        } else {
+            v
         }
     }
 
@@ -69,9 +70,10 @@ impl Axis {
             (low, high) = (low.min(v), high.max(v));
         }
         let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
-        match low <= high {
-            true => (low - margin, high + margin),
-            false => (0.0, 1.0),
+        if low <= high {
+            (low - margin, high + margin)
+        } else {
+            (0.0, 1.0)
         }
     }
 }

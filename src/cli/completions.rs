@@ -1,4 +1,4 @@
-//! `dwindle completions`: the shell knows commands and options.
+//! `dwindle completions`: prints completion scripts for shells.
 
 use std::io::Write;
 

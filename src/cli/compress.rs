@@ -1,4 +1,4 @@
-//! `dwindle compress`: checkpoint in, smaller file out.
+//! `dwindle compress`: converts a checkpoint into a smaller file.
 
 use std::path::PathBuf;
 
@@ -36,8 +36,8 @@ pub struct Args {
     /// Recipe: TOML rules from roles, layers and names to methods
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     recipe: Option<PathBuf>,
-    /// Each tensor in the type that it has in this GGUF file: with `--rounding output`, a better file of
-    /// the same types than the one that somebody made
+    /// Give each tensor the type that it has in this GGUF file. With `--rounding output` the result
+    /// has the same types and a smaller error
     #[arg(long, value_name = "GGUF", conflicts_with_all = ["recipe", "target"])]
     types_of: Option<PathBuf>,
     #[command(flatten)]
@@ -47,32 +47,33 @@ pub struct Args {
     /// Importance weights: statistics of `dwindle calibrate`, or the GGUF file of llama-imatrix
     #[arg(long, value_name = "FILE")]
     importance: Option<PathBuf>,
-    /// Statistics of `dwindle calibrate`: `svd` fits the layers' outputs instead of their weights,
-    /// `wanda` and `sparsegpt` need them, and they serve as importance weights
+    /// Statistics of `dwindle calibrate`. With them `svd` fits the layers' outputs instead of their
+    /// weights; `wanda` and `sparsegpt` need them; they also serve as importance weights
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
-    /// Output of `dwindle diagnose`: what `rank = "auto"` shares its budget by
+    /// Output of `dwindle diagnose`: `rank = "auto"` shares its budget by it
     #[arg(long, value_name = "FILE")]
     diagnosis: Option<PathBuf>,
-    /// Remove feed-forward columns until this fraction of the layers' parameters is left; beside any
-    /// preset. The result is smaller and faster in any llama.cpp. Needs --stats, and for a Llama
-    /// --diagnosis
+    /// Prune feed-forward columns, least important first, until this fraction of the blocks'
+    /// parameters remains; combines with any preset. The result is smaller and faster in any
+    /// llama.cpp. Needs
+    /// --stats, and for a Llama --diagnosis
     #[arg(long, value_name = "FRACTION", conflicts_with = "target")]
     keep: Option<f64>,
-    /// How weights become codes of quantized types: `nearest` as ggml rounds, or `output`, with codes
-    /// and scales chosen so that each layer's output is nearest. The same types and bytes. Needs
-    /// --stats [default: what the recipe says, else nearest; with a target, output]
+    /// How to round weights to quantized types: `nearest` rounds as ggml does, `output` minimises
+    /// each layer's output error at the same types and bytes, and needs --stats [default: what the
+    /// recipe says, else nearest; with a target, output]
     #[arg(long, value_name = "HOW", value_parser = rounding)]
     rounding: Option<Rounding>,
-    /// Fit what is compressed of each layer to what the compressed layers before it give, on a text.
-    /// Runs the checkpoint and a copy in F16 side by side, on the CPU
+    /// Fit each compressed layer, on a text, to the outputs of the compressed layers before it.
+    /// Runs the checkpoint and an F16 copy side by side on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// The text of --sequential, on which sensitivities are measured, and of what `[structure]` decides
-    /// by a text, UTF-8
+    /// Text, UTF-8, for --sequential, for measuring the sensitivities of a target, and for the keys
+    /// of `[structure]` that need one
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Chunks of the text, of 512 tokens, that are evaluated at once [default: 64]
+    /// Chunks of the text to evaluate, of 512 tokens each [default: 64]
     #[arg(long, value_name = "N", requires = "text", value_parser = at_least_one)]
     chunks: Option<usize>,
     /// Print the plan with its bytes and stop
@@ -85,7 +86,7 @@ pub struct Args {
     json: bool,
 }
 
-/// How to round, from people.
+/// Parses how to round.
 pub fn rounding(text: &str) -> Result<Rounding, String> {
     match text {
         "nearest" => Ok(Rounding::Nearest),
@@ -144,37 +145,37 @@ fn report(done: &Compressed) {
     }
     if summary.began_anew {
         eprintln!(
-            "note: an interrupted run with another plan, checkpoint or version of dwindle had left a \
-             part of this file; it was not used"
+            "note: found an unfinished file of an interrupted run with another plan, checkpoint or version \
+             of dwindle; it was not used"
         );
     }
 }
 
 impl Args {
-    /// What clap can't hold against one another.
+    /// Checks the options that clap can't compare.
     fn check(&self, recipe: &Recipe, is_stock: Option<bool>) -> Result<(), Failure> {
         let target = self.target.goal().is_some();
         let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
         let wrong = match () {
             () if target && self.stats.is_none() => {
-                "a target shares bytes by what each layer reads; give `--stats`, as `dwindle calibrate` measures them"
+                "a target shares bytes by each layer's input statistics; measure them with `dwindle calibrate`, and pass the file as `--stats`"
             }
             () if target && self.text.is_none() => {
                 "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
             }
             () if target && is_stock == Some(false) => {
-                "a target makes a stock file; name an output that ends in `.gguf`"
+                "a target writes a stock file; name an output that ends in `.gguf`"
             }
             () if recipe.structure.is_some() && recipe.rounding == Rounding::Output => {
-                "nothing is known of the inputs of a smaller model's layers, for whose output `--rounding output` would round; \
-                 make the smaller model in F16, calibrate that file, and round it in a second run"
+                "`--rounding output` needs statistics of the smaller model's layers, and there are none yet; \
+                 write the smaller model in F16, calibrate that file, and round it in a second run"
             }
             () if self.target.max_kld.is_some() && self.sequential => {
-                "`--max-kld` measures files whose layers are not fitted to one another; leave `--sequential` out, or \
-                 give `--size`"
+                "`--max-kld` measures files without fitted layers; omit `--sequential`, or use \
+                 `--size`"
             }
             () if target && self.chunks.is_some() && !self.sequential => {
-                "`--chunks` is for `--sequential`; how much of the text a target measures on is said by `--effort`"
+                "`--chunks` belongs to `--sequential`; `--effort` says how much of the text a target measures on"
             }
             () if self.text.is_some() && !target && !self.sequential && !watches => {
                 "`--text` goes with `--sequential`, with a target (`--size`, `--bpw`, `--max-kld`), or with \
@@ -191,7 +192,7 @@ impl Args {
         }
     }
 
-    /// The recipe that was asked for, to which a target adds the types.
+    /// The requested recipe; a target adds the types later.
     fn recipe(&self) -> Result<Recipe, Failure> {
         let mut recipe = match (&self.recipe, &self.preset) {
             (Some(path), _) => bounded::read_text(path, bounded::limits::RECIPE)?
@@ -199,9 +200,10 @@ impl Args {
                 .map_err(|e| Failure::file(path, e))?,
             (None, Some(name)) => plan::preset(name),
             (None, None) => Recipe {
-                rounding: match self.target.goal().is_some() {
-                    true => Rounding::Output,
-                    false => Rounding::Nearest,
+                rounding: if self.target.goal().is_some() {
+                    Rounding::Output
+                } else {
+                    Rounding::Nearest
                 },
                 ..Recipe::base("f16")
             },
@@ -238,9 +240,9 @@ fn presets_help() -> String {
     text.push_str("\nFile types, with llama-quantize's mixtures:\n  ");
     text.push_str(&types.join(", "));
     text.push_str(
-        "\n\nWhere a row length does not divide into a type's blocks, the next type with blocks of \
-         32 takes its place (q4_k: q5_0, q5_k: q5_1, q6_k: q8_0, smaller k- and i-quants: iq4_nl), \
-         or f16; each such case is reported.",
+        "\n\nIf a row length is not a multiple of a type's block, the next type with blocks of 32 \
+         replaces it (q4_k: q5_0, q5_k: q5_1, q6_k: q8_0, smaller k- and i-quants: iq4_nl), or \
+         f16; each such case is reported.",
     );
     text
 }

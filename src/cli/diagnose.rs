@@ -1,4 +1,4 @@
-//! `dwindle diagnose`: what bears compression, and what must not be touched.
+//! `dwindle diagnose`: ranks tensors by what compressing them costs.
 
 use std::path::PathBuf;
 
@@ -20,12 +20,12 @@ use crate::statistics::{
     digest,
 };
 
-/// Find out which tensors bear compression, and which must not be touched
+/// Rank tensors by how much compressing them costs
 ///
-/// Shows of each linear layer how its output's energy spreads over ranks, and what each method loses
-/// of it at --keep. With --text the model runs: once for each tensor with only that one replaced by
-/// its svd at --keep, which is what it costs in KL divergence, and once with all of them replaced,
-/// beside the original, to compare what the layers read. What hurts most comes first.
+/// Shows for each linear layer how its output's energy spreads over ranks, and how much of it each
+/// method loses at --keep. With --text it runs the model once per tensor, with only that tensor
+/// replaced by its svd at --keep, and measures the KL divergence; then once with all tensors
+/// replaced, beside the original, to compare the layers' inputs. The costliest tensors come first.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
@@ -189,22 +189,22 @@ fn print(diagnosis: &Diagnosis, top: usize) -> Result<(), Failure> {
     line(table(columns, rows).to_string())?;
     let shown = diagnosis.tensors.len().min(top);
     line(format!(
-        "{shown} of {} tensors. Energy of the output that factors hold at a keep, and output energy \
-         that each method loses at keep {}, in percent.",
+        "{shown} of {} tensors. Energy of the output that factors keep at each keep, and output \
+         energy that each method loses at keep {}, in percent.",
         diagnosis.tensors.len(),
         diagnosis.keep
     ))?;
     if diagnosis.text.is_none() {
         return line(
-            "Without --text: sorted by what svd loses of the output, which says little of \
-                     what the model loses.",
+            "Without --text: sorted by the output energy that svd loses, which says little about \
+             the model's loss.",
         );
     }
     line(untouchable(&diagnosis.tensors))?;
     line("")?;
     line(inputs_table(&diagnosis.inputs))?;
     line(format!(
-        "All tensors compressed by svd at keep {}: what layers read, against the original.",
+        "All tensors compressed by svd at keep {}: the layers' inputs, compared with the original.",
         diagnosis.keep
     ))
 }
@@ -224,7 +224,7 @@ fn untouchable(tensors: &[TensorDiagnosis]) -> String {
         .map(|t| t.name.as_str())
         .collect();
     format!(
-        "Don't touch the first {}: they carry half of the {total:.4} that all cost one by one.",
+        "Don't touch the first {}: they carry half of the {total:.4} that all tensors cost one by one.",
         half.len()
     )
 }

@@ -1,4 +1,4 @@
-//! `dwindle eval`: what was lost.
+//! `dwindle eval`: measures perplexity and divergence from a reference.
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +19,8 @@ use crate::eval::{
 
 /// Measure perplexity, and the divergence from a reference
 ///
-/// Follows llama-perplexity: the text is cut into chunks of --ctx tokens, and the second half of
-/// each is scored.
+/// Follows llama-perplexity: cuts the text into chunks of --ctx tokens and scores the second half
+/// of each.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
@@ -31,7 +31,7 @@ pub struct Args {
     /// Compare with this `.gguf`, `.dwn` or checkpoint
     #[arg(long, value_name = "FILE|CHECKPOINT")]
     reference: Option<PathBuf>,
-    /// Keep the reference's predictions in this file, and use them when they are there
+    /// Store the reference's predictions in this file, and reuse them if it exists
     #[arg(long, value_name = "FILE", requires = "reference")]
     cache: Option<PathBuf>,
     /// Tokens of context

@@ -1,4 +1,4 @@
-//! `dwindle export`: the stock, dense file from a container, or a Hugging Face folder.
+//! `dwindle export`: writes the stock `.gguf` of a container, or a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,7 @@ use crate::checkpoint::{self, Caches};
 use crate::mapped::Mapping;
 use crate::runtime::{StockModel, export};
 
-/// Write a stock `.gguf`, factors multiplied out, from a container, or a Hugging Face folder from a
-/// `.gguf`
+/// Write the stock, dense `.gguf` of a container, or the Hugging Face folder of a `.gguf`
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.dwn` container; for `--format hf` a `.gguf`
@@ -28,8 +27,7 @@ pub struct Args {
     /// What to write
     #[arg(long, value_enum, default_value_t = Format::Gguf)]
     format: Format,
-    /// Hugging Face folder that the model came from: its configuration and tokenizer are taken
-    /// over
+    /// Hugging Face folder that the model came from; its configuration and tokenizer are copied
     #[arg(long, value_name = "FOLDER", required_if_eq("format", "hf"))]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]

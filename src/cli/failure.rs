@@ -1,9 +1,11 @@
-//! What a command can fail with, and the one place that prints it.
+//! How commands fail, and the one place that prints failures.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use dwindle_formats::output::ClaimError;
+
+use super::hints::Hint;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -12,16 +14,26 @@ pub enum Failure {
     Check(String),
     /// The arguments contradict one another.
     Usage(String),
-    /// The input, or the place for the output, can't be used.
+    /// The input, or the output's path, can't be used.
     Input(String),
-    /// Nobody reads the output any more.
+    /// The reader of the output has gone away.
     BrokenPipe,
+    /// A failure, and what to do about it.
+    Hinted(Box<Failure>, &'static str),
 }
 
 impl Failure {
     /// A failure that concerns a file.
     pub fn file(path: &std::path::Path, error: impl fmt::Display) -> Failure {
         Failure::Input(format!("`{}`: {error}", path.display()))
+    }
+
+    /// This failure with a hint, where there is one.
+    fn hinted(self, hint: Option<&'static str>) -> Failure {
+        match hint {
+            Some(hint) => Failure::Hinted(Box::new(self), hint),
+            None => self,
+        }
     }
 
     /// Prints the failure and gives its exit code.
@@ -31,13 +43,18 @@ impl Failure {
             Failure::Usage(message) => (message, 2),
             Failure::Input(message) => (message, 3),
             Failure::BrokenPipe => return ExitCode::SUCCESS,
+            Failure::Hinted(failure, hint) => {
+                let code = failure.report();
+                eprintln!("hint: {hint}");
+                return code;
+            }
         };
         eprintln!("error: {message}");
         ExitCode::from(code)
     }
 }
 
-/// An error of the library with everything that caused it, in one sentence.
+/// An error of the library with its causes, in one sentence.
 fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -54,7 +71,7 @@ fn sentence(error: &dyn std::error::Error) -> String {
 macro_rules! input_errors {
     ($($error:ty),* $(,)?) => {$(
         impl From<$error> for Failure {
-            fn from(e: $error) -> Failure { Failure::Input(sentence(&e)) }
+            fn from(e: $error) -> Failure { Failure::Input(sentence(&e)).hinted(e.hint()) }
         }
     )*};
 }
@@ -86,7 +103,7 @@ impl From<crate::plan::PlanError> for Failure {
     fn from(e: crate::plan::PlanError) -> Failure {
         match e {
             crate::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
-            _ => Failure::Input(sentence(&e)),
+            _ => Failure::Input(sentence(&e)).hinted(e.hint()),
         }
     }
 }
@@ -107,16 +124,11 @@ impl From<crate::workbench::Error> for Failure {
             Error::Plan(e) => e.into(),
             Error::Io(e) => e.into(),
             Error::Claims(e) => e.into(),
-            Error::TextMissing { .. } => Failure::Usage(format!("{e}; give `--text`")),
-            Error::NoCacheFolder => {
-                Failure::Usage(format!("{e}; name a file with `--sensitivity`"))
-            }
-            Error::NotStock { .. } => Failure::Usage(format!(
-                "{e}; write a `.dwn` container, and `dwindle export` it where a dense `.gguf` is needed, or \
-                 change the recipe"
-            )),
-            Error::Extension(_) => Failure::Usage(e.to_string()),
-            e => Failure::Input(sentence(&e)),
+            Error::TextMissing { .. }
+            | Error::NoCacheFolder
+            | Error::NotStock { .. }
+            | Error::Extension(_) => Failure::Usage(e.to_string()).hinted(e.hint()),
+            e => Failure::Input(sentence(&e)).hinted(e.hint()),
         }
     }
 }

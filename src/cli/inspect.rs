@@ -1,4 +1,4 @@
-//! `dwindle inspect`: what is in a file.
+//! `dwindle inspect`: lists a file's tensors.
 
 use std::path::PathBuf;
 
@@ -61,9 +61,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
         let codecs = |part| container.codecs(part).any(|c| c != Codec::Raw);
         let compressed = (0..container.plan.parts().count()).any(codecs);
-        let kind = match container.plan.is_stock() && !compressed {
-            true => "GGUF with checksums",
-            false => "compressed container",
+        let kind = if container.plan.is_stock() && !compressed {
+            "GGUF with checksums"
+        } else {
+            "compressed container"
         };
         (kind, container_rows(&container))
     } else {

@@ -1,4 +1,4 @@
-//! `dwindle man`: one manual page a command.
+//! `dwindle man`: writes one manual page per command.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use fs_err as fs;
 
 use super::Failure;
 
-/// Write the manual pages, one for each command, into a folder
+/// Write one manual page per command into a folder
 ///
-/// Read one with `man DIR/dwindle-compress.1`, or install them all in a folder `man1` of the
-/// manual's path, such as `~/.local/share/man/man1`.
+/// Read one with `man DIR/dwindle-compress.1`, or install all of them in a `man1` folder of the
+/// manual path, such as `~/.local/share/man/man1`.
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// The folder; it is created if it is missing, and older pages in it are replaced
+    /// The folder; created if missing, older pages in it are replaced
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }

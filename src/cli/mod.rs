@@ -1,4 +1,4 @@
-//! The command line: arguments in, library calls, tables or JSON out. The only code that prints.
+//! Parses arguments and prints tables or JSON; the only code that prints.
 
 mod bench;
 mod calibrate;
@@ -9,6 +9,7 @@ mod diagnose;
 mod eval;
 mod export;
 mod failure;
+mod hints;
 mod inspect;
 mod man;
 mod model;
@@ -21,6 +22,7 @@ mod resources;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+mod spelling;
 mod sweep;
 mod target;
 mod verify;
@@ -32,9 +34,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use failure::Failure;
 
 /// Converts Hugging Face checkpoints (or GGUF files) into smaller files that run under llama.cpp,
-/// and proves what was lost.
+/// and measures the loss.
 ///
-/// Exit codes: 0 done, 1 a check ran and failed, 2 wrong usage, 3 bad input.
+/// Exit codes: 0 success, 1 a check ran and failed, 2 wrong usage, 3 bad input.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -58,7 +60,7 @@ enum Command {
     Bench(bench::Args),
     Completions(completions::Args),
     Man(man::Args),
-    /// Print the reference of the command line, Markdown
+    /// Print the command-line reference as Markdown
     #[command(hide = true)]
     Reference,
 }
@@ -66,12 +68,8 @@ enum Command {
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     crate::llama::backend::init();
-    // llama.cpp's users write `-ngl 99`; clap knows short options of one letter only.
-    let args = std::env::args_os().map(|arg| match arg.to_str() {
-        Some("-ngl") => "--n-gpu-layers".into(),
-        _ => arg,
-    });
-    // What nobody can catch ends as bad input does.
+    let args = spelling::with_long_names(std::env::args_os(), &Cli::command());
+    // A failure that can't be caught ends the process as bad input does.
     crate::llama::guard::end_quietly(3);
     let result = match Cli::parse_from(args).command {
         Command::Compress(args) => compress::main(&args),

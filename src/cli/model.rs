@@ -1,4 +1,4 @@
-//! Options of every command that runs a model, and opening whatever file they name.
+//! Options of the commands that run a model, and loading it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::runtime::{Factors, load, load_as};
 /// Where and how a model runs.
 #[derive(Debug, Clone, Args)]
 pub struct Runtime {
-    /// Layers to offload to the GPU [default: as many as llama.cpp does by itself]
+    /// Layers to offload to the GPU [default: llama.cpp decides]
     #[arg(
         long = "gpu-layers",
         visible_alias = "n-gpu-layers",
@@ -25,10 +25,10 @@ pub struct Runtime {
     /// Devices to use, by llama.cpp's names (`CUDA0,CUDA1`); `none` for the CPU
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     device: Option<Vec<String>>,
-    /// Apply a LoRA adapter (GGUF); may be given several times
+    /// Apply a LoRA adapter (GGUF); may be repeated
     #[arg(long, value_name = "FILE")]
     lora: Vec<PathBuf>,
-    /// Multiply factors out while loading, instead of executing them
+    /// Multiply factors out while loading instead of executing them
     #[arg(long)]
     multiplied_out: bool,
     /// Threads [default: one per physical core]
@@ -36,7 +36,7 @@ pub struct Runtime {
     threads: Option<u32>,
 }
 
-/// How a context holds keys and values.
+/// How a context stores keys and values.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Attention {
     /// When to use flash attention
@@ -47,7 +47,7 @@ pub struct Attention {
         default_value = "auto"
     )]
     flash_attn: When,
-    /// The type of keys and values; quantized ones want flash attention
+    /// The type of keys and values; quantized types need flash attention
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     cache_type: CacheType,
 }
@@ -71,7 +71,7 @@ enum CacheType {
 }
 
 impl Attention {
-    /// The options of a runtime's contexts with these.
+    /// Context options with these applied.
     pub fn apply(&self, options: ContextOptions) -> ContextOptions {
         ContextOptions {
             flash_attention: match self.flash_attn {
@@ -109,7 +109,7 @@ impl Runtime {
         &self.lora
     }
 
-    /// Threads that were asked for.
+    /// The requested threads.
     pub fn threads(&self) -> Option<u32> {
         self.threads
     }
@@ -134,13 +134,14 @@ impl Runtime {
         Ok(model)
     }
 
-    /// Loads a GGUF file, a container or a checkpoint, checking the digests of files that have
+    /// Loads a GGUF file, a container or a checkpoint, and checks the digests of files that have
     /// them.
     pub fn load(&self, path: &Path) -> Result<Model, Failure> {
         let bar = progress::count(0, "loading");
-        let factors = match self.multiplied_out {
-            true => Factors::MultipliedOut,
-            false => Factors::Executed,
+        let factors = if self.multiplied_out {
+            Factors::MultipliedOut
+        } else {
+            Factors::Executed
         };
         let model = load(path, &self.model_options(), factors, &mut |done, total| {
             bar.set_length(total);

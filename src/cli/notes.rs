@@ -1,9 +1,9 @@
-//! What `compress` says on stderr of a model that became smaller, and of layers that were not fitted.
+//! Notes of `compress` on stderr: how the model was pruned, and which layers were not fitted.
 
 use crate::fitting::{Reason, Unfitted};
 use crate::workbench::StructureReport;
 
-/// What became of the blocks, in one line.
+/// How the blocks were pruned, in one line.
 pub fn shrunk(report: &StructureReport) -> String {
     let range = |all: &[Option<usize>]| {
         let known = || all.iter().flatten();
@@ -14,7 +14,7 @@ pub fn shrunk(report: &StructureReport) -> String {
         }
     };
     let mut line = format!(
-        "{} of {} parameters of the blocks stay ({:.1} %): feed-forward columns {}, key and value \
+        "kept {} of {} parameters of the blocks ({:.1} %): feed-forward columns {}, key and value \
          heads {} with keys of {} and values of {} elements",
         report.parameters,
         report.source_parameters,
@@ -29,43 +29,46 @@ pub fn shrunk(report: &StructureReport) -> String {
     }
     if !report.dropped.is_empty() {
         let numbers: Vec<String> = report.dropped.iter().map(usize::to_string).collect();
-        line += &format!("; blocks {} leave", numbers.join(", "));
+        line += &format!("; removed blocks {}", numbers.join(", "));
     }
     if let (Some(before), Some(after)) = (
         report.source_cache_bytes_per_token,
         report.cache_bytes_per_token,
     ) && before != after
     {
-        line += &format!("; a token's keys and values take {after} bytes of {before} in F16");
+        line += &format!("; keys and values take {after} bytes per token in F16, before {before}");
     }
     if report.architecture != report.source_architecture {
-        line += &format!("; as a `{}`, which has such a form", report.architecture);
+        line += &format!(
+            "; written as architecture `{}`, which allows this shape",
+            report.architecture
+        );
     }
     if report.output_copied {
-        line += ", but wants an output of its own, a copy of the embedding";
+        line += ", with a separate output matrix copied from the embedding";
     }
     line
 }
 
-/// Says what was not fitted, of layers that differ only in their number once.
+/// Warns of layers that were not fitted, once for layers that differ only in their number.
 pub fn warn_of_unfitted(unfitted: &[Unfitted]) {
-    let mut told: Vec<(&Unfitted, usize)> = Vec::new();
+    let mut groups: Vec<(&Unfitted, usize)> = Vec::new();
     for one in unfitted {
-        match told
+        match groups
             .iter_mut()
             .find(|(o, _)| (o.width, o.reason) == (one.width, one.reason))
         {
             Some((_, weights)) => *weights += one.weights.len(),
-            None => told.push((one, one.weights.len())),
+            None => groups.push((one, one.weights.len())),
         }
     }
-    for (one, weights) in told {
+    for (one, weights) in groups {
         let others = match weights - 1 {
             0 => String::new(),
             n => format!(" and {n} more with inputs of {} elements", one.width),
         };
         let advice = match one.reason {
-            Reason::TooFewTokens { .. } => "; name a longer text, or evaluate more chunks of it",
+            Reason::TooFewTokens { .. } => "; use a longer text, or evaluate more of its chunks",
             _ => "",
         };
         eprintln!(

@@ -1,4 +1,4 @@
-//! Tables and JSON on stdout, numbers for people and from them, and their texts.
+//! Output on stdout as tables and JSON, and parsing and formatting of values.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::statistics::Likeness;
 /// A rule below the header and nothing else, so that rows can be cut and sorted by other tools.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::new('─', '─', '─', '─'));
 
-/// Prints a line on stdout. A reader that went away ends the command without an error.
+/// Prints a line on stdout. If the reader has gone away, the command ends without an error.
 pub fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", text.as_ref())?;
@@ -37,9 +37,12 @@ pub fn table<const N: usize>(
     table
         .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Disabled);
-    let cell = |text: &str, column: &str| match column.starts_with('>') {
-        true => Cell::new(text).set_alignment(CellAlignment::Right),
-        false => Cell::new(text),
+    let cell = |text: &str, column: &str| {
+        if column.starts_with('>') {
+            Cell::new(text).set_alignment(CellAlignment::Right)
+        } else {
+            Cell::new(text)
+        }
     };
     table.set_header(columns.map(|c| cell(c.trim_start_matches('>'), c)));
     for row in rows {
@@ -48,7 +51,7 @@ pub fn table<const N: usize>(
     table
 }
 
-/// Bytes for people: `12.3 MiB`.
+/// Formats bytes: `12.3 MiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
@@ -63,13 +66,13 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A shape as `576 × 192`, the row length first.
+/// Formats a shape: `576 × 192`, the row length first.
 pub fn shape(dims: &[u64]) -> String {
     let dims: Vec<String> = dims.iter().map(u64::to_string).collect();
     dims.join(" × ")
 }
 
-/// A count from people.
+/// Parses a count.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a number of at least 1".into()),
@@ -77,7 +80,7 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Bytes from people: `512M` and `2GiB` are powers of 1024, `90MB` one of 1000, as in GNU's tools.
+/// Parses bytes: `512M` and `2GiB` use powers of 1024, `90MB` of 1000, as GNU's tools do.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
@@ -94,12 +97,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "expected a number of bytes such as `512M` or `2G`".to_string())?;
     if !(number > 0.0 && number.is_finite()) {
-        return Err("expected more than nothing".into());
+        return Err("expected a number of bytes above 0".into());
     }
     Ok((number * unit as f64) as u64)
 }
 
-/// A number above zero, from people.
+/// Parses a number above zero.
 pub fn above_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
@@ -107,19 +110,19 @@ pub fn above_zero(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A text, whole.
+/// Reads a whole text.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(bounded::read_text(path, limits::TEXT)?)
 }
 
-/// Where a checkpoint lies that may be named as in the Hugging Face cache. A name that leads nowhere
-/// stays: whoever opens it says so.
+/// The path of a checkpoint that may be named as in the Hugging Face cache. An unknown name is
+/// returned unchanged: opening it reports the error.
 pub fn checkpoint_path(name: &Path) -> PathBuf {
     let found = checkpoint::resolve(name, &Caches::from_env());
     found.unwrap_or_else(|_| name.to_path_buf())
 }
 
-/// Says where statistics may be of a model that was trained further.
+/// Warns where statistics may belong to a model that was trained further.
 pub fn warn_of_norms(likeness: Likeness) {
     if let Some(text) = likeness.warning() {
         eprintln!("warning: {text}");
@@ -132,14 +135,14 @@ pub fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The types of a tensor's parts, each told once.
+/// The types of a tensor's parts, without repeats.
 pub fn types(tensor: &StoredTensor) -> String {
     let mut types: Vec<String> = tensor.parts.iter().map(|p| p.ty.to_string()).collect();
     types.dedup();
     types.join("+")
 }
 
-/// The ranks of a factored tensor; none of a dense one.
+/// The ranks of a factored tensor; empty for a dense one.
 pub fn ranks(tensor: &StoredTensor) -> Vec<u64> {
     let parameters = &tensor.parameters;
     match (parameters.get("rank"), parameters.get("ranks")) {

@@ -1,4 +1,4 @@
-//! Progress on stderr; quiet when nobody watches.
+//! Progress bars and notes on stderr.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,13 +26,13 @@ pub fn count(total: u64, what: &'static str) -> ProgressBar {
     )
 }
 
-/// A bar over work whose units say nothing to people.
+/// A bar over work whose units mean nothing to users.
 pub fn share(what: &'static str) -> ProgressBar {
     bar(0, what, "{msg:12} {bar:30} {percent:>3} %  {eta} left")
 }
 
 fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
-    // indicatif draws nothing when stderr is no terminal.
+    // indicatif draws nothing when stderr is not a terminal.
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("━╸ "));
@@ -40,7 +40,7 @@ fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
     bar.with_message(what)
 }
 
-/// Progress of the library as bars and notes on stderr.
+/// Shows the library's progress as bars and notes on stderr.
 #[derive(Default)]
 pub struct Terminal(Mutex<Option<ProgressBar>>);
 

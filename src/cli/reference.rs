@@ -1,5 +1,4 @@
-//! The command line as a page of the documentation, made from the tree that parses it, so that the
-//! two can't differ.
+//! The command-line reference, generated from the tree that parses the arguments.
 
 use clap::builder::StyledStr;
 use clap::{Arg, Command};
@@ -34,7 +33,7 @@ fn page(mut tree: Command) -> String {
     page
 }
 
-/// Commands that people call.
+/// Commands that are shown to users.
 fn shown(tree: &Command) -> impl Iterator<Item = &Command> {
     tree.get_subcommands()
         .filter(|c| !c.is_hide_set() && c.get_name() != "help")
@@ -115,7 +114,7 @@ fn entry(page: &mut String, arg: &Arg) {
     }
 }
 
-/// `-o`, `--output <FILE>`, with what else it may be called; `<FILE>` for what has no name.
+/// `-o`, `--output <FILE>` and aliases; `<FILE>` for positional arguments.
 fn names(arg: &Arg) -> String {
     let values: Vec<String> = arg
         .get_value_names()

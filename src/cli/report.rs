@@ -1,4 +1,4 @@
-//! What `compress` tells of its plan and of its file.
+//! Reports of `compress` on its plan and its file.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,14 @@ use crate::plan::{self, Plan};
 use crate::workbench::{Compressed, Outcome, StructureReport};
 use crate::writing::Summary;
 
-/// Fallbacks that differ only in the tensor's name are told once.
+/// Reports fallbacks, once for those that differ only in the tensor's name.
 pub fn report_fallbacks(plan: &Plan) {
     let mut groups: Vec<(&plan::Fallback, usize)> = Vec::new();
     let mut known = HashMap::new();
     for fallback in &plan.fallbacks {
-        let wish = (&fallback.wanted, &fallback.done, &fallback.reason);
+        let kind = (&fallback.wanted, &fallback.done, &fallback.reason);
         let group = *known
-            .entry((wish, role(&fallback.tensor).1))
+            .entry((kind, role(&fallback.tensor).1))
             .or_insert(groups.len());
         match groups.get_mut(group) {
             Some(group) => group.1 += 1,
@@ -40,20 +40,21 @@ pub fn report_fallbacks(plan: &Plan) {
     }
 }
 
-/// Zeros are easily taken for speed.
+/// Says that zeros bring no speed.
 pub fn report_zeros(plan: &Plan, is_stock: bool) {
     let has_zeros = |step: &&plan::Step| step.stored.parameters.contains_key("zeros");
     let count = plan.steps.iter().filter(has_zeros).count();
     if count > 0 {
-        let bytes = match is_stock {
-            true => "take as many bytes in a `.gguf` as other weights",
-            false => "are stored as a bitmap",
+        let bytes = if is_stock {
+            "take as many bytes in a `.gguf` as other weights"
+        } else {
+            "are stored as a bitmap"
         };
-        eprintln!("note: the zeros in {count} tensors {bytes}; llama.cpp gets no faster by them");
+        eprintln!("note: the zeros in {count} tensors {bytes}; they make llama.cpp no faster");
     }
 }
 
-/// What would be done.
+/// Prints the plan.
 pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     if as_json {
         #[derive(Serialize)]
@@ -98,7 +99,7 @@ pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
     ))
 }
 
-/// What was done.
+/// Prints what was written.
 pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Result<(), Failure> {
     let bpw = summary.bytes as f64 * 8.0 / done.parameters as f64;
     if let Some(warning) = done.outcome.as_ref().and_then(warning) {
@@ -140,7 +141,7 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
     Ok(())
 }
 
-/// A table of the tensors that were made, by role, method and type.
+/// Prints a table of the written tensors by role, method and type.
 fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
     let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
     let mut known = HashMap::new();
@@ -183,7 +184,7 @@ fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
     line(table(columns, rows).to_string())
 }
 
-/// What came of a target.
+/// The measured result of a target.
 fn outcome_lines(outcome: &Outcome) -> Vec<String> {
     let mut lines = vec![format!(
         "mean KL divergence {:.5} ± {:.5}, predicted {:.5}",
@@ -198,12 +199,12 @@ fn outcome_lines(outcome: &Outcome) -> Vec<String> {
     lines
 }
 
-/// What should make the user think again.
+/// A warning if a plain file type is better on the second text.
 fn warning(outcome: &Outcome) -> Option<String> {
     let gate = outcome.gate.as_ref().filter(|g| g.own_kld > g.kld)?;
     Some(format!(
-        "on the text of `--gate` plain {} is better: {:.5} against {:.5}; calibrate and measure on \
-         texts that are more like it",
+        "plain {} is better on the text of `--gate`: {:.5} against {:.5}; calibrate and measure on \
+         texts more like it",
         gate.file_type, gate.kld, gate.own_kld
     ))
 }

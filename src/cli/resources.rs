@@ -1,4 +1,4 @@
-//! What a command that writes tensors may use of the machine.
+//! Memory and threads of commands that write tensors.
 
 use clap::Args;
 
@@ -8,9 +8,9 @@ use crate::writing::Options;
 /// Memory and threads.
 #[derive(Debug, Clone, Args)]
 pub struct Resources {
-    /// Memory for values and results of tensors under way. No limit on the process: a tensor that needs
-    /// more passes alone, and mapped files, factored Gram matrices, the layers that `--sequential` fits,
-    /// running models and what threads and llama.cpp take besides come on top
+    /// Memory for tensors in progress. This does not limit the whole process: mapped files,
+    /// factored Gram matrices, the layers that `--sequential` fits, running models, threads and
+    /// llama.cpp's buffers come on top, and a tensor that needs more is processed alone
     #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
     pub memory: u64,
     /// Worker threads [default: one per core]
@@ -19,7 +19,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// As the pipeline wants it; `compress` makes payloads losslessly smaller.
+    /// Options for writing; `compress` turns on lossless compression of payloads.
     pub fn options(&self, compress: bool) -> Options {
         Options {
             threads: self.threads.unwrap_or_else(available_threads),

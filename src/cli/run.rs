@@ -16,10 +16,10 @@ use crate::llama::generate::{Sampling, Stop, generate};
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
     file: PathBuf,
-    /// The text to continue, or with --chat the message to answer
-    #[arg(short, long)]
+    /// The text to continue; with --chat, the message to answer
+    #[arg(short, long, allow_hyphen_values = true)]
     prompt: String,
-    /// Tokens to generate at most; -1 for as many as the context holds
+    /// Maximum tokens to generate; -1 for as many as the context holds
     #[arg(short = 'n', long = "predict", default_value = "128", value_parser = count)]
     #[arg(allow_negative_numbers = true)]
     predict: usize,
@@ -29,7 +29,7 @@ pub struct Args {
     /// Seed; the same seed gives the same text
     #[arg(short, long, default_value_t = 42)]
     seed: u32,
-    /// Put the prompt into the model's chat template
+    /// Apply the model's chat template to the prompt
     #[arg(long)]
     chat: bool,
     /// Context size in tokens

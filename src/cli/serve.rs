@@ -1,4 +1,4 @@
-//! `dwindle serve`: a model for the clients that people have.
+//! `dwindle serve`: an OpenAI-compatible server, bound to localhost.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,21 +13,21 @@ use crate::llama::context::ContextOptions;
 use crate::llama::exit::exit_now;
 use crate::serve::{Engine, EngineOptions, GRACE, listen, serve};
 
-/// Time for an evaluation that is under way when the server ends; no answer comes of it any more.
+/// Time for a running evaluation when the server ends; its answer is no longer sent.
 const LAST_EVALUATION: Duration = Duration::from_secs(2);
 
-/// Serve a `.gguf`, a `.dwn` or a checkpoint over HTTP, as OpenAI's clients expect it
+/// Serve a `.gguf`, a `.dwn` or a checkpoint over an OpenAI-compatible HTTP API
 ///
-/// Listens on 127.0.0.1 only: /v1/models, /v1/completions, /v1/chat/completions (streaming too) and
-/// /health. Several requests are answered at once.
+/// Listens on 127.0.0.1 only: /v1/models, /v1/completions, /v1/chat/completions (also streaming)
+/// and /health. Answers several requests at once.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
     file: PathBuf,
-    /// Port; 0 takes a free one
+    /// Port; 0 picks a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Requests that are answered at the same time
+    /// Requests to answer at the same time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
     /// Context size of each request, in tokens
@@ -71,13 +71,13 @@ async fn until_interrupted(port: u16, engine: Engine) -> Result<(), Failure> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let listener = listen(address).map_err(|e| {
         Failure::Input(format!(
-            "can't listen on {address}: {e}; choose another --port"
+            "can't listen on {address}: {e}; choose another `--port`"
         ))
     })?;
     let address = listener.local_addr()?;
-    // Before anybody knows that the server is there.
+    // Before the address is printed, so that an early interrupt is seen.
     let mut interrupts = signal(SignalKind::interrupt())?;
-    eprintln!("{} on http://{address}/v1, end with Ctrl-C", engine.name());
+    eprintln!("{} on http://{address}/v1, stop with Ctrl-C", engine.name());
     let end = async move {
         interrupts.recv().await;
         tokio::spawn(async move {
@@ -85,7 +85,7 @@ async fn until_interrupted(port: u16, engine: Engine) -> Result<(), Failure> {
             exit_now(130);
         });
         eprintln!(
-            "ending when open answers are complete, in {} s at most; Ctrl-C again ends at once",
+            "stopping when open answers are complete, within {} s; Ctrl-C again stops at once",
             GRACE.as_secs()
         );
     };

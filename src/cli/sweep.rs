@@ -1,4 +1,4 @@
-//! `dwindle sweep`: what each size costs, beside what llama-quantize's file types cost.
+//! `dwindle sweep`: compares files of several sizes with llama-quantize's file types.
 
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,11 @@ use crate::workbench::{
     Check, Point, Row, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep, thriftiest,
 };
 
-/// Draw the frontier: the best files of several sizes, beside llama-quantize's file types
+/// Measure the frontier: the best files of several sizes beside llama-quantize's file types
 ///
-/// For each of llama-quantize's file types, or for each of --sizes, makes the best file of at most as
-/// many bytes, and measures both on --eval. Recommends the size behind which each further byte buys
-/// least.
+/// For each of llama-quantize's file types (or each of --sizes) writes the best file of at most
+/// that size, and measures both on --eval. Recommends the knee: the size beyond which more bytes
+/// gain least.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
@@ -34,19 +34,19 @@ pub struct Args {
     /// Statistics of `dwindle calibrate`
     #[arg(long, value_name = "FILE")]
     stats: PathBuf,
-    /// The text on which sensitivities are measured, UTF-8
+    /// Text to measure sensitivities on, UTF-8
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// The text on which files are measured, UTF-8 [default: --text]
+    /// Text to measure files on, UTF-8 [default: --text]
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
-    /// Chunks of 512 tokens on which files are measured
+    /// Chunks of 512 tokens to measure files on
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = at_least_one)]
     chunks: usize,
-    /// Sizes, in bytes or as parts of the checkpoint's weights, instead of the file types' sizes
+    /// Sizes in bytes or in percent of the checkpoint's weights, instead of the file types' sizes
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = file_size)]
     sizes: Vec<FileSize>,
-    /// llama-quantize's file types to hold against
+    /// llama-quantize's file types to compare with
     #[arg(
         long,
         value_name = "TYPES",
@@ -56,20 +56,21 @@ pub struct Args {
     ladder: Vec<String>,
     #[command(flatten)]
     choosing: ChoosingArgs,
-    /// How weights become codes: `output` or `nearest`
+    /// How to round weights: `output` or `nearest`
     #[arg(long, value_name = "HOW", value_parser = rounding, default_value = "output")]
     rounding: crate::plan::Rounding,
-    /// Draw the frontier in this file
+    /// Draw the frontier into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Recommend a size that takes at least this part less memory than the checkpoint, such as `60%`
+    /// Recommend a size that takes at least this much less memory than the checkpoint, such as
+    /// `60%`
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     target_memory_reduction: Option<f64>,
     /// Recommend a size whose perplexity is at most this much above the checkpoint's, such as `1%`
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     max_quality_loss: Option<f64>,
-    /// Make so many files of random types too, at least 2, and say how well the predicted divergence
-    /// orders them
+    /// Also write this many files of random types (2 or more), and report how well the predicted
+    /// divergence ranks them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     check: Option<u64>,
     #[command(flatten)]
@@ -82,7 +83,7 @@ pub struct Args {
 fn percent(text: &str) -> Result<f64, String> {
     match text.trim_end_matches('%').trim().parse::<f64>() {
         Ok(p) if p > 0.0 && p < 100.0 => Ok(p / 100.0),
-        _ => Err("expected a part between 0 and 100 %, such as `60%`".into()),
+        _ => Err("expected a percentage between 0 and 100, such as `60%`".into()),
     }
 }
 
@@ -153,10 +154,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         rows,
         check,
     };
-    match args.json {
-        true => json(&report),
-        false => print(&report),
-    }?;
+    if args.json {
+        json(&report)?;
+    } else {
+        print(&report)?;
+    }
     match &args.svg {
         Some(file) => Ok(dwindle_formats::output::write(
             file,
@@ -167,7 +169,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 impl Args {
-    /// Sizes of the files, those of llama-quantize's file types where none are given, the largest first.
+    /// Sizes of the files, largest first; by default those of llama-quantize's file types.
     fn sizes(&self, bench: &Workbench<'_>) -> Result<Vec<(Option<Rung>, u64)>, Failure> {
         if !self.sizes.is_empty() {
             let whole = bench.subject.bytes();
@@ -208,7 +210,7 @@ impl Args {
             out.push(match thriftiest(rows, whole, less) {
                 Some(row) => format!("At least {percent:.0} % less memory: {}.", words(row)),
                 None => format!(
-                    "None of these files takes {percent:.0} % less memory; give smaller `--sizes`."
+                    "None of these files takes {percent:.0} % less memory; try smaller `--sizes`."
                 ),
             });
         }
@@ -217,7 +219,7 @@ impl Args {
             out.push(match smallest_within(rows, loss) {
                 Some(row) => format!("At most {percent:.1} % worse: {}.", words(row)),
                 None => {
-                    format!("None of these files is within {percent:.1} %; give larger `--sizes`.")
+                    format!("None of these files is within {percent:.1} %; try larger `--sizes`.")
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! The options of a size or a quality as the target.
+//! Options that set a size or a quality as the target.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use super::Failure;
 use super::output::{above_zero, parse_bytes};
 use crate::workbench::{Choosing, Effort, Goal, Text};
 
-/// What a file is to be like.
+/// The requested size or quality.
 #[derive(Debug, Clone, Args)]
 pub struct Target {
-    /// The best file of at most this size, in bytes (`90MB`, `2GiB`) or as a part of the checkpoint's
-    /// weights (`35%`): each tensor gets the type that its measured sensitivity deserves. Needs
-    /// --stats and --text; writes a stock `.gguf`
+    /// Write the best file of at most this size, in bytes (`90MB`, `2GiB`) or in percent of the
+    /// checkpoint's weights (`35%`). Picks a type per tensor from measured sensitivity, then rounds
+    /// to minimise each layer's output error. Needs --stats and --text; writes a stock `.gguf`
     #[arg(long, value_name = "SIZE", value_parser = file_size, group = "target")]
     pub size: Option<FileSize>,
-    /// As --size, with so many bits for each weight, metadata not counted
+    /// Like --size, in bits per weight, metadata excluded
     #[arg(long, value_name = "BITS", value_parser = above_zero, group = "target")]
     pub bpw: Option<f64>,
-    /// The smallest file whose mean KL divergence from the checkpoint, measured on the first 8 chunks of
-    /// --text, is at most this
+    /// Write the smallest file whose mean KL divergence from the checkpoint is at most this,
+    /// measured on the first 8 chunks of --text
     #[arg(long, value_name = "KLD", value_parser = above_zero, group = "target")]
     pub max_kld: Option<f64>,
 }
@@ -29,19 +29,19 @@ pub struct Target {
 /// How types are chosen.
 #[derive(Debug, Clone, Args)]
 pub struct ChoosingArgs {
-    /// How well sensitivities are measured
+    /// How thoroughly to measure sensitivities
     #[arg(long, value_enum, default_value = "normal")]
     effort: EffortArg,
-    /// Types to choose from [default: all k-, i- and legacy quants, those below 2 bits only for sizes below
-    /// 3 bits a weight, and F16]
+    /// Types to choose from [default: all k-, i- and legacy quants and F16; those below 2 bits only
+    /// for sizes below 3 bits per weight]
     #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = element_type)]
     types: Vec<TensorType>,
-    /// Keep what is measured in this file, and go on with it when it is there [default: one in the
-    /// user's cache folder]
+    /// Store the measured sensitivities in this file, and continue from it if it exists [default: a
+    /// file in the user's cache folder]
     #[arg(long, value_name = "FILE")]
     sensitivity: Option<PathBuf>,
-    /// A text unlike the others, UTF-8, on which files are measured as well; `compress` warns where its
-    /// file is worse there than the largest of llama-quantize's file types that is not larger
+    /// A second text, unlike the others, UTF-8. Files are measured on it too; `compress` warns if
+    /// its file is worse there than the largest of llama-quantize's file types of at most its size
     #[arg(long, value_name = "FILE")]
     pub gate: Option<PathBuf>,
 }
@@ -51,9 +51,9 @@ pub struct ChoosingArgs {
 enum EffortArg {
     /// A sixth of the layers at a time, on 1 chunk of the text
     Fast,
-    /// Each tensor for itself, on 2 chunks
+    /// One tensor at a time, on 2 chunks
     Normal,
-    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the last
+    /// Refines normal's choice by building and measuring up to 32 more files, on 32 chunks
     Best,
 }
 
@@ -62,7 +62,7 @@ enum EffortArg {
 pub enum FileSize {
     /// Bytes.
     Bytes(u64),
-    /// A part of the checkpoint's weights.
+    /// A fraction of the checkpoint's weights.
     Part(f64),
 }
 
@@ -72,20 +72,21 @@ pub fn file_size(text: &str) -> Result<FileSize, String> {
     };
     match percent.trim().parse::<f64>() {
         Ok(p) if p > 0.0 && p <= 100.0 => Ok(FileSize::Part(p / 100.0)),
-        _ => Err("expected bytes such as `90MB`, or a part such as `35%`".into()),
+        _ => Err("expected bytes such as `90MB`, or a percentage such as `35%`".into()),
     }
 }
 
 fn element_type(text: &str) -> Result<TensorType, String> {
     let ty = text.parse::<TensorType>().map_err(|e| e.to_string())?;
-    match crate::ggml::writable(ty) {
-        true => Ok(ty),
-        false => Err("it can't be written".into()),
+    if crate::ggml::writable(ty) {
+        Ok(ty)
+    } else {
+        Err("it can't be written".into())
     }
 }
 
 impl Target {
-    /// The goal, where there is one.
+    /// The goal, if there is one.
     pub fn goal(&self) -> Option<Goal> {
         let size = self.size.map(|size| match size {
             FileSize::Bytes(bytes) => Goal::Bytes(bytes),
@@ -97,7 +98,7 @@ impl Target {
 }
 
 impl ChoosingArgs {
-    /// The file to keep what is measured in, where one was named.
+    /// The file for measured sensitivities, if one was named.
     pub fn sensitivity(&self) -> Option<&Path> {
         self.sensitivity.as_deref()
     }
@@ -113,7 +114,7 @@ impl ChoosingArgs {
         given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
     }
 
-    /// As the library wants it.
+    /// As options of the library.
     pub fn choosing(&self) -> Choosing {
         Choosing {
             effort: match self.effort {
@@ -133,7 +134,7 @@ impl ChoosingArgs {
 }
 
 impl FileSize {
-    /// Bytes, of a checkpoint whose weights take so many.
+    /// The size in bytes for a checkpoint whose weights take `whole` bytes.
     pub fn of(self, whole: u64) -> u64 {
         match self {
             FileSize::Bytes(bytes) => bytes,

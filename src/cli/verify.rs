@@ -1,4 +1,4 @@
-//! `dwindle verify`: is the file whole, and how far is it from the checkpoint.
+//! `dwindle verify`: checks a file's checksums, and its distance from the checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::mapped::Mapping;
 use crate::measure::{TensorDifference, compare};
 use crate::plan::Subject;
 
-/// Check every checksum of a file, and its distance from the checkpoint
+/// Check every checksum of a file, and optionally its distance from the checkpoint
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.dwn` container, or a `.gguf` that dwindle wrote
@@ -87,8 +87,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     ))
 }
 
-/// A file that can't be read as what it claims to be has failed the check; one that another
-/// program wrote has nothing to check.
+/// Reads a container. A file that can't be read as what it claims to be fails the check; a file of
+/// another program has nothing to check.
 fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
     Container::read(bytes).map_err(|e| match e {
         ContainerError::Foreign => Failure::file(

@@ -6,9 +6,9 @@
 //! per row:   scale f32, min f32, step of the right token u16, bitmap of kept tokens, steps u16
 //! ```
 //!
-//! A step is a log-probability in 16 bits, as `llama-perplexity` stores it. Tokens under e⁻¹⁶ do not
-//! count in a divergence and are left out, which is most of them. Little-endian; the file is private
-//! to the machine that made it, and any doubt about it means making it again.
+//! A step is a log-probability in 16 bits, as `llama-perplexity` stores it. Tokens under e⁻¹⁶ do
+//! not count in a divergence and are left out, which is most of them. Little-endian; the file is
+//! private to the machine that made it, and any doubt about it means making it again.
 
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ impl CacheWriter {
 /// Whether a cache may take a file's place: it is not there, empty, or a cache itself.
 fn is_replaceable(path: &Path) -> std::io::Result<bool> {
     match fs::symlink_metadata(path) {
-        // What is no plain file is refused by its kind.
+        // Anything but a plain file is refused by its kind.
         Ok(found) if found.is_file() => {}
         _ => return Ok(true),
     }

@@ -90,8 +90,8 @@ impl Chunks {
         self.ctx - 1 - self.first()
     }
 
-    /// Some positions of some chunks, each chunk a sequence. Every token wants logits: without it
-    /// llama.cpp leaves the token out of the last layer.
+    /// Some positions of some chunks, each chunk a sequence. Every token needs logits: without it
+    /// llama.cpp omits the token from the last layer.
     pub fn batch(
         &self,
         model: &Model,

@@ -1,7 +1,7 @@
-//! Measuring: perplexity, KL divergence, speed and memory.
+//! Measures perplexity, KL divergence, speed and memory.
 //!
 //! Perplexity and divergence follow `llama-perplexity` to the printed digits, so that the figures
-//! can be held against those that others publish. Nothing here prints.
+//! can be compared with published ones. Nothing here prints.
 
 mod cache;
 mod chunks;

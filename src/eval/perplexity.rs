@@ -49,14 +49,14 @@ pub enum Reference<'a> {
 pub enum EvalError {
     #[error(transparent)]
     Llama(#[from] LlamaError),
-    #[error("a context of {0} tokens can't be evaluated, expected 4 or more; see `--ctx`")]
+    #[error("a context of {0} tokens can't be evaluated, expected 4 or more")]
     Ctx(u32),
     #[error(
         "the model puts an end token after each text, so it is an encoder and has no perplexity"
     )]
     Encoder,
     #[error(
-        "the text has {tokens} tokens, expected at least one context of {ctx}; name a longer text (or a smaller `--ctx`, where the command has it)"
+        "the text has {tokens} tokens, expected at least one context of {ctx}; name a longer text, or a smaller context"
     )]
     TextTooShort { tokens: usize, ctx: u32 },
     #[error("the model has {found} tokens in its vocabulary, its reference {expected}")]

@@ -1,6 +1,6 @@
 //! The arithmetic of one row of logits, in the widths that `llama-perplexity` uses: its float
 //! sums and its 16-bit table of the reference's log-probabilities, whose rounding is part of the
-//! figures that people publish.
+//! published figures.
 
 /// A row's largest logit, where it stands first, and the sum of exponentials relative to it.
 struct Peak {

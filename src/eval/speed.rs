@@ -127,7 +127,7 @@ fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// The most memory that this process has had resident, in bytes, where the system tells.
+/// The most memory that this process has had resident, in bytes, if the system reports it.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! How much each block does to the residual stream.
+//! Measures how much each block changes the residual stream.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ pub fn influence(
 ) -> Result<Vec<f64>, FitError> {
     let norms = norms(&whole.subject)?;
     let count = whole.blocks.all.len();
-    // Before which block the stream is read, or `count` for behind the last, and the norm between the
-    // stream and what is read of it.
+    // Before which block the stream is read, or `count` for behind the last, and the norm between
+    // the stream and what is read of it.
     let place_of = |input: &LinearInput| -> Option<(usize, &Vec<f32>)> {
         let (place, name) = input.readers.iter().find_map(|r| match role(&r.weight) {
             (Some(block), "attn_q") => {

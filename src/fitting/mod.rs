@@ -1,5 +1,5 @@
-//! Fits layers to what the compressed layers before them give, with the original and the compressed
-//! model running side by side.
+//! Fits layers to the outputs of the compressed layers before them, with the original and the
+//! compressed model running side by side.
 
 mod influence;
 mod observe;

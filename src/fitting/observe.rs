@@ -1,4 +1,4 @@
-//! Watching what layers of one model read over a text.
+//! Observes the inputs of layers of one model over a text.
 
 use std::ops::ControlFlow;
 
@@ -7,7 +7,7 @@ use crate::llama::activations::{LinearInput, Probe};
 use crate::llama::context::{ContextOptions, default_threads};
 use crate::llama::model::Model;
 
-/// Every so many tokens one goes through to the output.
+/// One token in this many goes through to the output.
 pub(super) const STRIDE: usize = 4;
 
 /// Called with rows of an input; an error ends the evaluation.

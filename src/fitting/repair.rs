@@ -1,10 +1,10 @@
-//! Fitting a reduced model block by block, each repairing what those before it lost.
+//! Fits a pruned model block by block; each block repairs what those before it lost.
 //!
-//! The residual stream is a sum: what attention and feed-forward layers give is added to it. Running
-//! the original and the copy side by side, the difference of their streams is known at each layer
-//! from what both read, without the stream itself. The matrix that ends a layer is fitted so that
-//! what the copy adds meets what the original adds and that difference too, by least squares over
-//! all tokens; then the copy goes on with it.
+//! The residual stream is a sum: what attention and feed-forward layers give is added to it.
+//! Running the original and the copy side by side, the difference of their streams is known at each
+//! layer from what both read, without the stream itself. The matrix that ends a layer is fitted so
+//! that what the copy adds meets what the original adds and that difference too, by least squares
+//! over all tokens; then the copy continues with it.
 
 use std::collections::HashMap;
 
@@ -17,8 +17,8 @@ use crate::method::refit::{forward, regress};
 use crate::plan::{Subject, TensorError, TransformError};
 use crate::structure::{Block, Blocks, Fits, Inputs, Kept, Narrowed, Whole, narrowed};
 
-/// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a fraction
-/// of its input's mean square.
+/// How firmly a matrix is held to what it was, if it loses columns and if it does not, as a
+/// fraction of its input's mean square.
 const RIDGE: [f64; 2] = [0.5, 5.0];
 
 /// Fits what ends each layer of a reduced model. `original` is the checkpoint, `running` the same
@@ -86,7 +86,7 @@ pub fn repair(
     Ok((repair.made, repair.unfitted))
 }
 
-/// Gives the copy queries without the rotary pairs that leave.
+/// Gives the copy queries without the removed rotary pairs.
 fn turn_queries(whole: &Whole<'_>, kept: &Kept, running: &Model) -> Result<(), FitError> {
     let (subject, blocks) = (whole.subject, &whole.blocks);
     let model = subject.model;
@@ -118,7 +118,7 @@ struct End {
 enum Columns {
     All,
     Some(Inputs),
-    /// The block leaves.
+    /// The block is removed.
     None,
 }
 
@@ -160,8 +160,8 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    /// Fits the matrix that ends a layer: the values of the same shape that the copy goes on with,
-    /// or none where nothing changes.
+    /// Fits the matrix that ends a layer: the values of the same shape that the copy continues
+    /// with, or none where nothing changes.
     fn layer(
         &mut self,
         end: &End,
@@ -216,9 +216,10 @@ impl Repair<'_> {
                 let prior = &self.fits[&end.tensor];
                 let width = inputs.width();
                 let picked = narrow(inputs, now, n);
-                let fitted = match self.is_enough(tensor, width, tokens, true) {
-                    true => regress(&picked, width, &target, prior, RIDGE[0])?,
-                    false => prior.clone(),
+                let fitted = if self.is_enough(tensor, width, tokens, true) {
+                    regress(&picked, width, &target, prior, RIDGE[0])?
+                } else {
+                    prior.clone()
                 };
                 let added = forward(&picked, &fitted, width, rows);
                 let all = widen(inputs, &fitted, n);
@@ -234,8 +235,8 @@ impl Repair<'_> {
         Ok(Some(all))
     }
 
-    /// Whether enough was seen of a matrix's input to fit it; where not, that is noted. `measured` says
-    /// whether it is fitted by calibration instead.
+    /// Whether enough was seen of a matrix's input to fit it; where not, that is noted. `measured`
+    /// says whether it is fitted by calibration instead.
     fn is_enough(
         &mut self,
         tensor: &ModelTensor,
@@ -258,7 +259,7 @@ impl Repair<'_> {
         tokens >= needed
     }
 
-    /// In the last layer only some tokens go on.
+    /// In the last layer only some tokens continue.
     fn keep_the_end(&mut self, width: usize) {
         let rows = self.difference.chunks(width).zip(&self.at_the_end);
         let kept = rows.filter(|(_, stays)| **stays).flat_map(|(row, _)| row);

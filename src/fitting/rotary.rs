@@ -1,4 +1,4 @@
-//! Which rotary pairs a model's attention can do without, from what it does on a text.
+//! Measures on a text which rotary pairs a model's attention can do without.
 
 use rayon::prelude::*;
 
@@ -12,13 +12,13 @@ use crate::method::rotary_pairs::{PairScores, choose};
 use crate::plan::{Subject, TensorError, TransformError};
 use crate::structure::{Blocks, Pairs, Whole, own_scale, pair_elements};
 
-/// Chunks that are enough to tell a head's pairs apart.
+/// Chunks that are enough to distinguish a head's pairs.
 const CHUNKS: usize = 4;
 
-/// Every so many positions, what attention does is looked at.
+/// Attention is observed at every multiple of this position.
 const STRIDE: usize = 16;
 
-/// Chooses `stay` rotary pairs by what they give to all heads' scores on a text. Pairs turn by
+/// Chooses `stay` rotary pairs by their contribution to all heads' scores on a text. Pairs turn by
 /// `frequencies` from one position to the next.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ pub fn rotary_pairs(
     stronger(&all, stay, (0..blocks.all.len()).map(heads_of))
 }
 
-/// The pairs that stay, and their factors for the heads of each block.
+/// The kept pairs, and their factors for the heads of each block.
 fn stronger(
     scores: &[PairScores],
     stay: usize,

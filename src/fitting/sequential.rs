@@ -1,12 +1,12 @@
-//! Fitting each layer to the inputs that the compressed layers before it give.
+//! Fits each layer to the inputs that the compressed layers before it give.
 //!
 //! The original and a copy whose weights are replaced one layer after the other run side by side
-//! over a text. Before a layer of the copy is computed, its weights are fitted to what it is about to
-//! read (see [`refit`](crate::method::refit)), treated as the plan says, with the second moment of
-//! that input, and replaced by what the file will hold. One pass over the model does it all.
+//! over a text. Before a layer of the copy is computed, its weights are fitted to what it is about
+//! to read (see [`refit`](crate::method::refit)), treated as the plan says, with the second moment
+//! of that input, and replaced by what the file will hold. One pass over the model does it all.
 //!
-//! What the plan copies stays a copy. Experts, stacks over layers and embeddings are treated without
-//! fitting, before the text is run.
+//! What the plan copies remains a copy. Experts, stacks over layers and embeddings are treated
+//! without fitting, before the text is run.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made};
 
 /// Fits the layers of a plan one after the other. `original` is the checkpoint, `running` the same
 /// loaded so that its weights can be replaced; afterwards it is the compressed model. `done` is
-/// called with the inputs that were worked on and their number. Gives the parts of what was fitted, and
-/// the layers that were not.
+/// called with the inputs that were worked on and their number. Returns the parts of what was
+/// fitted, and the layers that were not.
 ///
 /// # Errors
 /// [`FitError`].
@@ -236,9 +236,10 @@ impl<'a> Fitting<'a> {
         self.unfitted.push(Unfitted {
             weights: names.collect(),
             width: tensor.row_len() as usize,
-            reason: match is_stack {
-                true => Reason::Stacked,
-                false => Reason::Unseen,
+            reason: if is_stack {
+                Reason::Stacked
+            } else {
+                Reason::Unseen
             },
         });
     }

@@ -9,10 +9,10 @@ use crate::llama::lockstep::{Pair, lockstep};
 use crate::llama::model::{LlamaError, Model};
 use crate::plan::TensorError;
 
-/// Logits that llama.cpp may compute on the way, which nobody needs: 512 MiB.
+/// Unused logits that llama.cpp may compute on the way: 512 MiB.
 const MAX_LOGITS: usize = 1 << 27;
 
-/// Logits that finding the layers wants.
+/// Logits for finding the layers.
 const MIN_OUTPUTS: usize = 16;
 
 /// The most sequences of a llama.cpp context.
@@ -54,13 +54,9 @@ pub enum FitError {
         "the text has {tokens} tokens, expected at least one chunk of {ctx}; name a longer text"
     )]
     TextTooShort { tokens: usize, ctx: u32 },
-    #[error(
-        "the model is an encoder, whose layers can't be fitted in one pass; leave `--sequential` away"
-    )]
+    #[error("the model is an encoder, and an encoder's layers can't be fitted one after another")]
     Encoder,
-    #[error(
-        "the layers of `{architecture}` can't be fitted to its residual stream; leave `--sequential` away"
-    )]
+    #[error("the layers of `{architecture}` can't be fitted to its residual stream")]
     Stream { architecture: String },
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -82,7 +78,7 @@ impl<'m> SideBySide<'m> {
     ) -> Result<SideBySide<'m>, FitError> {
         let chunks = cut(original, text)?;
         let mut tokens = chunks.batch(original, 0..chunks.count, 0..chunks.ctx);
-        // Only tokens that want logits reach the last layer's end.
+        // Only tokens that need logits reach the last layer's end.
         let stride = (tokens.len() * original.n_vocab())
             .div_ceil(MAX_LOGITS)
             .max(1);

@@ -50,9 +50,10 @@ impl fmt::Display for Reason {
                     f,
                     "they read {tokens} tokens of the text, expected at least {needed}"
                 )?;
-                match measured {
-                    true => Ok(()),
-                    false => write!(f, ", and no statistics know their whole input"),
+                if *measured {
+                    Ok(())
+                } else {
+                    write!(f, ", and no statistics know their whole input")
                 }
             }
             Reason::Stacked => write!(f, "they are stacks, whose parts read different inputs"),

@@ -1,4 +1,4 @@
-//! LoRA adapters: what is added to a model's products while it runs.
+//! LoRA adapters, whose products are added while a model runs.
 
 use std::ffi::{CString, c_char, c_int};
 use std::path::Path;

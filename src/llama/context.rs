@@ -34,14 +34,14 @@ pub struct ContextOptions {
     pub batch: u32,
     /// Tokens that are computed at once.
     pub ubatch: u32,
-    /// Tokens of an evaluation that may want logits; 0 for all. llama.cpp reserves memory for as
+    /// Tokens of an evaluation that may need logits; 0 for all. llama.cpp reserves memory for as
     /// many rows of the vocabulary's length.
     pub outputs: u32,
     /// Threads, `None` for one per physical core.
     pub threads: Option<u32>,
     /// When to use flash attention.
     pub flash_attention: FlashAttention,
-    /// The type of keys and values; quantized values want flash attention.
+    /// The type of keys and values; quantized values need flash attention.
     pub cache_type: TensorType,
 }
 
@@ -93,7 +93,7 @@ pub struct Context<'m> {
     sequences: u32,
     ctx: u32,
     outputs: usize,
-    /// Whether llama.cpp has failed in a way that leaves the context in an unknown state.
+    /// Whether llama.cpp has failed in a way after which the context's state is unknown.
     is_broken: bool,
 }
 
@@ -206,7 +206,7 @@ impl<'m> Context<'m> {
         self.is_broken |= forgotten.is_err();
     }
 
-    /// Whether llama.cpp has failed in this context in a way that leaves it of no use. It then
+    /// Whether llama.cpp has failed in this context in a way after which it is unusable. It then
     /// refuses to evaluate.
     pub fn is_broken(&self) -> bool {
         self.is_broken
@@ -263,11 +263,12 @@ impl<'m> Context<'m> {
             if code == 1 {
                 reason = "the context is full".to_string();
             }
-            let misused = self.model.misused();
-            if !misused.is_empty() {
-                let names = misused.join(", ");
-                reason =
-                    format!("{names} is used as no factors can be; load the model multiplied out");
+            let used_whole = self.model.used_whole();
+            if !used_whole.is_empty() {
+                let names = used_whole.join(", ");
+                reason = format!(
+                    "the graph uses {names} in a way that factors do not allow; load the model multiplied out"
+                );
             }
             return Err(LlamaError::Decode {
                 tokens: tokens.len(),
@@ -377,7 +378,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// llama.cpp's own options, for a context of so many tokens in all.
+/// llama.cpp's own options, for a context of this many tokens in total.
 fn params(options: &ContextOptions, total: u32) -> sys::llama_context_params {
     let threads = options.threads.unwrap_or_else(default_threads);
     let threads = i32::try_from(threads.clamp(1, 512)).unwrap_or(1);

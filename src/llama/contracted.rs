@@ -1,4 +1,4 @@
-//! Loading a model whose weights are, in part, computed with operands in their place.
+//! Loads a model in which operands replace some of the weights.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -71,10 +71,12 @@ impl Model {
         model.with_adapters(options)
     }
 
-    /// Contracted weights that the graphs so far have used in a way that no contraction has. A
+    /// Contracted weights that graphs so far have used in a way that needs the whole matrix. A
     /// graph that does so is not computed.
-    pub fn misused(&self) -> Vec<String> {
-        self.devices.as_ref().map_or(Vec::new(), Devices::misused)
+    pub fn used_whole(&self) -> Vec<String> {
+        self.devices
+            .as_ref()
+            .map_or(Vec::new(), Devices::used_whole)
     }
 }
 

@@ -1,5 +1,5 @@
-//! How many tensors and keys llama.cpp is given. It finds each by going through all of them, so
-//! that a header of a few megabytes keeps it busy for minutes before it refuses the model.
+//! Bounds how many tensors and keys llama.cpp is given. It finds each by a linear search, so a
+//! header of a few megabytes would keep it busy for minutes before it refuses the model.
 
 /// Tensors; the largest models have two thousand.
 const TENSORS: usize = 1 << 14;
@@ -17,7 +17,7 @@ pub struct ExtentError {
     limit: usize,
 }
 
-/// Holds a header's counts against the limits.
+/// Checks a header's counts against the limits.
 ///
 /// # Errors
 /// [`ExtentError`].

@@ -1,7 +1,7 @@
 //! A GGUF file that exists only while it is read.
 //!
 //! llama.cpp loads a model from a `FILE *`. Here this is a stream whose bytes are made on demand:
-//! the header lies in memory, and each tensor is produced when llama.cpp reads it. So a container's
+//! the header is in memory, and each tensor is produced when llama.cpp reads it. So a container's
 //! factors are multiplied out, digests are checked and a checkpoint is converted straight into
 //! llama.cpp's buffers, with one tensor in memory at a time and nothing on disk.
 
@@ -15,7 +15,7 @@ use super::admission::{Described, Refusal, admit};
 use super::model::LlamaError;
 
 /// Tensors begin at multiples of this, which is also the size of the stream's buffer: so a seek to
-/// a tensor never makes the C library read what lies before it, which would be another tensor.
+/// a tensor never makes the C library read what is before it, which would be another tensor.
 const ALIGNMENT: u64 = 1 << 16;
 
 /// Any error of the one who produces tensors.
@@ -30,7 +30,7 @@ pub type Produce<'a> = Box<dyn FnMut(usize, &mut Vec<u8>) -> Result<(), BoxError
 /// choosing. A tensor may be asked for twice (tied embeddings on a GPU), or not at all.
 pub struct TensorFeed<'a> {
     header: Vec<u8>,
-    /// Where each tensor's data lies in the file, ascending.
+    /// Where each tensor's data is in the file, ascending.
     ranges: Vec<Range<u64>>,
     names: Vec<String>,
     len: u64,
@@ -170,7 +170,7 @@ impl Reader<'_> {
         found.is_ok()
     }
 
-    /// Fills a part of `out`, at least one byte, from the one place where the position lies.
+    /// Fills some of `out`, at least one byte, from the place of the position.
     fn read_some(&mut self, out: &mut [u8]) -> Result<usize, FeedError> {
         let copy = |from: &[u8], out: &mut [u8]| {
             let n = from.len().min(out.len());

@@ -1,4 +1,4 @@
-//! Writing text: sampling tokens one after another and handing their text out as it comes.
+//! Generates text: samples tokens one after another and returns their text as it comes.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

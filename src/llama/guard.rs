@@ -1,6 +1,6 @@
-//! Calls of llama.cpp from which nothing escapes. C++ exceptions that unwind into Rust are undefined
-//! behaviour, and a failed assertion would end the process. The shim (`guard.h`, `calls.cpp`)
-//! catches both, and this module makes errors of them.
+//! Calls llama.cpp without letting exceptions or aborts escape. C++ exceptions that unwind into
+//! Rust are undefined behaviour, and a failed assertion would end the process. The shim (`guard.h`,
+//! `calls.cpp`) catches both, and this module makes errors of them.
 //!
 //! An assertion that fails on a worker thread of a computation can't be caught: the process ends.
 //! What is known to lead there is refused before loading (`admission`); for the rest,

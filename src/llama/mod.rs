@@ -1,4 +1,4 @@
-//! The one room that knows llama.cpp and ggml from the inside, and the only one with `unsafe`.
+//! Wraps llama.cpp and ggml safely; with the crate `mapped`, the only code with `unsafe`.
 
 pub mod activations;
 mod adapter;

@@ -100,7 +100,7 @@ pub enum LlamaError {
         path.display()
     )]
     Changed { path: PathBuf, was: u64, is: u64 },
-    #[error("llama.cpp can't go on from this state: {reason}")]
+    #[error("llama.cpp can't continue from this state: {reason}")]
     State { reason: String },
     #[error("the model has no tokenizer")]
     NoTokenizer,
@@ -120,7 +120,7 @@ pub enum LlamaError {
     Piece { token: Token, reason: String },
     #[error("the context can't be used any more: llama.cpp failed in it before")]
     Broken,
-    #[error("the model has no chat template: leave `--chat` away or name another model")]
+    #[error("the model has no chat template; give a plain prompt, or name another model")]
     NoChatTemplate,
     #[error("the model's chat template can't be applied: {0}")]
     ChatTemplate(String),
@@ -154,7 +154,7 @@ unsafe impl Sync for Model {}
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: the model is owned and freed once; contexts borrow it, so that none is left but
-        // those that were given up, which nobody uses. A failure leaves it in memory.
+        // those that were given up and are unused. A failure leaves it in memory.
         let freed = guarded(|failure| unsafe { dwindle_free_model(self.raw(), failure) });
         if freed.is_err() {
             // It may still refer to them.
@@ -184,9 +184,10 @@ impl Model {
             name: path.display().to_string(),
             reason,
         };
-        let watched = match options.use_mmap {
-            true => Some(Watched::open(path).map_err(|e| refused(e.to_string()))?),
-            false => None,
+        let watched = if options.use_mmap {
+            Some(Watched::open(path).map_err(|e| refused(e.to_string()))?)
+        } else {
+            None
         };
         let start = Instant::now();
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
@@ -324,7 +325,7 @@ pub(super) fn load_raw(
     }
 }
 
-/// The null-terminated list of devices that llama.cpp wants, or `None` for its own choice.
+/// The null-terminated list of devices for llama.cpp, or `None` for its own choice.
 pub(super) fn device_list(
     options: &ModelOptions,
 ) -> Result<Option<Vec<sys::ggml_backend_dev_t>>, LlamaError> {

@@ -36,7 +36,7 @@ pub enum Event {
     Failed(LlamaError),
 }
 
-/// Gets a job's events; false where nobody listens any more, which ends the job.
+/// Receives a job's events; returning false (nobody listens any more) ends the job.
 pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
 
 /// Texts that are being written side by side.
@@ -149,7 +149,7 @@ impl<'m> Parallel<'m> {
         }
     }
 
-    /// Tokens to evaluate, and the slots of those that want logits, in their order.
+    /// Tokens to evaluate, and the slots of those that need logits, in their order.
     fn batch(&mut self) -> (Vec<BatchToken>, Vec<usize>) {
         let (mut batch, mut ends) = (Vec::new(), Vec::new());
         let room = self.context.n_batch();

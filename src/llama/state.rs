@@ -1,4 +1,4 @@
-//! What a context remembers, as bytes: to go on later, or elsewhere.
+//! A context's state as bytes, to continue later or elsewhere.
 
 use std::ffi::c_int;
 

@@ -25,8 +25,8 @@ impl Model {
     }
 
     /// Gives a weight other values, rounded to the type that it was loaded in. The next evaluation
-    /// uses them. Of a weight that is computed with factors, those of its factors can be replaced that
-    /// are in memory as they are in the container, under the names that they have there.
+    /// uses them. Of a weight that is computed with factors, those of its factors can be replaced
+    /// that are in memory as they are in the container, under the names that they have there.
     ///
     /// # Errors
     /// The model is mapped from a file or evaluates at this moment, it has no such weight, or one

@@ -35,7 +35,7 @@ const STACK_PER_CHAR: usize = 2048;
 const STACK_BASE: usize = 8 << 20;
 
 impl Model {
-    /// A text as tokens. `add_special` adds what the model wants at the ends (BOS, EOS),
+    /// A text as tokens. `add_special` adds what the model has at the ends (BOS, EOS),
     /// `parse_special` lets special tokens be written out in the text (`<|im_start|>`).
     ///
     /// # Errors
@@ -49,12 +49,12 @@ impl Model {
         self.tokenize_within(text, TEXT_BYTES, add_special, parse_special)
     }
 
-    /// As [`Self::tokenize`], of texts of so many bytes at most. Tokenizing takes about a second
+    /// As [`Self::tokenize`], of texts of at most this many bytes. Tokenizing takes about a second
     /// for a megabyte, and memory for a stack of up to 680 bytes for each character of a run.
     ///
     /// # Errors
-    /// The model has no tokenizer; the text is longer than the limit, or has more than [`RUN_CHARS`]
-    /// characters without a space or the end of a line; llama.cpp can't tokenize it.
+    /// The model has no tokenizer; the text is longer than the limit, or has more than
+    /// [`RUN_CHARS`] characters without a space or the end of a line; llama.cpp can't tokenize it.
     pub fn tokenize_within(
         &self,
         text: &str,
@@ -156,7 +156,7 @@ impl Model {
     }
 }
 
-/// A part of a text.
+/// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Run {
     bytes: Range<usize>,
@@ -171,7 +171,7 @@ enum Boundaries {
     Words,
     /// Behind the end of a line only: matches may contain spaces.
     Lines,
-    /// Before and behind everything that is no digit.
+    /// Before and behind everything that is not a digit.
     Digits,
 }
 

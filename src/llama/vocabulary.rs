@@ -1,4 +1,4 @@
-//! A model's tokens: what is special among them, what they stand for, and the chat template.
+//! A model's tokens: special tokens, their texts, and the chat template.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
@@ -68,7 +68,7 @@ impl Model {
         self.vocabulary().facts.add_bos
     }
 
-    /// Whether the vocabulary wants an end token after each text (as some encoders do).
+    /// Whether the vocabulary puts an end token after each text (as some encoders do).
     pub fn add_eos(&self) -> bool {
         self.vocabulary().facts.add_eos
     }
@@ -97,7 +97,7 @@ impl Model {
         looked_up.is_ok() && is_end
     }
 
-    /// The bytes that a token stands for: a part of a character, perhaps. `special` writes
+    /// The bytes that a token stands for, perhaps only some of a character's. `special` writes
     /// special tokens out.
     ///
     /// # Errors
@@ -174,13 +174,13 @@ impl Model {
             })
             .map_err(stopped)?;
             let len = usize::try_from(count).map_err(|_| {
-                let reason = "llama.cpp does not know it; give the prompt without `--chat`";
+                let reason = "llama.cpp does not know it; give a plain prompt";
                 LlamaError::ChatTemplate(reason.into())
             })?;
             if len <= room {
                 bytes.truncate(len);
                 return String::from_utf8(bytes)
-                    .map_err(|_| LlamaError::ChatTemplate("it gives no UTF-8".into()));
+                    .map_err(|_| LlamaError::ChatTemplate("its output is not UTF-8".into()));
             }
             room = len;
         }

@@ -1,4 +1,4 @@
-//! Whether a file that llama.cpp has mapped is still the one that it was.
+//! Checks whether a file that llama.cpp has mapped has changed.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! Running a model over a text and measuring what its linear layers read.
+//! Runs a model over a text and measures the inputs of its linear layers.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub struct CalibrateOptions {
     pub ctx: u32,
     /// Chunks to evaluate, `None` for the whole text.
     pub chunks: Option<usize>,
-    /// Bytes for sums and rows under way. The model is run as often as it takes; an input that
+    /// Bytes for sums and rows in progress. The model is run as often as it takes; an input that
     /// needs more alone is measured alone.
     pub memory: u64,
     /// Threads, `None` for one per physical core.
@@ -118,14 +118,14 @@ pub enum CalibrateError {
 pub struct CalibrationText<'a> {
     /// Its words.
     pub words: &'a str,
-    /// What stands for it in the files.
+    /// Its name in the files.
     pub name: &'a str,
 }
 
 /// Runs a model over a text and writes what its linear layers read.
 ///
 /// The text is cut into chunks as llama-imatrix does: `ctx` tokens each, the first of them
-/// replaced by the token that begins a text if the model wants it, each evaluated for itself. In
+/// replaced by the token that begins a text if the model has one, each evaluated for itself. In
 /// encoders the last token is replaced likewise.
 ///
 /// # Errors
@@ -220,7 +220,7 @@ impl<'a> Results<'a> {
         })
     }
 
-    /// The blocks of an input whose products are summed: none, where nobody wants a Gram matrix.
+    /// The blocks of an input whose products are summed: none, where no Gram matrix is needed.
     fn blocks<'g>(&self, group: &'g Group) -> &'g [Range<usize>] {
         match self.writer {
             Some(_) => &group.blocks,

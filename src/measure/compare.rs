@@ -1,4 +1,4 @@
-//! What a file's tensors lost against the checkpoint that they came from.
+//! Compares a file's tensors with the checkpoint that they came from.
 
 use dwindle_formats::container::Container;
 use rayon::prelude::*;
@@ -20,7 +20,7 @@ pub struct TensorDifference {
     pub relative_error: f32,
 }
 
-/// Decodes every tensor and holds it against the checkpoint's, in parallel.
+/// Decodes every tensor and compares it with the checkpoint's, in parallel.
 ///
 /// # Errors
 /// Damaged data, or a tensor that the checkpoint lacks or has in another shape.

@@ -1,5 +1,5 @@
-//! Which tensors bear compression and which must not be touched: by their spectra, by what each
-//! method loses of their layers' outputs, and by running the model with one of them compressed.
+//! Diagnoses how much compressing each tensor costs: by its spectrum, by what each method loses of
+//! its layer's output, and by running the model with only that tensor compressed.
 
 mod running;
 mod tensor;

@@ -1,4 +1,4 @@
-//! What a change of some weights does to the predictions of a running model.
+//! Measures what a change of some weights does to the predictions of a running model.
 
 use std::path::Path;
 
@@ -64,9 +64,9 @@ impl<'a> Experiment<'a> {
         Ok(self.baseline()?.predictions.chunks)
     }
 
-    /// The mean KL divergence with some tensors changed, above that of the unchanged model. The weights are
-    /// put back before it returns, whether it succeeds or fails. Tensors that llama.cpp does not load change
-    /// nothing.
+    /// The mean KL divergence with some tensors changed, above that of the unchanged model. The
+    /// weights are put back before it returns, whether it succeeds or fails. Tensors that llama.cpp
+    /// does not load change nothing.
     ///
     /// # Errors
     /// A text that is too short, values that can't be read or changed, whatever ends an evaluation.

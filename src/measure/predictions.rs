@@ -1,4 +1,4 @@
-//! A model's predictions of a text, which other models are compared with.
+//! Stores a model's predictions of a text, to compare other models with.
 
 use std::path::{Path, PathBuf};
 

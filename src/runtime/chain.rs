@@ -1,5 +1,5 @@
-//! A container's factored tensors as chains of operands, which a device computes one after the
-//! other instead of the matrix that they stand for.
+//! A container's factored tensors as chains of operands, which a device multiplies one after the
+//! other instead of the whole matrix.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::method::tensor::transpose;
 /// The type of operands that are made from factors and not the factors themselves.
 const MADE: TensorType = TensorType::F16;
 
-/// The tensor whose rows are looked up, and which is also the output matrix where there is no other.
+/// The tensor whose rows are looked up, and which is also the output matrix where there is no
+/// other.
 const EMBEDDINGS: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 
@@ -28,11 +29,11 @@ enum Origin {
     Part(usize),
     /// A part of rows of r elements, each with n rows: the rows as columns.
     Transposed(usize),
-    /// Rows of a part in single precision, from this one, so many.
+    /// Rows of a part in single precision: the first, and how many.
     Rows(usize, usize, usize),
-    /// Σ_k weights[i, k]·parts[k] for the slices i from this one, so many.
+    /// Σ_k weights[i, k]·parts[k] for a range of slices i: the first, and how many.
     Mixed {
-        /// The part of weights: rows of as many elements as there are things to mix.
+        /// The part with the weights: one element per thing to mix in each row.
         weights: usize,
         first: usize,
         count: usize,
@@ -49,7 +50,7 @@ struct Chains<'a> {
     known: HashMap<(Origin, Vec<u64>), usize>,
 }
 
-/// What a device is told of a container's weights, and the function that makes their operands.
+/// A container's weights as a device needs them, and the function that makes their operands.
 /// Tensors that `dense` names stay matrices, and so does what no chain can express.
 pub(super) fn chains(
     container: &Arc<Container>,
@@ -96,7 +97,7 @@ impl Chains<'_> {
             return self.table(index, tensor);
         }
         let branches = match &tensor.form {
-            // What llama.cpp computes with as it lies in the file is better left to it, but it
+            // What llama.cpp can compute with as stored in the file is better left to it, but it
             // does not lay out the weights of other devices than its own for its fast kernels.
             Form::Dense if tensor.shape.len() > 1 && tensor.parts[0].ty.is_quantized() => {
                 vec![vec![Link::Matrix(self.part(index, tensor, 0)?)]]
@@ -149,12 +150,13 @@ impl Chains<'_> {
             MADE,
             vec![rank, n],
         );
-        let branches = match tied {
-            true => vec![vec![
+        let branches = if tied {
+            vec![vec![
                 Link::Matrix(self.part(index, tensor, 0)?),
                 Link::Matrix(b),
-            ]],
-            false => Vec::new(),
+            ]]
+        } else {
+            Vec::new()
         };
         Some(Contraction {
             branches,
@@ -221,7 +223,7 @@ impl Chains<'_> {
                 let origin = Origin::Rows(first + core, slice * r1 as usize, r1 as usize);
                 self.operand(origin, name, TensorType::F32, shape)
             }
-            // As many slices as the core has: it lies as it is wanted.
+            // As many slices as the core has: its layout fits already.
             None => {
                 debug_assert_eq!(r0, slices);
                 let ty = holder.parts[core].ty;

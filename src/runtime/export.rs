@@ -1,4 +1,4 @@
-//! A container as a stock file: every tensor dense.
+//! Writes a container as a stock file: every tensor dense.
 
 use std::collections::HashMap;
 use std::path::Path;

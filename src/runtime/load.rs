@@ -1,5 +1,4 @@
-//! Anything that can run, into llama.cpp: GGUF files, containers, checkpoints. Nothing is written
-//! to disk on the way.
+//! Loads GGUF files, containers and checkpoints into llama.cpp, without writing anything to disk.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -30,7 +29,7 @@ const PROBE_TOKENS: u32 = 64;
 /// What becomes of a container's factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Factors {
-    /// They stay factors, in memory and in every product.
+    /// They remain factors, in memory and in every product.
     #[default]
     Executed,
     /// Their product takes their place, in F16.
@@ -136,13 +135,13 @@ fn execute(
             ubatch: PROBE_TOKENS,
             ..ContextOptions::default()
         };
-        // Whether a context can be had at all is for those to say who want one.
+        // Whether a context is possible is checked when one is made.
         drop(Context::new(&model, &probe));
-        let misused = model.misused();
-        if misused.iter().all(|name| dense.contains(name)) {
+        let used_whole = model.used_whole();
+        if used_whole.iter().all(|name| dense.contains(name)) {
             return Ok(model);
         }
-        dense.extend(misused);
+        dense.extend(used_whole);
     }
 }
 
@@ -251,7 +250,7 @@ fn stock_identity(stock: &StockModel<'_>, container: &Container) -> Result<Ident
             norms.push((tensor.name.clone(), tensor.shape.clone(), values));
         }
     }
-    // What factors stand for is not what the weights were.
+    // The factors' product is not what the weights were.
     let stored = container.plan.tensors.iter().enumerate();
     let dense: Vec<usize> = stored
         .filter(|(_, t)| t.form == Form::Dense && t.shape.len() > 1 && !is_norm(&t.name))

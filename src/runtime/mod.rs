@@ -1,4 +1,5 @@
-//! Makes the stock model out of a container or a checkpoint, tensor by tensor, and hands it to llama.cpp.
+//! Makes the stock model of a container or a checkpoint, tensor by tensor, and passes it to
+//! llama.cpp.
 
 mod chain;
 mod export;

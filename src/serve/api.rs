@@ -1,7 +1,7 @@
-//! Requests as OpenAI's clients send them, checked.
+//! Parses and checks requests as OpenAI's clients send them.
 //!
 //! Fields that would change nothing are taken; fields that ask for what is not there are refused by
-//! name, and so are unknown ones: nothing that a client asks for is silently left away.
+//! name, and so are unknown ones: nothing that a client asks for is silently ignored.
 
 use std::collections::BTreeMap;
 
@@ -334,7 +334,7 @@ impl Common {
             min_p: within("min_p", self.min_p, 0.0, 1.0)?,
             top_k: self.top_k.unwrap_or(defaults.top_k),
             seed: match self.seed {
-                // The low bits suffice to tell seeds apart.
+                // The low bits suffice to distinguish seeds.
                 Some(seed) => seed as u32,
                 None => rand::random(),
             },

@@ -1,4 +1,5 @@
-//! What a connection waits for: the server, or its client. Only the latter may be cut off.
+//! Tracks whether a connection waits for the server or for its client. Only the latter may be cut
+//! off.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -119,7 +120,7 @@ impl Client {
 /// the kernel until its connection has a turn.
 const YOUNG: Duration = Duration::from_millis(100);
 
-/// What became of the client that has been waited for the longest.
+/// The state of the client that has been waited for the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Oldest {
     /// Its connection will be closed.
@@ -166,7 +167,7 @@ impl Clients {
         self.cut_where(|since, phase| now.saturating_duration_since(since) > phase.patience());
     }
 
-    /// Cuts off every connection that has no answer under way, and those whose client has left
+    /// Cuts off every connection that has no answer in progress, and those whose client has left
     /// its answer for this long.
     pub fn cut_unanswered(&mut self, now: Instant, unread: Duration) {
         self.cut_where(|since, phase| {

@@ -1,4 +1,4 @@
-//! The thread that evaluates: takes requests as there is room, and writes their texts side by side.
+//! The evaluating thread: takes requests as there is room, and generates their texts side by side.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -108,7 +108,7 @@ impl Engine {
         is_in.then_some(receiver)
     }
 
-    /// Ends all jobs, and waits so long for the evaluation under way. True where nothing computes
+    /// Ends all jobs, and waits so long for the evaluation in progress. True where nothing computes
     /// any more: the thread has ended, and there is no other clone of the engine, which might be
     /// tokenizing.
     pub fn stop(&self, within: Duration) -> bool {

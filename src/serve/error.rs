@@ -1,4 +1,4 @@
-//! What a client did wrong, in the form that OpenAI's clients understand.
+//! Errors of requests, in the form that OpenAI's clients expect.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 /// Seconds after which a client that was turned away may come again.
 pub const RETRY_AFTER: u16 = 1;
 
-/// Bytes of a message, and of a field's name: clients may have written a part of it.
+/// Bytes of a message, and of a field's name: clients may have written some of it.
 const MESSAGE: usize = 600;
 
 /// An answer that is an error.
@@ -50,7 +50,7 @@ impl ApiError {
         ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
-                "the prompt has {tokens} tokens, the context {ctx}; shorten the prompt, or serve with a larger `--ctx`"
+                "the prompt has {tokens} tokens, the context {ctx}; shorten the prompt, or start the server with a larger context"
             ))
         }
     }
@@ -60,7 +60,7 @@ impl ApiError {
         ApiError {
             code: Some("context_length_exceeded"),
             ..ApiError::invalid(format!(
-                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or serve with a larger `--ctx`"
+                "the prompt has {bytes} bytes, of which a context of {ctx} tokens takes {limit} at most; shorten the prompt, or start the server with a larger context"
             ))
         }
     }
@@ -80,13 +80,13 @@ impl ApiError {
 
     /// The request came by a name that is not this machine's own.
     pub fn forbidden(host: &str) -> ApiError {
-        let message = format!("`{host}` is no name of this machine; use localhost or 127.0.0.1");
+        let message = format!("`{host}` is not a name of this machine; use localhost or 127.0.0.1");
         ApiError::new(StatusCode::FORBIDDEN, message)
     }
 
     /// The request names two hosts, or origins, or none that can be read.
     pub fn unclear(what: &str) -> ApiError {
-        let message = format!("the request has more than one {what}, or one that is no text");
+        let message = format!("the request has more than one {what}, or one that is not text");
         ApiError::new(StatusCode::FORBIDDEN, message)
     }
 
@@ -123,7 +123,7 @@ impl ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!(
-                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or serve with a larger `--ctx`"
+                "the body has more than {limit} bytes, more than any prompt that fits; shorten it, or start the server with a larger context"
             ),
         )
     }

@@ -1,5 +1,5 @@
-//! From a request's body to a job: the body is read, then parsed and tokenized, each within bounds,
-//! and no longer than somebody waits for it.
+//! Turns a request's body into a job: reads, parses and tokenizes it, each within bounds, and only
+//! while its client waits.
 
 use std::sync::Arc;
 use std::time::Duration;

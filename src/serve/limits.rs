@@ -1,4 +1,4 @@
-//! What a request may have, by what the model can take. All of it is checked before any work.
+//! Limits of a request, derived from the model. All are checked before any work.
 
 use super::error::ApiError;
 use crate::llama::model::{LlamaError, Model};

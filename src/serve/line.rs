@@ -1,4 +1,4 @@
-//! Jobs that wait for the engine, first come, first served.
+//! The queue of jobs for the engine, first come, first served.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ pub struct Waiting {
     pub events: UnboundedSender<Event>,
 }
 
-/// The line. Jobs that nobody waits for take no place.
+/// The queue. Jobs that nobody waits for take no place.
 #[derive(Debug)]
 pub struct Line {
     most: usize,
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Line {
-    /// An empty line for so many jobs.
+    /// An empty queue for this many jobs.
     pub fn new(most: usize) -> Line {
         Line {
             most,

@@ -1,4 +1,4 @@
-//! Connections: how many there are, who goes when there are too many, and how they end.
+//! Accepts connections, bounds their number, and ends them.
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -43,7 +43,7 @@ const BACKLOG: u32 = 4096;
 /// How often it is looked for clients that have been waited for too long.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The same when the server ends, and how long an answer may then lie unread.
+/// The same when the server ends, and how long an answer may then remain unread.
 const ENDING_TICK: Duration = Duration::from_millis(100);
 const ENDING_UNREAD: Duration = Duration::from_secs(2);
 
@@ -123,8 +123,8 @@ impl Desk {
         }
     }
 
-    /// Takes a connection. Where there are too many, one whose client is waited for gives way; where
-    /// all clients wait for their answers, the new one does.
+    /// Takes a connection. Where there are too many, one whose client is waited for gives way;
+    /// where all clients wait for their answers, the new one does.
     async fn take(&mut self, stream: TcpStream) {
         while self.open.len() >= self.most {
             match self.clients.cut_oldest(Instant::now()) {

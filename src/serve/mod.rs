@@ -1,5 +1,5 @@
-//! An HTTP server with the interface of OpenAI's completions, so that the clients that people have
-//! can use a model. It listens on this machine only, and bounds what a client can make it do.
+//! An OpenAI-compatible HTTP server. It listens on localhost only, and bounds the work that a
+//! client can cause.
 
 mod api;
 mod client;

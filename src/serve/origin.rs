@@ -1,4 +1,4 @@
-//! Who may ask: this machine's user, and no web page that the user happens to look at.
+//! Refuses requests of web pages that the user happens to visit.
 
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
@@ -63,7 +63,7 @@ fn single<'h>(
 /// The port, if one is given, of an address that is this machine's; `None` for any other address.
 fn own_port(authority: &str) -> Option<Option<u16>> {
     let (name, port) = match authority.rsplit_once(':') {
-        // The last part of an address in brackets is no port.
+        // The last part of an address in brackets is not a port.
         Some((name, port)) if !port.ends_with(']') => (name, Some(port.parse().ok()?)),
         _ => (authority, None),
     };

@@ -1,4 +1,4 @@
-//! Addresses, and answers in the form of OpenAI's.
+//! Maps addresses to handlers, and answers as OpenAI's API does.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Which parts of each block stay.
+//! Shares a budget of parameters over the blocks.
 
 use rayon::prelude::*;
 
@@ -12,11 +12,12 @@ use crate::method::allocate::{Choice, choose};
 use crate::method::nystrom::Elimination;
 use crate::plan::Structure;
 
-/// The least fraction of a feed-forward layer's columns that a budget leaves.
+/// The smallest fraction of a feed-forward layer's columns that a budget keeps.
 const LEAST_WIDTH: f64 = 0.25;
 
-/// Decides what stays, beside rotary pairs that were chosen before. Widths are multiples of `granule` where
-/// the layers are that wide. `done` is called when the columns of one more block are in order.
+/// Decides what is kept besides rotary pairs, which were chosen before. Widths are multiples of
+/// `granule` where the layers are that wide. `done` is called when the columns of one more block
+/// are in order.
 ///
 /// # Errors
 /// [`StructureError`].
@@ -44,7 +45,7 @@ pub fn decide(
         .iter()
         .map(|i| Ok((*i, orders.ffn(*i)?)))
         .collect::<Result<_, StructureError>>()?;
-    // So many columns at least stay: the order of the others is all that is needed.
+    // At least this many columns are kept: only the order of the others is needed.
     let least = |ffn: &FeedForward| match wanted.ffn {
         Some(fraction) => rounded(fraction * ffn.width as f64, ffn.width, granule),
         None => ((ffn.width as f64 * LEAST_WIDTH) as usize).max(1),
@@ -122,7 +123,7 @@ impl Orders<'_> {
         let largest = |item: &Vec<Choice>| item.iter().map(|c| c.cost).max().unwrap_or(0);
         let all: u64 = choices.iter().map(largest).sum();
         let blocks = parameters(self.subject.model, |_| true) as f64;
-        // What no choice changes, of the blocks that stay.
+        // Parameters of the kept blocks that no choice changes.
         let fixed = parameters(self.subject.model, |b| layers.iter().any(|(i, _)| *i == b)) - all;
         let budget = (keep * blocks) as i128 - i128::from(fixed);
         let least: u64 = choices

@@ -1,4 +1,4 @@
-//! Checks what a recipe wants of a model's structure against the model.
+//! Checks a recipe's `[structure]` against the model.
 
 use super::StructureError;
 use super::blocks::Blocks;

@@ -1,4 +1,4 @@
-//! Which experts stay.
+//! Chooses the experts to keep.
 
 use super::StructureError;
 use super::kept::Kept;
@@ -30,7 +30,7 @@ fn strongest(
     orders: &Orders<'_>,
 ) -> Result<Vec<usize>, StructureError> {
     let ffn = orders.blocks.all[block].ffn.as_ref();
-    let instead = "leave `experts` away";
+    let instead = "omit `experts`";
     let ffn = ffn
         .filter(|f| f.experts > 1 && !f.router.is_empty())
         .ok_or_else(|| orders.unknown(block, "stack of experts", instead))?;

@@ -1,4 +1,4 @@
-//! The matrices that read what is kept, fitted to what calibration saw.
+//! Fits the matrices that read the kept elements, by the statistics.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ use crate::method::nystrom::refit;
 use crate::method::projection::Projection;
 use crate::method::value_output;
 
-/// Fitted matrices, by their position in [`Model::tensors`](crate::architecture::Model::tensors): rows of the columns that are kept, the
-/// slices of a stack one after another.
+/// Fitted matrices, by their position in [`Model::tensors`](crate::architecture::Model::tensors):
+/// rows of the columns that are kept, the slices of a stack one after another.
 pub type Fits = HashMap<usize, Vec<f32>>;
 
 /// A matrix that reads less than it did.
@@ -29,7 +29,7 @@ pub struct Narrowed {
     pub inputs: Inputs,
 }
 
-/// What is left of a matrix's inputs.
+/// The kept inputs of a matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inputs {
     /// Some of them, ascending, one list for each slice.
@@ -39,7 +39,7 @@ pub enum Inputs {
 }
 
 impl Inputs {
-    /// Inputs that stay.
+    /// Kept inputs.
     pub fn width(&self) -> usize {
         match self {
             Inputs::Columns(lists) => lists.first().map_or(0, Vec::len),
@@ -129,7 +129,7 @@ pub fn fit(whole: &Whole<'_>, kept: &Kept) -> Result<Fits, StructureError> {
     Ok(fits)
 }
 
-/// Queries of fewer pairs, of heads that stay, scaled as scores of shorter heads are.
+/// Queries of kept heads with fewer pairs, scaled as scores of shorter heads are.
 fn queries(whole: &Whole<'_>, kept: &Kept, pairs: &Pairs) -> Result<Fits, StructureError> {
     let (model, blocks) = (whole.subject.model, &whole.blocks);
     let target = form::architecture(kept, model, blocks)?;

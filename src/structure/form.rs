@@ -1,10 +1,10 @@
-//! The architecture of llama.cpp in which a smaller model is written, and what that asks for.
+//! Chooses the llama.cpp architecture in which a pruned model is written.
 //!
 //! Most have one length for keys and values, and blocks of one width. Of those shaped as a Llama,
 //! `deci` has blocks of different widths, and `step35` keys and values of different lengths: with a
 //! window of the whole context in each layer and no gates, it computes what a `llama` does. It
 //! turns halves of a head where `llama` turns neighbours, applies no `rope_freqs` in such layers,
-//! and wants an `output.weight` of its own.
+//! and needs an `output.weight` of its own.
 
 use dwindle_formats::gguf::{Metadata, Value};
 
@@ -133,12 +133,11 @@ pub(super) fn head_order(
     let pairs = kept.pairs.as_ref().map(|pairs| pairs.kept.clone());
     let pairs = pairs.unwrap_or_else(|| (0..half).collect());
     let [first, second] = pair_elements(from, blocks.key_length);
-    Some(match neighbours[1] {
-        true => pairs.iter().flat_map(|p| [first(*p), second(*p)]).collect(),
-        false => {
-            let halves = pairs.iter().map(|p| first(*p));
-            halves.chain(pairs.iter().map(|p| second(*p))).collect()
-        }
+    Some(if neighbours[1] {
+        pairs.iter().flat_map(|p| [first(*p), second(*p)]).collect()
+    } else {
+        let halves = pairs.iter().map(|p| first(*p));
+        halves.chain(pairs.iter().map(|p| second(*p))).collect()
     })
 }
 

@@ -1,4 +1,4 @@
-//! Which heads stay, and how much of each.
+//! Chooses the heads to keep, and their lengths.
 
 use rayon::prelude::*;
 
@@ -33,12 +33,12 @@ pub(super) fn choose(
 }
 
 fn attention<'a>(block: usize, orders: &'a Orders<'_>) -> Result<&'a Attention, StructureError> {
-    let instead = "leave `heads`, `value_length` and `key_length` away";
+    let instead = "omit `heads`, `value_length` and `key_length`";
     let attention = orders.blocks.all[block].attention.as_ref();
     attention.ok_or_else(|| orders.unknown(block, "attention", instead))
 }
 
-/// The heads that stay of a block.
+/// The kept heads of a block.
 fn strongest(
     block: usize,
     count: usize,
@@ -58,7 +58,7 @@ fn strongest(
     Ok(left(&sweep, full, count))
 }
 
-/// The directions of values that stay of a block.
+/// The kept directions of a block's values.
 fn directions(
     block: usize,
     kept: &KeptBlock,

@@ -1,36 +1,36 @@
-//! What stays of a model.
+//! What is kept of a model.
 
 use super::blocks::{Attention, Blocks};
 use super::pairs::Pairs;
 use crate::method::projection::Projection;
 
-/// What stays of each block; `None` where the whole block leaves.
+/// What is kept of each block; `None` where the whole block is removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     /// One for each block of the model.
     pub blocks: Vec<Option<KeptBlock>>,
-    /// Rotary pairs of queries and keys that stay; `None` where all do.
+    /// Kept rotary pairs of queries and keys; `None` for all.
     pub pairs: Option<Pairs>,
-    /// Elements of a head's values that stay.
+    /// Kept elements of a head's values.
     pub value_length: usize,
 }
 
-/// What stays of a block.
+/// What is kept of a block.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KeptBlock {
     /// Columns of the feed-forward layer, ascending; of a stack, of each expert. Empty where the
     /// layer is not touched.
     pub columns: Vec<Vec<usize>>,
-    /// Experts, ascending; `None` where all stay.
+    /// Kept experts, ascending; `None` for all.
     pub experts: Option<Vec<usize>>,
     /// Key and value heads, ascending; `None` where the attention is not touched.
     pub heads: Option<Vec<usize>>,
-    /// What the values of those heads go through; `None` where they stay as they are.
+    /// The basis of those heads' values; `None` where they are unchanged.
     pub values: Option<Projection>,
 }
 
 impl KeptBlock {
-    /// The key and value heads that stay of its attention.
+    /// The kept key and value heads of its attention.
     pub fn heads_of(&self, attention: &Attention) -> Vec<usize> {
         let all = || (0..attention.kv_heads).collect();
         self.heads.clone().unwrap_or_else(all)
@@ -53,7 +53,7 @@ impl Kept {
         Kept::without(&[], None, blocks)
     }
 
-    /// The blocks that leave.
+    /// The removed blocks.
     pub fn dropped(&self) -> impl Iterator<Item = usize> {
         let blocks = self.blocks.iter().enumerate();
         blocks.filter(|(_, kept)| kept.is_none()).map(|(i, _)| i)

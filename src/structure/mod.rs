@@ -1,12 +1,13 @@
-//! Structured compression: parts of pairs of matrices leave together, and what stays is an ordinary,
-//! smaller model that stock llama.cpp runs.
+//! Structured compression: prunes columns, heads, experts and blocks, so that an ordinary, smaller
+//! model remains that stock llama.cpp runs.
 //!
-//! A column of a feed-forward layer is a row of `ffn_gate` and `ffn_up` and a column of `ffn_down`; a
-//! key and value head is rows of `attn_q`, `attn_k`, `attn_v` and columns of `attn_output`. Both are
-//! chosen by what they cost the layer's output, and the matrix that reads them is fitted to what
-//! stays ([`nystrom`](crate::method::nystrom)). Heads get shorter where their values go through a
-//! basis ([`value_output`](crate::method::value_output)) or lose rotary pairs
-//! ([`rotary_pairs`](crate::method::rotary_pairs)); experts and whole blocks leave by what they give.
+//! A column of a feed-forward layer is a row of `ffn_gate` and `ffn_up` and a column of `ffn_down`;
+//! a key and value head is rows of `attn_q`, `attn_k`, `attn_v` and columns of `attn_output`. Both
+//! are chosen by what they cost the layer's output, and the matrix that reads them is fitted to the
+//! kept ones ([`nystrom`](crate::method::nystrom)). Heads get shorter where their values go through
+//! a basis ([`value_output`](crate::method::value_output)) or lose rotary pairs
+//! ([`rotary_pairs`](crate::method::rotary_pairs)); experts and whole blocks are removed by how
+//! little they contribute.
 
 mod blocks;
 mod budget;
@@ -51,11 +52,11 @@ pub enum StructureError {
         instead: &'static str,
     },
     #[error(
-        "structured compression must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
+        "structured compression needs statistics of the input of tensor `{tensor}`, and there are none"
     )]
     StatisticsMissing { tensor: String },
     #[error(
-        "`keep` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+        "`keep` shares a budget by measured sensitivity; supply a diagnosis, which measures that of `{tensor}`"
     )]
     DiagnosisMissing { tensor: String },
     #[error("{what} is {found}, expected {expected}")]

@@ -1,4 +1,4 @@
-//! The order in which parts of a model are removed.
+//! Decides the order in which parts of a model are removed.
 
 use super::StructureError;
 use super::blocks::{FeedForward, Whole};
@@ -6,7 +6,7 @@ use crate::architecture::ModelTensor;
 use crate::method::error::MethodError;
 use crate::method::nystrom::{Elimination, eliminate};
 
-/// The order in which parts of a model leave.
+/// The order in which parts of a model are removed.
 pub(super) struct Orders<'a>(pub &'a Whole<'a>);
 
 impl<'a> std::ops::Deref for Orders<'a> {
@@ -19,12 +19,12 @@ impl<'a> std::ops::Deref for Orders<'a> {
 
 impl Orders<'_> {
     pub fn ffn(&self, block: usize) -> Result<&FeedForward, StructureError> {
-        let instead = "leave `ffn` and `keep` away";
+        let instead = "omit `ffn` and `keep`";
         let ffn = self.blocks.all[block].ffn.as_ref();
         ffn.ok_or_else(|| self.unknown(block, "feed-forward layer", instead))
     }
 
-    /// The order in which groups of columns of a matrix leave.
+    /// The order in which groups of columns of a matrix are removed.
     pub fn order(
         &self,
         tensor: usize,
@@ -41,7 +41,7 @@ impl Orders<'_> {
         sweep
     }
 
-    /// The order in which the columns of each expert leave, until `least` are left.
+    /// The order in which the columns of each expert are removed, until `least` are left.
     pub fn columns(
         &self,
         ffn: &FeedForward,
@@ -53,7 +53,7 @@ impl Orders<'_> {
     }
 }
 
-/// What an order leaves of `full` parts when so many stay, ascending.
+/// The `stay` parts of `full` that an order keeps, ascending.
 pub(super) fn left(sweep: &Elimination, full: usize, stay: usize) -> Vec<usize> {
     let mut stays = vec![true; full];
     sweep.order[..full - stay]

@@ -1,20 +1,20 @@
-//! Rotary pairs: which stay, and where their elements lie.
+//! Rotary pairs: which are kept, and where their elements are.
 
 use crate::architecture::{Model, ModelTensor, Traits};
 
-/// The rotary pairs that stay in every head.
+/// The rotary pairs kept in every head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pairs {
     /// Their numbers, ascending.
     pub kept: Vec<usize>,
-    /// For each block, query head and pair that stays: the complex number by which queries are
-    /// multiplied to stand in for the pairs that leave.
+    /// For each block, query head and kept pair: the complex number by which queries are
+    /// multiplied to compensate for the removed pairs.
     pub factors: Vec<Vec<Vec<[f64; 2]>>>,
 }
 
 impl Pairs {
     /// What makes a block's queries, a matrix or a bias of all heads of `length` elements, as it is
-    /// without the pairs that leave: of the same shape, with zeros where pairs left.
+    /// without the removed pairs: of the same shape, with zeros in their places.
     pub fn turn(
         &self,
         w: &[f32],
@@ -50,10 +50,11 @@ pub(super) fn columns(tensor: &ModelTensor) -> usize {
     }
 }
 
-/// Where the two elements of a rotary pair lie in a head.
+/// The places of a rotary pair's two elements in a head.
 pub fn pair_elements(architecture: &str, length: usize) -> [Box<dyn Fn(usize) -> usize + Sync>; 2] {
-    match Traits::of(architecture).neighbours {
-        true => [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)],
-        false => [Box::new(|p| p), Box::new(move |p| p + length / 2)],
+    if Traits::of(architecture).neighbours {
+        [Box::new(|p| 2 * p), Box::new(|p| 2 * p + 1)]
+    } else {
+        [Box::new(|p| p), Box::new(move |p| p + length / 2)]
     }
 }

@@ -1,4 +1,4 @@
-//! The smaller model: tensors of what is kept, and metadata that say so.
+//! Builds the pruned model: the kept tensors and the matching metadata.
 
 use std::collections::HashMap;
 
@@ -75,13 +75,13 @@ pub fn reduce(whole: &Whole<'_>, kept: &Kept, fits: &Fits) -> Result<Model, Stru
     Ok(reduced)
 }
 
-/// Whether llama.cpp wants an output that the model shares with its embedding.
+/// Whether llama.cpp needs a separate output where the model shares it with its embedding.
 fn needs_output(model: &Model) -> bool {
     let is_output = |t: &ModelTensor| t.name == "output.weight";
     model.architecture == form::UNEVEN && !model.tensors.iter().any(is_output)
 }
 
-/// A tensor's name once blocks have left; `None` if its own did.
+/// A tensor's name after blocks were removed; `None` if its own was.
 fn new_name(name: &str, kept: &Kept) -> Option<String> {
     let (Some(block), _) = role(name) else {
         return Some(name.to_string());
@@ -93,7 +93,7 @@ fn new_name(name: &str, kept: &Kept) -> Option<String> {
     Some(format!("blk.{number}.{rest}"))
 }
 
-/// Rows of a tensor that stay.
+/// The kept rows of a tensor.
 struct Selection {
     rows: Vec<u64>,
     /// Slices of a stack that they are of.
@@ -121,7 +121,7 @@ impl Selection {
     }
 }
 
-/// The rows of heads that stay, the elements of queries and keys in an order of their own.
+/// The rows of kept heads, the elements of queries and keys in an order of their own.
 fn select_heads(
     selections: &mut HashMap<usize, Selection>,
     kept: &KeptBlock,
@@ -155,7 +155,7 @@ fn select_heads(
     }
 }
 
-/// The rows of a feed-forward layer's columns that stay.
+/// The rows of a feed-forward layer's kept columns.
 fn select_columns(selections: &mut HashMap<usize, Selection>, kept: &KeptBlock, block: &Block) {
     let Some(ffn) = block.ffn.as_ref().filter(|_| !kept.columns.is_empty()) else {
         return;
@@ -173,7 +173,7 @@ fn select_columns(selections: &mut HashMap<usize, Selection>, kept: &KeptBlock, 
     }
 }
 
-/// The slices of experts that stay, and their rows of the router.
+/// The slices of kept experts, and their rows of the router.
 fn select_experts(
     selections: &mut HashMap<usize, Selection>,
     kept: &KeptBlock,
@@ -207,7 +207,7 @@ fn fitted(
     width: Option<u64>,
     values: &[f32],
 ) -> Result<ModelTensor, StructureError> {
-    // Half precision where the source has no more, with as many digits as the range leaves.
+    // Half precision where the source has no more, with as many digits as the range allows.
     let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
     let ty = match tensor.source_type(source) {
         TensorType::F32 => TensorType::F32,
@@ -262,7 +262,7 @@ pub fn importance(whole: &Whole<'_>, kept: &Kept) -> Option<Importance> {
     )
 }
 
-/// The experts that stay of a stack.
+/// The kept experts of a stack.
 fn kept_experts<'a>(kept: &'a Kept, tensor: &ModelTensor) -> Option<&'a [usize]> {
     let block = role(&tensor.name).0? as usize;
     let experts = kept.blocks.get(block)?.as_ref()?.experts.as_ref()?;
@@ -312,7 +312,7 @@ fn describe(reduced: &mut Model, model: &Model, blocks: &Blocks, kept: &Kept) {
     }
 }
 
-/// The blocks that stay, with what stays of each.
+/// The kept blocks, with what is kept of each.
 type Staying<'a> = Vec<(&'a KeptBlock, &'a Block)>;
 
 fn describe_widths(

@@ -1,4 +1,4 @@
-//! Queries and keys of fewer rotary pairs: what stays of them, and how the model turns it.
+//! Queries and keys with fewer rotary pairs: the kept rows and their frequencies.
 
 use dwindle_formats::gguf::Value;
 
@@ -9,7 +9,7 @@ use crate::architecture::{Assembly, Model, ModelTensor, role};
 
 const FACTORS: &str = "rope_freqs.weight";
 
-/// Holds a model against what fewer pairs need.
+/// Checks a model against what fewer pairs need.
 ///
 /// # Errors
 /// [`StructureError::Target`] for heads that are turned in part, normalised, or by YaRN.

@@ -1,4 +1,4 @@
-//! One type for each tensor, within a budget of bytes.
+//! Chooses one type for each tensor within a budget of bytes.
 
 use std::collections::BTreeMap;
 
@@ -66,8 +66,8 @@ impl Costs {
         }
     }
 
-    /// The same, with what some tensors' errors count multiplied where types are chosen. Predictions stay as
-    /// they are.
+    /// The same, with what some tensors' errors count multiplied where types are chosen.
+    /// Predictions don't change.
     pub fn with_factor(&self, tensors: &[usize], factor: f64) -> Costs {
         let mut out = self.clone();
         for i in tensors {
@@ -81,7 +81,7 @@ impl Costs {
         self.tensors.iter().map(|t| t.name.as_str())
     }
 
-    /// The least divergence that so many bytes allow.
+    /// The smallest divergence within this many bytes.
     ///
     /// # Errors
     /// [`BudgetError::TooSmall`].
@@ -100,8 +100,8 @@ impl Costs {
         Ok(self.assignment(&found.shares))
     }
 
-    /// A choice at random, to hold predictions against measurements: bits for the whole, and for each
-    /// tensor any type that is near them. `random` gives numbers from 0 up to 1.
+    /// A choice at random, to check predictions against measurements: bits for the whole, and for
+    /// each tensor any type that is near them. `random` gives numbers from 0 up to 1.
     pub fn at_random(&self, random: &mut dyn FnMut() -> f64) -> Assignment {
         let bits = LEAST_BITS + (MOST_BITS - LEAST_BITS) * random();
         let shares: Vec<usize> = self

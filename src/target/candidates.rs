@@ -1,4 +1,4 @@
-//! The types that a tensor could have, and what each does to its output.
+//! Predicts what each possible type of a tensor does to its output.
 
 use dwindle_formats::gguf::TensorType;
 
@@ -64,9 +64,9 @@ pub struct TensorCandidates {
     pub probe: Candidate,
 }
 
-/// What each of `types` would do to each weight of a model. Weights whose input was not measured are
-/// judged by their own error. Threads and memory are those of `options`. `done` is called after each
-/// tensor.
+/// What each of `types` would do to each weight of a model. Weights whose input was not measured
+/// are judged by their own error. Threads and memory are those of `options`. `done` is called after
+/// each tensor.
 ///
 /// # Errors
 /// Values that can't be read, damaged statistics, a tensor that none of the types fits.
@@ -104,9 +104,10 @@ pub fn candidates(
             Ok(())
         },
     )?;
-    match found.is_empty() {
-        true => Err(BudgetError::NothingToChoose),
-        false => Ok(found),
+    if found.is_empty() {
+        Err(BudgetError::NothingToChoose)
+    } else {
+        Ok(found)
     }
 }
 
@@ -125,7 +126,7 @@ struct Sample<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Bytes that judging takes at once: the samples' factored Grams, and one under way.
+    /// Bytes for judging: the samples' factored Grams, and one in progress.
     fn memory(&self) -> u64 {
         let square = self.tensor.shape[0].pow(2);
         let statistics = self.task.subject.measured.statistics;
@@ -159,11 +160,10 @@ impl<'a> Judge<'a> {
                 ty,
                 bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
                 // What keeps its type is copied.
-                error: match ty == own {
-                    true => 0.0,
-                    false => {
-                        relative_error(&samples, ty, rounding).map_err(TensorError::of(name))?
-                    }
+                error: if ty == own {
+                    0.0
+                } else {
+                    relative_error(&samples, ty, rounding).map_err(TensorError::of(name))?
                 },
             })
         };
@@ -249,8 +249,8 @@ fn relative_error(
 }
 
 impl Sample<'_> {
-    /// The energy of the output's error in a type, and of the output; of the weights themselves where
-    /// the input was not measured.
+    /// The energy of the output's error in a type, and of the output; of the weights themselves
+    /// where the input was not measured.
     fn energies(&self, ty: TensorType, rounding: Rounding) -> Result<(f64, f64), TransformError> {
         let Sample {
             w,
@@ -271,9 +271,10 @@ impl Sample<'_> {
             let errors = w.iter().zip(&back).map(|(a, b)| a - b);
             return Ok((energy(errors), energy(w.iter().copied())));
         };
-        let bytes = match rounding == Rounding::Output && ty.is_quantized() {
-            true => round(w, *rows, curvature, ty, *importance)?,
-            false => nearest()?,
+        let bytes = if rounding == Rounding::Output && ty.is_quantized() {
+            round(w, *rows, curvature, ty, *importance)?
+        } else {
+            nearest()?
         };
         let lost: f64 = errors(w, *rows, curvature, ty, &bytes)?.iter().sum();
         Ok((lost, curvature.output_energy(w, *rows)))

@@ -1,11 +1,11 @@
-//! What llama-quantize would make: the files that a file of ours is held against.
+//! The files that llama-quantize would write, to compare ours with.
 
 use dwindle_formats::container::plain_len;
 
 use super::{BudgetError, Task};
 use crate::plan::{Plan, Recipe, resolve};
 
-/// The file types that people use, as a ladder.
+/// Commonly used file types, as a ladder.
 const LADDER: &[&str] = &[
     "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_0", "q3_k_l",
     "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k", "iq2_m", "iq2_s", "iq2_xs",
@@ -37,7 +37,7 @@ pub fn rung(task: &Task<'_>, file_type: &str) -> Result<Rung, BudgetError> {
     })
 }
 
-/// The rungs that a model can have, of the file types that people use.
+/// The rungs that a model can have, of the commonly used file types.
 pub fn rungs(task: &Task<'_>) -> Vec<Rung> {
     let all = LADDER.iter().map(|name| rung(task, name));
     all.filter_map(Result::ok).collect()

@@ -1,11 +1,11 @@
-//! A size or a quality as the target: which type each tensor gets.
+//! Chooses a type per tensor for a size or a quality.
 //!
 //! What a type does to a tensor's output is predicted from a sample of its rows
 //! ([`candidates`]); what an error of a tensor's output costs the model is measured, as the KL
-//! divergence of the running model with only this tensor, or a few, rounded ([`measure`]). Divergences
-//! of small errors add up. So the best file of a size is a choice of one type for each tensor with the
-//! least sum, and is found along the convex hulls ([`Costs::allocate`]). Where there is time for it, files are
-//! made and measured to better that choice ([`Refinement`]).
+//! divergence of the running model with only this tensor, or a few, rounded ([`measure`]).
+//! Divergences of small errors add up. So the best file of a size is a choice of one type for each
+//! tensor with the least sum, and is found along the convex hulls ([`Costs::allocate`]). With more
+//! effort, files are written and measured to refine that choice ([`Refinement`]).
 
 mod allocation;
 mod candidates;
@@ -34,20 +34,16 @@ use crate::plan::{PlanError, TensorError};
 pub enum BudgetError {
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    #[error(
-        "the smallest possible file has {smallest} bytes, more than the {wanted} that were asked for"
-    )]
+    #[error("the smallest possible file has {smallest} bytes, more than the requested {wanted}")]
     TooSmall { wanted: u64, smallest: u64 },
-    #[error(
-        "the largest possible file diverges by {least:.6}, more than the {wanted} that were asked for"
-    )]
+    #[error("the largest possible file diverges by {least:.6}, more than the requested {wanted}")]
     Divergence { wanted: f64, least: f64 },
     #[error(
-        "all tensors take {smallest:.3} bits a weight at least, more than the {wanted} that were asked for"
+        "all tensors take at least {smallest:.3} bits per weight, more than the requested {wanted}"
     )]
     TooFewBits { wanted: f64, smallest: f64 },
     #[error(
-        "tensor `{tensor}` has rows of {row} elements, which fit none of the types to choose from, or it has no importance weights that they need; add another type, such as `f16`"
+        "tensor `{tensor}` can have none of the types to choose from: its rows of {row} elements don't fit them, or it has no importance weights; add another type, such as `f16`"
     )]
     NoType { tensor: String, row: u64 },
     #[error("the plan's sizes overflow 64 bits")]

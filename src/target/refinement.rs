@@ -1,9 +1,9 @@
-//! Local search: a choice of types bettered by making and measuring files.
+//! Local search: refines a choice of types by writing and measuring files.
 //!
-//! Sensitivities are measured with all but a few tensors whole. Where all are rounded, errors of some roles
-//! and depths cost more than their sum, of others less. So what an error counts gets one factor for
-//! each role and for each quarter of the depth, and the factors are found by pattern search (Hooke
-//! and Jeeves, 1961) over measured divergences, at the same bytes.
+//! Sensitivities are measured with all but a few tensors whole. Where all are rounded, errors of
+//! some roles and depths cost more than their sum, of others less. So what an error counts gets one
+//! factor for each role and for each quarter of the depth, and the factors are found by pattern
+//! search (Hooke and Jeeves, 1961) over measured divergences, at the same bytes.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,14 @@ const FIRST_STEP: f64 = 2.0;
 /// The step from which no more is tried.
 const LAST_STEP: f64 = 1.1;
 
-/// The part of a divergence that a file must be better by: less is taken for chance.
+/// The fraction of a divergence by which a file must be better; less is taken for chance.
 const LEAST_GAIN: f64 = 0.003;
 
 /// Parts of the depth that have a factor of their own.
 const DEPTHS: usize = 4;
 
-/// The search. Files are proposed, made and measured by the caller, and told of, until none is proposed
-/// any more.
+/// The search. It proposes files; the caller writes them, measures them and reports the result,
+/// until none is proposed any more.
 pub struct Refinement<'a> {
     task: Task<'a>,
     bytes: u64,
@@ -46,7 +46,8 @@ pub struct Refinement<'a> {
 }
 
 impl<'a> Refinement<'a> {
-    /// Begins with a choice and the divergence that was measured of it; at most `files` are proposed.
+    /// Begins with a choice and the divergence that was measured of it; at most `files` are
+    /// proposed.
     pub fn new(
         costs: &Costs,
         task: Task<'a>,
@@ -74,9 +75,10 @@ impl<'a> Refinement<'a> {
     /// A type that can't be written.
     pub fn propose(&mut self) -> Result<Option<Chosen>, BudgetError> {
         while self.left > 0 && self.step >= LAST_STEP && !self.classes.is_empty() {
-            let factor = match self.grows {
-                true => self.step,
-                false => 1.0 / self.step,
+            let factor = if self.grows {
+                self.step
+            } else {
+                1.0 / self.step
             };
             let costs = self.best.0.with_factor(&self.classes[self.at], factor);
             let chosen = of_size(&costs, &self.task, self.bytes)?;
@@ -125,7 +127,7 @@ impl<'a> Refinement<'a> {
     }
 }
 
-/// Tensors of a role, and tensors of a part of the depth.
+/// Tensors of a role, and tensors of a range of layers.
 fn classes(costs: &Costs) -> Vec<Vec<usize>> {
     let names: Vec<&str> = costs.names().collect();
     let layers = names.iter().filter_map(|n| role(n).0).max().unwrap_or(0) as usize + 1;

@@ -1,4 +1,4 @@
-//! From a target to types: a size of the file to the byte, or a divergence.
+//! Searches the types for a target: a file size to the byte, or a divergence.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ const CORRECTIONS: usize = 8;
 /// Files that are made and measured at most.
 const FILES: usize = 8;
 
-/// The part of a divergence that may be left unused.
+/// The fraction of a divergence that may be left unused.
 const SLACK: f64 = 0.06;
 
 /// What a divergence is aimed at below the one that was asked for.
@@ -43,12 +43,12 @@ pub struct Chosen {
     pub bytes: u64,
 }
 
-/// The best stock file of at most so many bytes.
+/// The best stock file of at most this many bytes.
 ///
 /// # Errors
 /// [`BudgetError::TooSmall`] with the bytes of the smallest file.
 pub fn of_size(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
-    // The header's digests depend a little on the types, and so on what the header leaves.
+    // The header's digests depend a little on the types, and so does the room beside the header.
     let smallest = of_tensors(costs, task, costs.range().0)?;
     let mut overhead = smallest.bytes - smallest.assignment.bytes;
     for _ in 0..CORRECTIONS {
@@ -73,7 +73,7 @@ pub fn of_size(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, Bud
     })
 }
 
-/// The best file of at most so many bits a weight: all tensors counted, metadata not.
+/// The best file of at most this many bits per weight, metadata excluded.
 ///
 /// # Errors
 /// [`BudgetError::TooFewBits`] with the bits of the smallest file.
@@ -91,13 +91,13 @@ pub fn of_bits(costs: &Costs, task: &Task<'_>, bits: f64) -> Result<Chosen, Budg
     of_tensors(costs, task, smallest.assignment.bytes + (bytes - whole))
 }
 
-/// The best file whose tensors that can be chosen take at most so many bytes.
+/// The best file in which the tensors to choose for take at most this many bytes.
 fn of_tensors(costs: &Costs, task: &Task<'_>, bytes: u64) -> Result<Chosen, BudgetError> {
     planned(task, costs.allocate(bytes)?)
 }
 
-/// The search for the smallest file that diverges by at most so much. Files are proposed, made and
-/// measured by the caller, and told of, until none is proposed any more.
+/// The search for the smallest file with at most this divergence. Files are proposed, made and
+/// measured by the caller, who reports the result, until none is proposed any more.
 pub struct Search<'a> {
     costs: &'a Costs,
     task: Task<'a>,
@@ -184,9 +184,10 @@ fn bytes_for(costs: &Costs, kld: f64, from: u64, to: u64) -> Result<u64, BudgetE
     let (mut low, mut high) = (from.min(to), to);
     while low < high {
         let middle = low + (high - low) / 2;
-        match costs.allocate(middle)?.kld <= kld {
-            true => high = middle,
-            false => low = middle + 1,
+        if costs.allocate(middle)?.kld <= kld {
+            high = middle
+        } else {
+            low = middle + 1
         }
     }
     Ok(low)

@@ -1,4 +1,4 @@
-//! What an error of a tensor's output costs the model, measured.
+//! Measures what an error of a tensor's output costs the model.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ const ROWS: usize = 256;
 /// Which tensors are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// Neighbouring layers' tensors of one role, in so many groups a role.
+    /// Neighbouring layers' tensors of one role, in this many groups per role.
     Neighbours(usize),
     /// Each for itself.
     Single,
@@ -57,8 +57,8 @@ pub fn groups(tensors: &[TensorCandidates], grouping: Grouping) -> Vec<Vec<usize
 /// Rows of a tensor that stand for all, from its first to its last.
 const SAMPLED_ROWS: u64 = 16;
 
-/// A digest of what measurements of a model depend on beside the text: its tensors, of each of which
-/// some rows stand for all, and the importance weights with which probes are rounded.
+/// A digest of what measurements of a model depend on beside the text: its tensors, of each of
+/// which some rows stand for all, and the importance weights with which probes are rounded.
 ///
 /// # Errors
 /// Values that can't be read.
@@ -87,8 +87,8 @@ pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
 }
 
 /// Measures the divergence that each group causes when its tensors are rounded to their probes'
-/// types and all others stay, and adds it to `known`, where it is not there yet; `keep` is called with
-/// every new one. Tensors that llama.cpp does not load cost nothing.
+/// types and all others stay, and adds it to `known`, where it is not there yet; `keep` is called
+/// with every new one. Tensors that llama.cpp does not load cost nothing.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.

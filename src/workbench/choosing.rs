@@ -1,4 +1,4 @@
-//! The types of a file that is to have a size or a quality.
+//! Chooses the types of a file for a size or a quality.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,14 @@ use crate::target::{Chosen, Costs, Grouping, Refinement, Search, of_bits, of_siz
 /// What a file is to be like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Goal {
-    /// At most so many bytes.
+    /// At most this many bytes.
     Bytes(u64),
-    /// At most this part of the bytes of the checkpoint's weights.
+    /// At most this fraction of the bytes of the checkpoint's weights.
     Part(f64),
     /// So many bits for each weight, metadata not counted.
     Bits(f64),
-    /// The smallest file whose mean KL divergence, measured on the beginning of the text, is at most this.
+    /// The smallest file whose mean KL divergence, measured on the beginning of the text, is at
+    /// most this.
     Divergence(f64),
 }
 
@@ -30,7 +31,7 @@ pub enum Effort {
     /// Each tensor for itself, on 2 chunks.
     #[default]
     Normal,
-    /// As normal; then up to 32 files are made and measured on 32 chunks, each to improve on the last.
+    /// Refines normal's choice by building and measuring up to 32 more files, on 32 chunks.
     Best,
 }
 
@@ -81,7 +82,7 @@ impl Goal {
         }
     }
 
-    /// The bytes that it means, of a checkpoint whose weights take so many.
+    /// The goal in bytes, for a checkpoint whose weights take `whole` bytes.
     pub fn bytes(self, whole: u64) -> Option<u64> {
         match self {
             Goal::Bytes(bytes) => Some(bytes),
@@ -131,7 +132,7 @@ fn by_costs(
     }
 }
 
-/// The smallest file that is measured to diverge by at most so much.
+/// The smallest file whose measured divergence is at most this.
 fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Result<Chosen, Error> {
     let trial = Trial::new(bench, text, CHUNKS)?;
     let mut search = Search::new(costs, bench.task(), kld);
@@ -145,8 +146,8 @@ fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Resu
     Ok(search.finish()?.0)
 }
 
-/// Where the effort allows it, a choice that files which were made and measured have improved on, and what
-/// errors cost by these.
+/// With the best effort, a choice refined by building and measuring files, and the costs corrected
+/// by them.
 ///
 /// # Errors
 /// Whatever ends a measurement.

@@ -1,4 +1,4 @@
-//! Compressing, from names of files to a file.
+//! The builder that compresses a checkpoint, from file names to a file.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use crate::writing::Options;
 
-/// Memory for values and results under way, where it is not said: 1 GiB.
+/// The default memory for values and results in progress: 1 GiB.
 const MEMORY: u64 = 1 << 30;
 
 /// A checkpoint to be compressed, and how.
@@ -85,8 +85,9 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// A size or a quality, for which the type of each tensor is chosen. Wants [`Self::statistics`] and
-    /// [`Self::text`], and makes a stock `.gguf` whose codes are chosen for the layers' outputs.
+    /// A size or a quality, for which the type of each tensor is chosen. Needs [`Self::statistics`]
+    /// and [`Self::text`], and makes a stock `.gguf` whose codes are chosen for the layers'
+    /// outputs.
     pub fn goal(mut self, goal: Goal) -> Compress<'p> {
         self.recipe.rounding = Rounding::Output;
         self.goal = Some(goal);
@@ -146,7 +147,8 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// Whether layers are fitted to what the compressed layers before them give, on so much of the text.
+    /// Whether layers are fitted to the outputs of the compressed layers before them, and on how
+    /// much of the text.
     pub fn sequential(self, sequential: bool, fit: FitOptions) -> Compress<'p> {
         Compress {
             sequential,
@@ -155,7 +157,7 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// Bytes for values and results of tensors under way.
+    /// Bytes for values and results of tensors in progress.
     pub fn memory(self, bytes: u64) -> Compress<'p> {
         Compress {
             memory: bytes,
@@ -163,18 +165,18 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// Worker threads; one per core where there is no number.
+    /// Worker threads; `None` for one per core.
     pub fn threads(self, threads: Option<usize>) -> Compress<'p> {
         Compress { threads, ..self }
     }
 
-    /// Who is told how far the work is.
+    /// Receives progress.
     pub fn progress(self, progress: &'p dyn Progress) -> Compress<'p> {
         Compress { progress, ..self }
     }
 
-    /// Writes the file, `.gguf` for any llama.cpp or `.dwn` for the compressed container, or goes on where a
-    /// killed run that would write the same has stopped.
+    /// Writes the file, `.gguf` for any llama.cpp or `.dwn` for the compressed container, or
+    /// continues where a killed run that would write the same has stopped.
     ///
     /// # Errors
     /// [`Error`]; existing files are then untouched.

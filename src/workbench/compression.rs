@@ -1,4 +1,4 @@
-//! Compressing a checkpoint that is open.
+//! Compresses an open checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::statistics::Measured;
 use crate::target::Chosen;
 use crate::writing::{Fitted, Inputs, Options, Summary, compress};
 
-/// A checkpoint that is open, and what is to be done with it; [`Compress`](super::Compress) tells of each.
+/// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
 pub(super) struct Compression<'a> {
     pub path: &'a Path,
     pub model: &'a Model,
@@ -42,9 +42,9 @@ pub struct Compressed {
     pub summary: Option<Summary>,
     /// Parameters of the model.
     pub parameters: u64,
-    /// What became of the model's structure.
+    /// How the model's structure was pruned.
     pub structure: Option<StructureReport>,
-    /// What came of the goal.
+    /// The measured result of the goal.
     pub outcome: Option<Outcome>,
     /// Layers that were not fitted to those before.
     pub unfitted: Vec<Unfitted>,
@@ -127,7 +127,7 @@ impl Compression<'_> {
         }
     }
 
-    /// The smaller model, where the recipe wants one. Layers are not fitted for a plan alone.
+    /// The pruned model, if the recipe has a `[structure]`. Layers are not fitted for a plan alone.
     fn smaller(&self, bench: &Workbench<'_>, writes: bool) -> Result<Option<Smaller>, Error> {
         let Some(wanted) = &self.recipe.structure else {
             return Ok(None);
@@ -171,7 +171,7 @@ impl Compression<'_> {
         Ok(())
     }
 
-    /// Measures what became of a goal.
+    /// Measures the result of a goal.
     fn outcome(
         &self,
         bench: &Workbench<'_>,

@@ -1,4 +1,4 @@
-//! What each type of each tensor costs, measured once and kept.
+//! Measures what each type of each tensor costs, once, and caches it.
 
 use std::path::PathBuf;
 
@@ -17,8 +17,8 @@ use crate::target::{
     BudgetError, Costs, TYPES, TensorCandidates, bits_of, candidates, fingerprint, groups, measure,
 };
 
-/// From so many bits a weight on, types of less than two are left out: they take longest to try, and
-/// none is chosen.
+/// From this many bits per weight on, types below 2 bits are not tried: they take longest, and none
+/// would be chosen.
 const AMPLE_BITS: f64 = 3.0;
 
 fn types_for(least_bits: Option<f64>) -> Vec<TensorType> {
@@ -112,7 +112,8 @@ fn sensitivities(
     })
 }
 
-/// Where sensitivities of a model on a text are kept, by the convention of the XDG base directories.
+/// Where sensitivities of a model on a text are kept, by the convention of the XDG base
+/// directories.
 fn cache_file(model: &str, text: &DiagnosisText) -> Result<PathBuf, Error> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let cache = var("XDG_CACHE_HOME")

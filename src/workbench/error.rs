@@ -15,14 +15,14 @@ pub enum Error {
         source: Box<EvalError>,
     },
     #[error(
-        "`{key}` in `[structure]` is decided by what the model does with a text, and none is given"
+        "`{key}` in `[structure]` is decided by what the model does with a text, and none was given"
     )]
     TextMissing { key: &'static str },
     #[error(
-        "there is neither `XDG_CACHE_HOME` nor `HOME`, so there is no place to keep what is measured"
+        "neither `XDG_CACHE_HOME` nor `HOME` is set, so there is no cache folder for measured sensitivities"
     )]
     NoCacheFolder,
-    #[error("nothing was compared")]
+    #[error("the comparison gave no divergence")]
     NothingCompared,
     #[error("a `.gguf` file can't hold the factors of {count} tensors ({shown})")]
     NotStock { count: usize, shown: String },

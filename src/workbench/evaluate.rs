@@ -1,4 +1,4 @@
-//! Measuring a checkpoint and its files, from names of files.
+//! Measures a checkpoint and its files, given their names.
 
 use std::path::Path;
 
@@ -52,8 +52,8 @@ pub fn calibrate(
     Ok(done)
 }
 
-/// Measures how far a file's predictions on a text are from its checkpoint's: perplexity and KL divergence, as
-/// llama-perplexity does.
+/// Measures how far a file's predictions on a text are from its checkpoint's: perplexity and KL
+/// divergence, as llama-perplexity does.
 ///
 /// # Errors
 /// [`Error`].

@@ -1,4 +1,4 @@
-//! A checkpoint and its compressed copy, run side by side.
+//! Runs a checkpoint and its compressed copy side by side.
 
 use std::path::Path;
 

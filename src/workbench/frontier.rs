@@ -1,4 +1,4 @@
-//! Files of several sizes, and which of them to recommend.
+//! Recommends one of several measured files.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Files of a checkpoint, measured on a text.
+//! Measures files of a checkpoint on a text.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Work on a checkpoint from its files to a measured file: what the commands do, without arguments and
-//! without printing.
+//! Does the work of the commands, from a checkpoint's files to a measured file, without arguments
+//! and without printing.
 
 mod choosing;
 mod compress;
@@ -36,7 +36,7 @@ use crate::progress::Progress;
 use crate::target::Task;
 use crate::writing::{Inputs, Options, PipelineError};
 
-/// A checkpoint, what is known of it, and what may be used of the machine.
+/// A checkpoint, what was measured of it, and the memory and threads to use.
 #[derive(Clone, Copy)]
 pub struct Workbench<'a> {
     /// The checkpoint's folder or file.
@@ -49,7 +49,7 @@ pub struct Workbench<'a> {
     pub options: Options,
     /// A folder that has room for files of the model.
     pub scratch: &'a Path,
-    /// Who is told how far the work is.
+    /// Receives progress.
     pub progress: &'a dyn Progress,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Workbench<'a> {
         let inputs = Inputs {
             subject: self.subject,
             fitted: None,
-            // Nobody goes on with a file that is gone after a measurement.
+            // The file is deleted after its measurement, so no run resumes it.
             content: &[0; 32],
         };
         let nothing = &mut |_| ();

@@ -1,4 +1,4 @@
-//! What became of a file that was to have a size or a quality.
+//! The predicted and measured result of a target.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::meter::Meter;
 use super::{Error, Text, Workbench};
 use crate::target::{Chosen, rungs};
 
-/// What was predicted and what came of it.
+/// What was predicted and what was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     /// The predicted mean KL divergence.
@@ -23,7 +23,8 @@ pub struct Outcome {
     pub gate: Option<Gate>,
 }
 
-/// The file beside the largest of llama-quantize's that is not larger, on a text that nothing was chosen by.
+/// The file beside the largest of llama-quantize's that is not larger, on a text that nothing was
+/// chosen by.
 #[derive(Debug, Clone, Serialize)]
 pub struct Gate {
     /// llama-quantize's file type.

@@ -1,4 +1,4 @@
-//! A model made smaller as a model, as the table `[structure]` of a recipe wants.
+//! Prunes a model as the table `[structure]` of a recipe says.
 
 use serde::Serialize;
 
@@ -14,15 +14,15 @@ use crate::structure::{self, Blocks, Fits, Kept, Pairs, Whole, decide, fit, para
 
 /// A model that lost structure.
 pub(super) struct Smaller {
-    /// What is left.
+    /// The pruned model.
     pub model: Model,
-    /// Importance weights of what is left.
+    /// Importance weights of the pruned model.
     pub importance: Option<Importance>,
-    /// What became of the blocks.
+    /// How the blocks were pruned.
     pub report: Report,
 }
 
-/// What became of the blocks.
+/// How the blocks were pruned.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// The architecture that the smaller model is written as.
@@ -30,7 +30,7 @@ pub struct Report {
     /// The source's.
     #[serde(skip)]
     pub source_architecture: String,
-    /// Parameters of the blocks that stay.
+    /// Parameters of the kept blocks.
     pub parameters: u64,
     /// Parameters of the source's blocks.
     pub source_parameters: u64,
@@ -73,7 +73,7 @@ impl<'a> Following<'a> {
     }
 }
 
-/// Makes a model smaller as a recipe wants.
+/// Prunes a model as a recipe says.
 pub(super) fn shrink(
     bench: &Workbench<'_>,
     wanted: &Structure,
@@ -140,7 +140,7 @@ impl<'a> Watched<'a> {
         })
     }
 
-    /// The rotary pairs that stay.
+    /// The kept rotary pairs.
     fn pairs(&self, wanted: &Structure) -> Result<Option<Pairs>, Error> {
         let whole = self.whole.blocks.key_length;
         let Some(length) = wanted.key_length.filter(|n| *n < whole) else {

@@ -1,4 +1,4 @@
-//! The best files of several sizes, made and measured.
+//! Writes and measures the best files of several sizes.
 
 use dwindle_formats::output::Scratch;
 use fs_err as fs;
@@ -13,7 +13,8 @@ use crate::target::{BudgetError, Chosen, Costs, Rung, of_size, planned};
 
 /// What a sweep makes.
 pub struct Sweep<'a> {
-    /// Sizes in bytes, with the file type of llama-quantize's to make and measure beside ours, if any.
+    /// Sizes in bytes, with the file type of llama-quantize's to make and measure beside ours, if
+    /// any.
     pub sizes: Vec<(Option<Rung>, u64)>,
     /// How types are chosen.
     pub choosing: &'a Choosing,
@@ -102,7 +103,8 @@ impl<'a> Measuring<'a> {
         Ok(rows)
     }
 
-    /// All files are chosen before the first is measured: a size that can't be must not be found out late.
+    /// All files are chosen before the first is measured: a size that can't be must not be found
+    /// out late.
     fn chosen(
         &self,
         sizes: Vec<(Option<Rung>, u64)>,

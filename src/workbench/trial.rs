@@ -1,4 +1,4 @@
-//! Where choices are tried: made as files, and measured.
+//! Writes files of chosen types and measures them.
 
 use dwindle_formats::output::Scratch;
 

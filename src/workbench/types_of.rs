@@ -1,4 +1,4 @@
-//! The types of a file that somebody made of a checkpoint, as rules.
+//! Reads the types of an existing file of a checkpoint as rules.
 
 use std::path::Path;
 

@@ -56,17 +56,21 @@ pub fn refusal(command: &mut Command, code: i32) -> String {
     sentence(&command.output().unwrap(), code)
 }
 
-/// The sentence with which a process ended.
+/// The sentence with which a process ended, and its hint in a second line where it has one.
 #[track_caller]
 pub fn sentence(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     let mut lines = stderr.lines().filter(|l| !l.starts_with("note: "));
-    let line = lines.next().expect("a sentence on stderr");
-    assert_eq!(lines.next(), None, "one sentence only");
-    line.strip_prefix("error: ")
-        .unwrap_or_else(|| panic!("no error: {line}"))
-        .to_string()
+    let mut next = |prefix: &str| {
+        let line = lines.next()?;
+        let text = line.strip_prefix(prefix);
+        Some(text.unwrap_or_else(|| panic!("expected `{prefix}`: {line}")))
+    };
+    let error = next("error: ").expect("a sentence on stderr");
+    let hint = next("hint: ");
+    assert_eq!(lines.next(), None, "one sentence and one hint only");
+    hint.map_or(error.to_string(), |hint| format!("{error}\n{hint}"))
 }
 
 /// Asserts that a text has each of these pieces.

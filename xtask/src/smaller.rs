@@ -24,7 +24,7 @@ const STRUCTURED: &[(&str, &[&str], bool)] = &[
     ("q5_k_m", &[], false),
 ];
 
-/// What is no stock file: a rule for all linear layers of the blocks.
+/// What is not a stock file: a rule for all linear layers of the blocks.
 const RULES: &[&str] = &[
     "method = 'svd', joint = true, rank = 'auto', keep = 0.8",
     "method = 'wanda', sparsity = 0.5",
@@ -45,9 +45,9 @@ pub fn main(args: &[&str]) -> Result<(), String> {
         if !structure.is_empty() {
             recipe += "[structure]\n";
         }
-        for wish in *structure {
-            recipe += &format!("{wish}\n");
-            name += &format!(", `{wish}`");
+        for line in *structure {
+            recipe += &format!("{line}\n");
+            name += &format!(", `{line}`");
         }
         if *sequential {
             name += ", `--sequential`";

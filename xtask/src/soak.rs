@@ -1,5 +1,6 @@
 //! `dwindle serve` under clients that mean it ill, on loopback, for minutes. All the while it must
-//! say within a second that it is well, stay within its memory, and in the end still answer rightly.
+//! say within a second that it is well, stay within its memory, and in the end still answer
+//! rightly.
 
 mod hostile;
 mod server;

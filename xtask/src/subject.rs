@@ -20,8 +20,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The model and the texts that the arguments name, the fixture where there are none, calibrated
-    /// and diagnosed.
+    /// The model and the texts that the arguments name, the fixture where there are none,
+    /// calibrated and diagnosed.
     pub fn prepare(args: &[&str]) -> Result<Subject, String> {
         let [model, calibration, text] = match args {
             [] => [

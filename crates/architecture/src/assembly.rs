@@ -1,4 +1,4 @@
-//! Rows of a model tensor, read out of the source.
+//! Reads the rows of a model tensor from the source.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -19,8 +19,8 @@ impl Assembly {
 }
 
 impl ModelTensor {
-    /// Whether it is a matrix, or a stack of some, whose type can be chosen: what llama.cpp keeps in F32 is
-    /// none.
+    /// Whether it is a matrix, or a stack of some, whose type can be chosen: what llama.cpp keeps
+    /// in F32 is none.
     pub fn is_weight(&self) -> bool {
         !self.always_f32 && self.shape.len() > 1
     }
@@ -63,7 +63,7 @@ impl ModelTensor {
     }
 
     /// The bytes of some rows, in the type of the source. Only the rows asked for are copied, and
-    /// none where they lie together in the source.
+    /// none where they are together in the source.
     ///
     /// # Panics
     /// When the range reaches past [`ModelTensor::row_count`].
@@ -146,7 +146,7 @@ impl ModelTensor {
     }
 }
 
-/// Where a row of interleaved pairs lies among rotary halves, in heads of `head` rows.
+/// The place of a row of interleaved pairs among rotary halves, in heads of `head` rows.
 pub(super) fn unpermuted(row: u64, head: u64) -> u64 {
     let (start, within) = (row / head * head, row % head);
     start + within % 2 * (head / 2) + within / 2

@@ -1,6 +1,5 @@
-//! `general.*`: what the model is called, how large it is, where it comes from and how its authors
-//! would sample from it. From the model card, `generation_config.json` and the model's name, by the
-//! rules of llama.cpp's converter.
+//! The `general.*` metadata: name, size, origin and sampling defaults, from the model card,
+//! `generation_config.json` and the model's name, by the rules of llama.cpp's converter.
 
 use dwindle_formats::gguf::{Array, Metadata, Value as GgufValue};
 use serde_json::Value;
@@ -30,7 +29,7 @@ const TEXTS: &[(&str, &[&str])] = &[
     ("source.repo_url", &["repo_url", "model_repo_url"]),
 ];
 
-/// What is told of a base model or a data set.
+/// The facts about a base model or a data set.
 const ORIGIN_FIELDS: [&str; 9] = [
     "name",
     "author",
@@ -55,7 +54,7 @@ pub(super) fn describe(
     let card = card.unwrap_or(Card::Null);
     let parameters: u64 = tensors.iter().map(ModelTensor::elements).sum();
     let id = folder.id();
-    // What the card leaves open is told by the name in the configuration, then by the folder's.
+    // What the card does not say comes from the name in the configuration, then from the folder's.
     let path = folder.config().get("_name_or_path").and_then(Value::as_str);
     let hints: Vec<NameParts> = path
         .filter(|path| path.matches('/').count() <= 1)
@@ -64,8 +63,8 @@ pub(super) fn describe(
         .map(|name| names::take_apart(name, parameters))
         .collect();
     for (key, sources) in TEXTS {
-        let told = sources.iter().find_map(|source| card_text(&card, source));
-        let text = told.or_else(|| hints.iter().find_map(|parts| hint(parts, key)));
+        let stated = sources.iter().find_map(|source| card_text(&card, source));
+        let text = stated.or_else(|| hints.iter().find_map(|parts| hint(parts, key)));
         let text = match (*key, text) {
             ("name", None) => Some(id.clone()),
             ("size_label", None) => size(tensors, parameters),
@@ -153,7 +152,7 @@ fn origins(card: &Card, keys: &[&str], kind: &str, parameters: u64, metadata: &m
     };
     metadata.set(format!("general.{kind}.count"), entries.len() as u32);
     for (i, entry) in entries.into_iter().enumerate() {
-        let told = match entry {
+        let facts = match entry {
             Card::Text(id) => origin(id, parameters),
             other => ORIGIN_FIELDS
                 .iter()
@@ -161,24 +160,24 @@ fn origins(card: &Card, keys: &[&str], kind: &str, parameters: u64, metadata: &m
                 .collect(),
         };
         for field in ORIGIN_FIELDS {
-            if let Some((_, text)) = told.iter().find(|(f, t)| *f == field && !t.is_empty()) {
+            if let Some((_, text)) = facts.iter().find(|(f, t)| *f == field && !t.is_empty()) {
                 metadata.set(format!("general.{kind}.{i}.{field}"), text.as_str());
             }
         }
     }
 }
 
-/// What the address or the Hugging Face name of an origin tells.
+/// Facts in the address or the Hugging Face name of an origin.
 fn origin(id: &str, parameters: u64) -> Vec<(&'static str, String)> {
     let is_address = ["http://", "https://", "ssh://"]
         .iter()
         .any(|p| id.starts_with(p));
-    let mut told = Vec::new();
+    let mut facts = Vec::new();
     let name = if is_address {
-        told.push(("repo_url", id.to_string()));
+        facts.push(("repo_url", id.to_string()));
         match hub_name(id) {
             Some(name) => name,
-            None => return told,
+            None => return facts,
         }
     } else {
         id
@@ -187,19 +186,19 @@ fn origin(id: &str, parameters: u64) -> Vec<(&'static str, String)> {
     if let (Some(organization), Some(full), false) =
         (&parts.organization, &parts.full_name, is_address)
     {
-        told.push((
+        facts.push((
             "repo_url",
             format!("https://huggingface.co/{organization}/{full}"),
         ));
     }
-    told.extend(parts.full_name.map(|name| ("name", names::title(&name))));
-    told.extend(
+    facts.extend(parts.full_name.map(|name| ("name", names::title(&name))));
+    facts.extend(
         parts
             .organization
             .map(|org| ("organization", names::title(&org))),
     );
-    told.extend(parts.version.map(|version| ("version", version)));
-    told
+    facts.extend(parts.version.map(|version| ("version", version)));
+    facts
 }
 
 /// `ORG/NAME` of an address on Hugging Face.

@@ -1,4 +1,4 @@
-//! Why a checkpoint can't be seen as a llama.cpp model.
+//! Why a checkpoint can't become a llama.cpp model.
 
 use dwindle_checkpoint as checkpoint;
 
@@ -64,6 +64,6 @@ pub enum Error {
         fingerprint: String,
         supported: String,
     },
-    #[error("`{path}` has no `{key}` of text; it is no model that llama.cpp can run")]
+    #[error("`{path}` has no text in `{key}`, so llama.cpp can't run it")]
     Gguf { path: String, key: &'static str },
 }

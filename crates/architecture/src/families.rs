@@ -1,4 +1,4 @@
-//! The families: what is particular to each, as data.
+//! The families of models as data: how each differs from the others.
 
 use super::config::Default;
 

@@ -6,7 +6,7 @@
 use yaml_rust2::parser::{Event, MarkedEventReceiver, Parser};
 use yaml_rust2::scanner::{Marker, TScalarStyle};
 
-/// Front matter beyond this is no description of a model.
+/// Front matter beyond this is not a description of a model.
 const MAX_BYTES: usize = 1 << 20;
 
 /// A value of the front matter.
@@ -35,8 +35,8 @@ impl Card {
     }
 }
 
-/// The front matter of a model card; `None` where there is none or it is no map. A card that can't
-/// be parsed describes nothing: it must not stop a conversion.
+/// The front matter of a model card; `None` where there is none or it is not a map. A card that
+/// can't be parsed describes nothing: it must not stop a conversion.
 pub(super) fn parse(readme: &str) -> Option<Card> {
     let mut lines = readme.lines();
     if lines.next() != Some("---") {
@@ -73,7 +73,7 @@ impl Builder {
             Some(Open::List(items)) => items.push(card),
             Some(Open::Map(entries, key)) => match key.take() {
                 Some(key) => entries.push((key, card)),
-                // A key that is no text matches nothing that is looked for.
+                // A key that is not text matches no field.
                 None => *key = Some(card.text().unwrap_or_default().to_string()),
             },
         }

@@ -1,4 +1,4 @@
-//! A GGUF file seen as a model: it is one already.
+//! A GGUF file as a model.
 
 use super::{Assembly, Error, Model, ModelTensor, is_always_f32};
 use dwindle_checkpoint::gguf::Gguf;

@@ -1,4 +1,4 @@
-//! A Hugging Face folder seen as a model.
+//! A Hugging Face folder as a model.
 
 use dwindle_formats::gguf::Metadata;
 use serde_json::Value;

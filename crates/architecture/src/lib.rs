@@ -92,7 +92,7 @@ pub enum Assembly {
     /// The source tensor as it is (index into [`dwindle_checkpoint::Source::tensors`]).
     Copy(usize),
     /// Rows of each head (elements, in a bias) reordered from rotary halves to interleaved pairs,
-    /// as llama.cpp's `llama` family wants Q and K.
+    /// as llama.cpp's `llama` family expects Q and K.
     PermuteRotary {
         /// The source tensor.
         tensor: usize,
@@ -108,7 +108,8 @@ pub enum Assembly {
         /// Their numbers, over all dimensions but the first.
         rows: Vec<u64>,
     },
-    /// Values that are nowhere in the source: made from the configuration (`rope_freqs`), or fitted.
+    /// Values that are nowhere in the source: made from the configuration (`rope_freqs`), or
+    /// fitted.
     Made {
         /// Their type.
         ty: TensorType,
@@ -191,7 +192,7 @@ pub fn role(name: &str) -> (Option<u32>, &str) {
     }
 }
 
-/// Roles of more than one dimension that llama.cpp wants in F32 all the same.
+/// Roles of more than one dimension that llama.cpp still expects in F32.
 const F32_ROLES: [&str; 17] = [
     "ffn_gate_inp",
     "ffn_gate_inp_shexp",

@@ -1,5 +1,5 @@
-//! What the name of a model tells (`Qwen/Qwen3-0.6B-Instruct`), by the rules of llama.cpp's
-//! converter, and the label for its size.
+//! Parses the name of a model (`Qwen/Qwen3-0.6B-Instruct`) and labels its size, by the rules of
+//! llama.cpp's converter.
 
 use std::sync::LazyLock;
 
@@ -87,11 +87,11 @@ pub(super) fn take_apart(id: &str, parameters: u64) -> NameParts {
         &|k| k.contains(&Kind::Version) && !k.contains(&Kind::Basename),
         false,
     );
-    let told = size_label.is_some() || finetune.is_some() || version.is_some();
+    let is_known = size_label.is_some() || finetune.is_some() || version.is_some();
     NameParts {
         full_name: Some(full_name.to_string()),
         organization: organization.map(str::to_string),
-        basename: basename.filter(|_| told),
+        basename: basename.filter(|_| is_known),
         finetune,
         version,
         size_label,

@@ -122,7 +122,7 @@ fn pooling(folder: &HuggingFace) -> Result<Option<u32>, Error> {
         kind.ends_with("Pooling")
             .then(|| module.get("path")?.as_str())?
     });
-    // A path that leaves the folder is not ours to read.
+    // A path out of the folder must not be read.
     let Some(path) = path.filter(|p| !p.contains("..") && !p.starts_with('/')) else {
         return Ok(None);
     };

@@ -1,4 +1,5 @@
-//! Rotary embeddings: what `rope_parameters` and the older `rope_scaling` and `rope_theta` say.
+//! Reads rotary embeddings from `rope_parameters`, or from the older `rope_scaling` and
+//! `rope_theta`.
 
 use dwindle_formats::gguf::Metadata;
 use serde_json::{Map, Value};

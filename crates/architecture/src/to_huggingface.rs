@@ -1,5 +1,5 @@
-//! A model back as a Hugging Face checkpoint: the inverse of what `weights` assembles, by the same
-//! templates, with the configuration and the tokenizer of the checkpoint that it came from.
+//! Turns a model back into a Hugging Face checkpoint, by the same templates as `weights`, with the
+//! configuration and the tokenizer of the checkpoint that it came from.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -44,8 +44,8 @@ struct CheckpointTensor<'a> {
 /// Sees a model as a checkpoint of the family of `origin`.
 ///
 /// # Errors
-/// Another family, blocks that differ in width, heads of another length, a tensor that the family has no place for or that
-/// can't be read.
+/// Another family, blocks that differ in width, heads of another length, a tensor that the family
+/// has no place for or that can't be read.
 pub fn to_huggingface<'a>(
     origin: &HuggingFace,
     model: &'a Model,

@@ -1,11 +1,11 @@
-//! What llama.cpp's graphs do differently from one architecture to another, as far as it decides what may
-//! become of a model: data, one row each. An architecture without a row has none of these traits.
+//! How llama.cpp's graphs differ between architectures, as far as it limits what can be pruned:
+//! data, one row each. An architecture without a row has none of these traits.
 
 /// Traits of an architecture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traits {
-    /// Blocks and heads are all alike, so that any may be removed: no slopes, sinks or windows that belong
-    /// to a number.
+    /// Blocks and heads are all alike, so that any may be removed: no slopes, sinks or windows that
+    /// belong to a number.
     pub alike: bool,
     /// Rotary embedding turns neighbouring elements of a head; otherwise its halves.
     pub neighbours: bool,

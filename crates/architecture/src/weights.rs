@@ -1,4 +1,4 @@
-//! Source tensors to model tensors, by the templates of the family.
+//! Maps source tensors to model tensors by the templates of the family.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use super::families::{Dim, Family, Permute, Weight};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 
-/// The numbers that tensors' dimensions are held against.
+/// The numbers that tensors' dimensions are checked against.
 pub(super) struct Dims {
     pub(super) vocabulary: u64,
     pub(super) hidden: u64,

@@ -1,4 +1,4 @@
-//! Names of models (`Qwen/Qwen3-0.6B`) to folders of the local Hugging Face cache.
+//! Resolves names of models (`Qwen/Qwen3-0.6B`) to folders of the local Hugging Face cache.
 //!
 //! The cache holds `models--ORG--NAME/refs/main`, a file with a commit, and
 //! `models--ORG--NAME/snapshots/COMMIT`, the folder of that commit.
@@ -79,7 +79,9 @@ fn snapshot(name: &str, model: &Path) -> Result<PathBuf, Error> {
         let commit = bounded::read_text(&reference, bounded::limits::REFERENCE)?;
         let commit = commit.trim();
         if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err(problem(format!("`refs/main` holds `{commit}`, no commit")));
+            return Err(problem(format!(
+                "`refs/main` holds `{commit}`, which is not a commit"
+            )));
         }
         let folder = snapshots.join(commit);
         return if folder.is_dir() {

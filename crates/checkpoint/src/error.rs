@@ -23,7 +23,7 @@ pub enum Error {
         path: PathBuf,
         problem: String,
     },
-    #[error("`{}` is no checkpoint: {found}; give the folder with `config.json` and safetensors files, or a GGUF file", path.display())]
+    #[error("`{}` is not a checkpoint: {found}; give the folder with `config.json` and safetensors files, or a GGUF file", path.display())]
     NoCheckpoint { path: PathBuf, found: String },
     #[error("`{}` has no `config.json`; it is needed to know the model's architecture", .0.display())]
     NoConfig(PathBuf),
@@ -72,7 +72,7 @@ pub enum Error {
         first: String,
         second: String,
     },
-    #[error("`{}` is no valid safetensors file: {problem}; download it again", path.display())]
+    #[error("`{}` is not a valid safetensors file: {problem}; download it again", path.display())]
     Safetensors { path: PathBuf, problem: String },
     #[error(
         "tensor `{tensor}` in `{file}` has element type {found}, supported are F32, F16 and BF16; use the original, unquantized checkpoint"

@@ -1,4 +1,4 @@
-//! What a source holds, as a digest.
+//! A digest of a source's contents.
 
 use std::path::Path;
 
@@ -16,9 +16,9 @@ const SAMPLES: usize = 4096;
 /// Samples of one tensor at most.
 const MOST: usize = 8;
 
-/// A digest of a source: the names, lengths and times of modification of its files, the names, types and
-/// shapes of its tensors, and samples of the bytes of each tensor, spread evenly from its first to its
-/// last. All of the bytes would cost as much as the work itself.
+/// A digest of a source: the names, lengths and times of modification of its files, the names,
+/// types and shapes of its tensors, and samples of the bytes of each tensor, spread evenly from its
+/// first to its last. All of the bytes would cost as much as the work itself.
 pub fn content(source: &dyn Source) -> [u8; 32] {
     let mut hash = Sha256::new();
     for file in source.files() {

@@ -21,7 +21,7 @@ impl Gguf {
     /// Maps a file and checks its header.
     ///
     /// # Errors
-    /// When the file can't be read or is no acceptable GGUF.
+    /// When the file can't be read or is not an acceptable GGUF file.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
         let files = [SourceFile::of(path)?];
         let map = Mapping::open(path)?;
@@ -48,7 +48,7 @@ impl Gguf {
         })
     }
 
-    /// Where the file lies.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -33,7 +33,7 @@ pub struct HuggingFace {
     places: Vec<Place>,
 }
 
-/// Where a tensor's bytes lie.
+/// Where a tensor's bytes are.
 #[derive(Debug)]
 struct Place {
     shard: usize,
@@ -96,7 +96,7 @@ impl HuggingFace {
         &self.config
     }
 
-    /// The model's name as far as the folder tells it: `ORG/NAME` in the Hugging Face cache, the
+    /// The model's name as far as the folder gives it: `ORG/NAME` in the Hugging Face cache, the
     /// folder's own name anywhere else.
     pub fn id(&self) -> String {
         if let Some(name) = cache::name_of_snapshot(&self.dir) {
@@ -111,7 +111,7 @@ impl HuggingFace {
     /// A JSON file of the folder, or `None` when it is not there.
     ///
     /// # Errors
-    /// When the file can't be read or is no JSON.
+    /// When the file can't be read or is not JSON.
     pub fn json(&self, file: &str) -> Result<Option<Value>, Error> {
         read_json(&self.dir.join(file))
     }
@@ -321,7 +321,7 @@ fn found_shards(dir: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
-/// Without an index, `model-00001-of-00003.safetensors` still tells how many shards there are.
+/// Without an index, `model-00001-of-00003.safetensors` still says how many shards there are.
 fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
     let found: HashSet<&str> = shards.iter().map(String::as_str).collect();
     let mut checked = HashSet::new();
@@ -341,7 +341,8 @@ fn check_numbering(dir: &Path, shards: &[String]) -> Result<(), Error> {
             continue;
         }
         let name = |i: usize| format!("{prefix}-{i:0width$}-of-{count}.safetensors");
-        // Every found file is one shard, so more are missing than a hostile count could make us list.
+        // Every found file is one shard, so more are missing than a hostile count could make us
+        // list.
         let first = (1..=expected).find(|i| !found.contains(name(*i).as_str()));
         if let Some(first) = first {
             return Err(Error::MissingShard {

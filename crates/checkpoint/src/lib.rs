@@ -1,4 +1,4 @@
-//! Sources of named tensors: a Hugging Face folder, a GGUF file or a container.
+//! Reads named tensors from a Hugging Face folder or a GGUF file.
 
 mod cache;
 mod error;
@@ -13,7 +13,7 @@ pub use cache::{Caches, resolve};
 pub use error::Error;
 pub use watched::{Changed, SourceFile};
 
-/// One tensor of a source, as it lies there.
+/// One tensor of a source, as it is stored there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceTensor {
     /// The source's own name (`model.layers.0.self_attn.q_proj.weight`, `blk.0.attn_q.weight`).
@@ -29,7 +29,7 @@ pub trait Source: Send + Sync {
     /// Every tensor, sorted as the source's own tools list them.
     fn tensors(&self) -> &[SourceTensor];
 
-    /// The files that they lie in, as they were when they were opened.
+    /// The files that hold them, as they were when opened.
     fn files(&self) -> &[SourceFile] {
         &[]
     }

@@ -1,4 +1,4 @@
-//! Files that are read over minutes or hours must be the same at the end.
+//! Checks that files that are read over hours don't change meanwhile.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Quantizing rows of floats and reading them back.
+//! Quantizes rows of floats and reads them back.
 //!
 //! ggml answers wrong arguments with an assertion that ends the process, so everything it asserts
 //! is checked here first and refused with a typed error. Floats of 32 and 16 bits are converted
@@ -185,7 +185,7 @@ fn quantize_blocks(
 /// Reads bytes of an element type as floats. `out` must have exactly as many elements.
 ///
 /// # Errors
-/// Wrong lengths and types that are no floats.
+/// Wrong lengths and types that are not floats.
 pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), GgmlError> {
     if !readable(ty) {
         return Err(GgmlError::NotReadable(ty));

@@ -1,4 +1,5 @@
-//! ggml's element types: what they hold, how floats become them, and which ones llama-quantize mixes.
+//! ggml's element types: what they hold, how floats become them, and which ones llama-quantize
+//! mixes.
 //!
 //! A floor of its own, so that whatever reads, plans and computes builds without llama.cpp.
 

@@ -1,8 +1,8 @@
 //! The C library behind the types, as the rooms below llama.cpp see it.
 //!
-//! Building llama.cpp takes minutes. Crates that read, plan and compute need only a few of its functions, so
-//! they call these through a trait. The program that links llama.cpp installs an implementation, once, before
-//! it opens a model. Without one, 32- and 16-bit floats still work.
+//! Building llama.cpp takes minutes. Crates that read, plan and compute need only a few of its
+//! functions, so they call these through a trait. The program that links llama.cpp installs an
+//! implementation, once, before it opens a model. Without one, 32- and 16-bit floats still work.
 
 use std::sync::OnceLock;
 
@@ -10,11 +10,11 @@ use dwindle_formats::gguf::TensorType;
 
 use crate::mixture::{Choice, FileType, MixtureError, MixtureTensor, ModelDesc};
 
-/// What ggml and llama-quantize do. Callers have checked lengths, types and values; implementations may
-/// rely on it.
+/// What ggml and llama-quantize do. Callers have checked lengths, types and values; implementations
+/// may rely on it.
 pub trait Library: Sync {
-    /// Writes whole rows of a block-quantized type. Whether all blocks are valid: scales may overflow.
-    /// `out` is aligned to 4 bytes.
+    /// Writes whole rows of a block-quantized type. Whether all blocks are valid: scales may
+    /// overflow. `out` is aligned to 4 bytes.
     fn quantize(
         &self,
         ty: TensorType,

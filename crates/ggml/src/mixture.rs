@@ -70,7 +70,7 @@ impl FileType {
     }
 }
 
-/// What the mixtures look at in a model besides its tensors.
+/// What the mixtures read of a model besides its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDesc {
     /// llama.cpp's name of the family.

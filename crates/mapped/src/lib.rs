@@ -1,5 +1,5 @@
-//! Read-only memory maps of files. They stand here because mapping is `unsafe`, and all `unsafe`
-//! lives in this room.
+//! Read-only memory maps of files. Mapping is `unsafe`; apart from llama.cpp's bindings, all
+//! `unsafe` is here.
 
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -18,7 +18,7 @@ impl Mapping {
     /// Maps a file.
     ///
     /// # Errors
-    /// When the file can't be opened or mapped, or is no regular file; the error names the path.
+    /// When the file can't be opened or mapped, or is not a regular file; the error names the path.
     pub fn open(path: &Path) -> std::io::Result<Mapping> {
         let file = bounded::open(path)?;
         // SAFETY: the map is read-only and private to this process; changes by others are

@@ -44,7 +44,7 @@ pub enum PlanError {
     )]
     UnknownBase(String),
     #[error(
-        "tensor `{tensor}` as {ty} needs importance weights; give them with `--importance`, or choose another type"
+        "tensor `{tensor}` as {ty} needs importance weights; supply them, or choose another type"
     )]
     ImportanceMissing { tensor: String, ty: TensorType },
     #[error("tensor `{tensor}`: type {ty} can't be written; choose another")]
@@ -53,9 +53,7 @@ pub enum PlanError {
     Mixture(#[from] MixtureError),
     #[error("tensor `{}` can't be factorized: {}", .0.tensor, .0.source)]
     Spectrum(TensorError),
-    #[error(
-        "`{method}` must know the input of tensor `{tensor}`; give `--stats`, as `dwindle calibrate` measures them"
-    )]
+    #[error("`{method}` needs statistics of the input of tensor `{tensor}`, and there are none")]
     StatisticsMissing {
         tensor: String,
         method: &'static str,
@@ -69,11 +67,11 @@ pub enum PlanError {
         width: usize,
     },
     #[error(
-        "`rank = \"auto\"` shares a budget by measured sensitivity, and none is known of `{tensor}`; give `--diagnosis`, the output of `dwindle diagnose --text`"
+        "`rank = \"auto\"` shares a budget by measured sensitivity; supply a diagnosis, which measures that of `{tensor}`"
     )]
     DiagnosisMissing { tensor: String },
     #[error(
-        "no tensor becomes a quantized type whose input was measured, so none can be rounded for its output; give `--stats`, as `dwindle calibrate` measures them, and a quantized type"
+        "no tensor becomes a quantized type whose input was measured, so none can be rounded for its output; supply statistics, and choose a quantized type"
     )]
     NothingToRound,
     #[error("the model lacks `{0}` in its metadata, which the mixture of types depends on")]

@@ -73,7 +73,7 @@ impl Accumulator {
         }
     }
 
-    /// Bytes that an accumulator will need, panels under way not included.
+    /// Bytes that an accumulator will need, panels in progress not included.
     pub fn bytes(width: usize, slices: usize, blocks: &[Range<usize>]) -> u64 {
         let products: u64 = blocks
             .iter()
@@ -84,9 +84,9 @@ impl Accumulator {
         slices.saturating_mul(products + width * 16 + PANEL as u64 * width * 4)
     }
 
-    /// Takes rows over, one after another in `values`; for each slice the rows that go to it, where there
-    /// is more than one. Returns the bytes of the panels that they have filled; those wait for
-    /// [`add_panels`].
+    /// Takes rows over, one after another in `values`; for each slice the rows that go to it, where
+    /// there is more than one. Returns the bytes of the panels that they have filled; those wait
+    /// for [`add_panels`].
     pub fn push(&mut self, values: &[f32], slices: Option<&[Vec<u32>]>) -> u64 {
         let width = self.width;
         let mut filled = 0;

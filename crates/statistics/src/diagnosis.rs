@@ -1,4 +1,4 @@
-//! What `diagnose` found out about a model, as a file: JSON, readable by people and by `compress`.
+//! The diagnosis of a model as a JSON file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::identity::Identity;
 /// The version of this layout.
 const VERSION: u32 = 1;
 
-/// A divergence below this is held for this: it would take a longer text to tell it from nothing.
+/// A smaller divergence counts as this: only a longer text could distinguish it from zero.
 const LEAST_DIVERGENCE: f64 = 1e-4;
 
 /// What compressing costs, tensor by tensor and layer by layer.
@@ -86,10 +86,10 @@ pub struct InputDiagnosis {
 pub enum DiagnosisError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("`{path}` is no diagnosis: {problem}; make one with `dwindle diagnose`")]
+    #[error("`{path}` is not a diagnosis: {problem}")]
     Foreign { path: String, problem: String },
     #[error(
-        "`{path}` was made without a text, so it says nothing of what tensors cost; diagnose with `--text`"
+        "`{path}` was made without a text, so it does not say what compressing each tensor costs"
     )]
     NoText { path: String },
     #[error("`{path}` was made from another model, `{found}`; expected `{expected}`")]
@@ -114,7 +114,7 @@ impl Diagnosis {
         }
     }
 
-    /// Reads a file and holds it against the model that it should be of.
+    /// Reads a file and checks it against the model that it should be of.
     ///
     /// # Errors
     /// [`DiagnosisError`].
@@ -161,7 +161,8 @@ impl Diagnosis {
     }
 
     /// What a unit of a weight's output error costs in divergence: measured with the tensor
-    /// compressed alone, and taken to grow in proportion. `None` for a weight that it does not know.
+    /// compressed alone, and taken to grow in proportion. `None` for a weight that it does not
+    /// know.
     pub fn sensitivity(&self, weight: &str) -> Option<f64> {
         let tensor = self.tensors.iter().find(|t| t.name == weight)?;
         let error = tensor.output_errors.get("svd")? * tensor.output_energy;

@@ -22,13 +22,13 @@ pub struct Identity {
     /// all norms. Norms stay in F32 in every file: so a checkpoint, its conversions and its
     /// quantizations have the same digest.
     pub norms_sha256: String,
-    /// Of each weight, its type and a few of its values: a model that was trained further may have kept
-    /// its norms, as where an adapter was merged into it. Empty in files of older versions.
+    /// Of each weight, its type and a few of its values: a model that was trained further may have
+    /// kept its norms, as where an adapter was merged into it. Empty in files of older versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, String>,
 }
 
-/// How well two models were held against one another.
+/// How thoroughly two models were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Likeness {
@@ -42,7 +42,7 @@ impl Likeness {
     /// What the user should think about.
     pub fn warning(self) -> Option<&'static str> {
         (self == Likeness::NormsOnly).then_some(
-            "the statistics tell models apart by their norms alone, as an older dwindle measured them or of \
+            "the statistics distinguish models by their norms alone, as an older dwindle measured them or of \
              a file of factors; measure again if this model was trained further",
         )
     }
@@ -87,9 +87,9 @@ impl Identity {
         self
     }
 
-    /// Whether another is the same model, in whatever types. Plain floats must be those of the other,
-    /// rounded as their types do; what is quantized is far from it, so that a model which was only
-    /// trained a little further is not told apart by it.
+    /// Whether another is the same model, in whatever types. Plain floats must be those of the
+    /// other, rounded as their types do; what is quantized is far from it, so that a model which
+    /// was only trained a little further is not distinguished by it.
     ///
     /// # Errors
     /// What differs, in words that follow "was measured on another model".

@@ -1,5 +1,5 @@
-//! Importance weights, the mean square of every input column of each linear layer: out of the files
-//! that llama.cpp's `llama-imatrix` writes or our own statistics, and into such files.
+//! Importance weights, the mean square of each input column of each linear layer: read from files
+//! of `llama-imatrix` or from statistics, and written as such files.
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
@@ -24,9 +24,7 @@ use super::reader::{Statistics, StatisticsError};
 pub enum ImportanceError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error(
-        "`{path}` is no importance file: {source}; make one with `dwindle calibrate` or `llama-imatrix`"
-    )]
+    #[error("`{path}` is not an importance file: {source}")]
     Gguf { path: String, source: GgufError },
     #[error(
         "`{path}` is a GGUF file of type `{found}`, expected `imatrix` as `llama-imatrix` writes it"

@@ -1,4 +1,4 @@
-//! What a statistics file holds and where: the part that its reader and its writer share.
+//! The layout of a statistics file, which its reader and its writer share.
 //!
 //! A statistics file is a safetensors file. Its `__metadata__` has one entry, `dwindle.statistics`,
 //! with a [`Document`] as JSON. Each group of weights that read the same input is named after the
@@ -13,8 +13,9 @@
 //! | `<group>.gram` | F32 `[slices, width, width]` | XᵀX / tokens, symmetric |
 //!
 //! A slice is an expert, or a head where a weight stacks heads. An input wider than the limit of
-//! its calibration has several blocks: `<group>.gram.0` of `[slices, n, n]` holds the products of the
-//! first block's elements among themselves, and so on; products across blocks are taken as zero.
+//! its calibration has several blocks: `<group>.gram.0` of `[slices, n, n]` holds the products of
+//! the first block's elements among themselves, and so on; products across blocks are taken as
+//! zero.
 
 use std::collections::HashMap;
 use std::ops::Range;

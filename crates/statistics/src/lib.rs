@@ -1,5 +1,5 @@
-//! What was measured of a model: of each linear layer's input by calibration, and of what compressing
-//! costs by diagnosis.
+//! Measurements of a model as files: statistics of each linear layer's input, and the costs of
+//! compressing its tensors.
 
 mod accumulate;
 mod diagnosis;

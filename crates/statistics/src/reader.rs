@@ -1,4 +1,4 @@
-//! Reading a statistics file.
+//! Reads a statistics file.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,12 +22,12 @@ use super::layout::{Document, Group, KEY, Places, Provenance, VERSION};
 pub enum StatisticsError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("`{path}` is no safetensors file: {source}; make one with `dwindle calibrate`")]
+    #[error("`{path}` is not a safetensors file: {source}")]
     Format {
         path: String,
         source: SafeTensorError,
     },
-    #[error("`{path}` holds no statistics: {problem}; make some with `dwindle calibrate`")]
+    #[error("`{path}` holds no statistics: {problem}")]
     Foreign { path: String, problem: String },
     #[error("`{path}` is damaged at `{group}`: {problem}; calibrate again")]
     Damaged {
@@ -175,7 +175,7 @@ impl Statistics {
         }
     }
 
-    /// A digest of all that was measured: of the digests that the file has of it.
+    /// A digest of all measurements: of the digests in the file.
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for places in &self.places {
@@ -196,7 +196,7 @@ impl Statistics {
         &self.document.groups
     }
 
-    /// How many weights they speak of.
+    /// How many weights they cover.
     pub fn weights(&self) -> usize {
         self.by_weight.len()
     }
@@ -280,7 +280,10 @@ impl Statistics {
                 return Err(self.damaged(i, format!("the checksum of matrix {index} differs")));
             }
             if !values.iter().fold(true, |all, v| all & v.is_finite()) {
-                return Err(self.damaged(i, format!("matrix {index} holds what is no number")));
+                return Err(self.damaged(
+                    i,
+                    format!("matrix {index} holds a value that is not a number"),
+                ));
             }
             self.checked[i][index].store(true, Ordering::Relaxed);
         }
@@ -305,8 +308,8 @@ impl Statistics {
     /// Checks that the statistics are of this model, in whatever type its weights are stored.
     ///
     /// # Errors
-    /// [`StatisticsError::OtherModel`] if its family, its norms, its weights, the name of one or a shape
-    /// differ.
+    /// [`StatisticsError::OtherModel`] if its family, its norms, its weights, the name of one or a
+    /// shape differ.
     pub fn check_model(
         &self,
         model: &Model,

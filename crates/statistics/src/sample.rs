@@ -1,4 +1,4 @@
-//! A few values of each weight, by which models are told apart whose norms are the same.
+//! A few values of each weight, which distinguish models with equal norms.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place in a weight of so many rows, of this length.
+    /// The place in a weight with this many rows of this length.
     pub fn of(name: &str, row_len: u64, rows: u64) -> Place {
         let hash = Sha256::digest(name);
         let number = |at: usize| {

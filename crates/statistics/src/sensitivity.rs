@@ -1,5 +1,5 @@
-//! What rounding tensors costs a model, measured one group at a time, as a file: JSON that grows with
-//! each measurement, so that a killed run goes on where it was.
+//! Measured sensitivities as a JSON file that grows with each measurement, so that a killed run
+//! continues where it was.
 
 use std::path::Path;
 
@@ -100,7 +100,7 @@ impl Sensitivities {
         }
         let cut = |t: &DiagnosisText| (t.sha256.clone(), t.ctx, t.chunks);
         if cut(&found.text) != cut(&text) {
-            return Err(other("text, or another part of it"));
+            return Err(other("text, or on other chunks of it"));
         }
         Ok(found)
     }

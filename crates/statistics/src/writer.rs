@@ -1,4 +1,4 @@
-//! Writing a statistics file, a group at a time, whatever the order.
+//! Writes a statistics file, one group at a time, in any order.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;

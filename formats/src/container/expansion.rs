@@ -1,8 +1,8 @@
-//! How much larger than its file a model may be.
+//! Bounds how much larger than its file a model may be.
 //!
 //! A frame of zeros decodes to twenty thousand times its bytes, and two narrow factors multiply out
-//! to a matrix of any size: each is of use, but not in a whole model. So the model is held against
-//! the length of the file before anything is decoded.
+//! to a matrix of any size: each is useful, but not in a whole model. So the model is checked
+//! against the length of the file before anything is decoded.
 
 use super::{Form, Part, StoredPlan, StoredTensor, WriteError};
 use crate::gguf::{DEFAULT_ALIGNMENT, limits};
@@ -22,13 +22,14 @@ pub struct Expansion {
     pub len: u64,
 }
 
-/// Holds a plan that has passed its check against the length of its file.
+/// Checks a plan that has passed its check against the length of its file.
 pub(super) fn check(plan: &StoredPlan, len: u64) -> Result<(), Expansion> {
     let decoded = plan.tensors.iter().map(decoded_bytes);
     let decoded = decoded.fold(0, u64::saturating_add);
-    match decoded <= len.saturating_mul(EXPANSION) {
-        true => Ok(()),
-        false => Err(Expansion { decoded, len }),
+    if decoded <= len.saturating_mul(EXPANSION) {
+        Ok(())
+    } else {
+        Err(Expansion { decoded, len })
     }
 }
 

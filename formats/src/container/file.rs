@@ -1,4 +1,4 @@
-//! Reading a file that dwindle wrote: checks first, then chunks on demand.
+//! Reads a file that dwindle wrote: checks first, then chunks on demand.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -232,7 +232,7 @@ impl Container {
 }
 
 impl StoredChunk {
-    /// Holds the chunk's bytes against its digest.
+    /// Checks the chunk's bytes against its digest.
     pub fn check(&self, bytes: &[u8], part: &Part, index: u64) -> Result<(), ContainerError> {
         let found: Digest = Sha256::digest(&bytes[self.hashed.clone()]).into();
         if found != self.digest {
@@ -329,7 +329,7 @@ fn check_header_padding(bytes: &[u8], header: &Header) -> Result<(), ContainerEr
     }
 }
 
-/// Finds every chunk's bytes and holds GGUF's tensor list against the plan.
+/// Finds every chunk's bytes and checks GGUF's tensor list against the plan.
 fn locate_chunks(
     header: &Header,
     plan: &StoredPlan,

@@ -1,4 +1,4 @@
-//! Writing back while a file grows, so that the final sync does not wait for all of it.
+//! Writes data back to disk while a file grows, so that the final sync does not wait for all of it.
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -36,7 +36,7 @@ impl Flusher {
         })
     }
 
-    /// Notes that so many more bytes have been written.
+    /// Notes that this many more bytes have been written.
     pub fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
         if self.written >= EVERY {

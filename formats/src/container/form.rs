@@ -1,4 +1,4 @@
-//! How the parts of a tensor make it, and what shapes they must have.
+//! Forms of tensors: how parts combine into a tensor, and their shapes.
 
 use std::fmt;
 
@@ -103,7 +103,7 @@ impl Form {
     }
 }
 
-/// Holds a tensor's parts against its form; parts of other tensors are not looked at.
+/// Checks a tensor's parts against its form; parts of other tensors are not looked at.
 pub(super) fn check(tensor: &StoredTensor) -> Result<(), String> {
     let shape = &tensor.shape;
     let parts = Parts {
@@ -129,7 +129,7 @@ pub(super) fn check(tensor: &StoredTensor) -> Result<(), String> {
     }
 }
 
-/// Holds a tensor whose parts are elsewhere against the tensor that has them.
+/// Checks a tensor whose parts are elsewhere against the tensor that has them.
 pub(super) fn check_lent(
     tensor: &StoredTensor,
     lender: Option<&StoredTensor>,
@@ -148,11 +148,12 @@ pub(super) fn check_lent(
         Form::Slice { index, .. } => lender.shape == tensor.shape && *index < lender.form.stacked(),
         _ => true,
     };
-    match fits {
-        true => Ok(()),
-        false => Err(format!(
+    if fits {
+        Ok(())
+    } else {
+        Err(format!(
             "`{name}` does not hold what this tensor takes from it"
-        )),
+        ))
     }
 }
 

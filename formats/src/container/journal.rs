@@ -1,7 +1,7 @@
-//! The journal of a file that is being written: what is finished, so that a killed run goes on.
+//! The journal of an unfinished file: lists what is complete, so that a killed run can continue.
 //!
 //! One JSON object a line: first the fingerprint, then one finished tensor after another. Nothing
-//! in it is trusted: on resumption the data is held against the digests, and the first line that
+//! in it is trusted: on resumption the data is checked against the digests, and the first line that
 //! does not fit ends what is kept.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -36,7 +36,7 @@ pub(super) struct Journal {
 pub(super) enum Claims {
     /// These tensors are finished.
     Finished(Vec<FinishedTensor>),
-    /// It was left by a run with another fingerprint.
+    /// It belongs to a run with another fingerprint.
     OfAnother,
 }
 
@@ -52,8 +52,8 @@ impl Journal {
         Ok((Journal { file }, claims))
     }
 
-    /// Holds the claimed tensors against the data, rewrites the journal with those that are true
-    /// and returns them with the offset at which writing goes on.
+    /// Checks the claimed tensors against the data, rewrites the journal with those that are true
+    /// and returns them with the offset at which writing continues.
     pub fn keep_verified(
         mut self,
         claimed: Vec<FinishedTensor>,

@@ -1,4 +1,4 @@
-//! The plan as it stands in a file: every tensor, how it was made, and the parts that hold it.
+//! The plan as stored in a file: every tensor, its method, and its parts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

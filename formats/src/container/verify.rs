@@ -1,4 +1,4 @@
-//! Holding every byte of a file against its digests, on all cores.
+//! Checks every byte of a file against its digests, on all cores.
 
 use rayon::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Writing a file: chunks in order into a temporary sibling, a journal beside it, the header last,
+//! Writes a file: chunks in order into a temporary sibling, a journal beside it, the header last,
 //! then one rename.
 
 use std::fs::{Permissions, TryLockError};
@@ -77,8 +77,9 @@ impl FinishedPart {
 /// Writes one file. Chunks are pushed in file order; nothing stands under the final name before
 /// [`ContainerWriter::finish`].
 ///
-/// A process that dies leaves the temporary file and its journal, from which a writer with the
-/// same fingerprint goes on. A writer that is dropped unfinished, as after an error, removes both.
+/// After a killed process the temporary file and its journal remain, from which a writer with the
+/// same fingerprint continues. A writer that is dropped unfinished, as after an error, removes
+/// both.
 #[derive(Debug)]
 pub struct ContainerWriter {
     // Dropped first, while the file is still locked.
@@ -99,7 +100,7 @@ pub struct ContainerWriter {
 }
 
 impl ContainerWriter {
-    /// Begins a file, or goes on with one that a killed process left, if `fingerprint` (a digest
+    /// Begins a file, or continues with one that a killed process left, if `fingerprint` (a digest
     /// of everything that decides the bytes) is the same.
     ///
     /// # Errors
@@ -180,8 +181,8 @@ impl ContainerWriter {
         self.done.len()
     }
 
-    /// Whether a killed process has left an unfinished file of another plan, checkpoint or version, which
-    /// this one replaces.
+    /// Whether a killed process has left an unfinished file of another plan, checkpoint or version,
+    /// which this one replaces.
     pub fn began_anew(&self) -> bool {
         self.began_anew
     }
@@ -237,7 +238,7 @@ impl ContainerWriter {
             error_bits: error.to_bits(),
             parts: std::mem::take(&mut self.parts),
         };
-        // The journal must not be ahead of the data it speaks of.
+        // The journal must not be ahead of its data.
         self.file
             .flush()
             .and_then(|()| self.journal.append(&tensor))
@@ -317,8 +318,8 @@ impl Drop for Leftovers {
     }
 }
 
-/// Bytes of a file whose chunks are all stored as they are, as in a stock file; `None` where its sizes
-/// overflow.
+/// Bytes of a file whose chunks are all stored as they are, as in a stock file; `None` where its
+/// sizes overflow.
 pub fn stock_len(model: Metadata, plan: &StoredPlan) -> Option<u64> {
     let metadata = with_digests(model, plan, &placeholders(plan), &[0; 32]);
     plain_len(&metadata, plan)
@@ -334,7 +335,7 @@ pub fn plain_len(metadata: &Metadata, plan: &StoredPlan) -> Option<u64> {
         })
 }
 
-/// Whether a file can stand in this place, as far as can be told without writing.
+/// Whether a file can stand in this place, as far as can be seen without writing.
 ///
 /// # Errors
 /// [`WriteError::Place`] when anything but a plain file stands there, or the folder does not exist.

@@ -1,6 +1,6 @@
-//! Reading a GGUF header from bytes that nobody vouches for.
+//! Reads a GGUF header from untrusted bytes.
 //!
-//! Every count is held against a cap and against the bytes that are left before anything is
+//! Every count is checked against a cap and against the bytes that are left before anything is
 //! allocated for it, every sum and product is checked, and the tensors must fill the data section
 //! in order without overlap or hole, as ggml's own reader demands.
 
@@ -35,7 +35,7 @@ pub mod limits {
     pub const ALIGNMENT: u64 = 1 << 16;
 }
 
-/// Why bytes are no acceptable GGUF file.
+/// Why bytes are not an acceptable GGUF file.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
@@ -74,7 +74,7 @@ pub enum GgufError {
     Boolean { what: String, found: u8 },
     #[error("`general.alignment` is {found}, expected a power of two up to {limit}", limit = limits::ALIGNMENT)]
     Alignment { found: u64 },
-    #[error("tensor `{name}` has element type {found}, which is no ggml type of this version")]
+    #[error("tensor `{name}` has element type {found}, which is not a ggml type of this version")]
     TensorType { name: String, found: u32 },
     #[error("tensor `{name}` of type {ty} has shape {shape:?}: {problem}")]
     Shape {
@@ -100,7 +100,7 @@ pub struct Header {
     pub metadata: Metadata,
     /// Tensors in file order; their offsets ascend.
     pub tensors: Vec<TensorInfo>,
-    /// Where each metadata value's bytes lie in the file, in the order of `metadata`.
+    /// Where each metadata value's bytes are in the file, in the order of `metadata`.
     pub value_ranges: Vec<Range<usize>>,
     /// Alignment of tensor data.
     pub alignment: u64,
@@ -184,7 +184,8 @@ impl<'a> Cursor<'a> {
 
 /// Reads and checks the header of a GGUF file.
 ///
-/// `bytes` is the whole file (usually memory-mapped). Tensor data is only held against its length.
+/// `bytes` is the whole file (usually memory-mapped). Tensor data is only checked against its
+/// length.
 ///
 /// # Errors
 /// Any deviation from GGUF v3, any claim over the [`limits`], tensors that overlap, leave holes

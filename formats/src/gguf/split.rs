@@ -1,4 +1,4 @@
-//! Models in several GGUF files: each lists only its own tensors, so that one alone is no model.
+//! Refuses models that are split over several GGUF files: one file alone is not a model.
 
 use std::path::Path;
 
@@ -22,8 +22,8 @@ pub(super) fn refuse_metadata(metadata: &Metadata) -> Result<(), GgufError> {
     }
 }
 
-/// Refuses one file of several by its name, such as `model-00001-of-00003.gguf`: other programs than
-/// llama.cpp's may leave the numbers out of the metadata.
+/// Refuses one file of several by its name, such as `model-00001-of-00003.gguf`: other programs
+/// than llama.cpp's may leave the numbers out of the metadata.
 ///
 /// # Errors
 /// [`GgufError::Split`].

@@ -158,9 +158,9 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// The name given is no ggml type.
+/// The name given is not a ggml type.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is no ggml type; known are {known}", known = known_names())]
+#[error("`{0}` is not a ggml type; known are {known}", known = known_names())]
 pub struct UnknownType(pub String);
 
 fn known_names() -> String {

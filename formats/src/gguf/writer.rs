@@ -1,5 +1,5 @@
-//! Writing a GGUF header: tensors are laid out first, so that every size is known before the
-//! first byte is written.
+//! Writes a GGUF header. Tensors are laid out first, so that every size is known before the first
+//! byte is written.
 
 use super::value::type_id;
 use super::{Array, MAGIC, Metadata, TensorInfo, TensorType, VERSION, Value, align_up};

@@ -1,4 +1,4 @@
-//! Names of temporary files and folders, and what killed runs have left of them.
+//! Names of temporary files and folders, and removal of those that killed runs left.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,8 @@ const FOLDER: &str = ".scratch";
 /// The file in each folder that its run holds a lock on.
 pub(super) const LOCK: &str = "lock";
 
-/// A name that this process has not given before. Another that is dead may have: then the next is tried.
+/// A name that this process has not given before. Another that is dead may have: then the next is
+/// tried.
 fn next() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -34,7 +35,7 @@ pub(super) fn folder_name() -> String {
     next() + FOLDER
 }
 
-/// Removes temporary files and folders whose processes are dead. What can't be looked at stays.
+/// Removes temporary files and folders whose processes are dead. What can't be inspected is kept.
 pub(super) fn remove(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -57,7 +58,7 @@ pub(super) fn remove(folder: &Path) {
     }
 }
 
-/// A file that nobody has locked, locked for us until it is removed.
+/// An unlocked file, locked for us until it is removed.
 fn orphan(path: &Path) -> Option<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true);

@@ -1,4 +1,4 @@
-//! What a command writes, held against what it reads.
+//! Refuses outputs that would overwrite an input.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use fs_err as fs;
 
 use super::place::{PlaceError, check_place, folder_of, sibling};
 
-/// Why a command may not write where it was told to.
+/// Why a command may not write an output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what the fields are
@@ -21,8 +21,8 @@ pub enum ClaimError {
 
 /// The files that a command reads and writes.
 ///
-/// Files are told apart by what they are and not by how their paths are spelled: a hard link to an
-/// input, or a link on the way to it, is the input.
+/// Files are distinguished by what they are and not by how their paths are spelled: a hard link to
+/// an input, or a link on the way to it, is the input.
 #[derive(Debug, Default)]
 pub struct Claims {
     inputs: Vec<Input>,
@@ -51,8 +51,9 @@ impl Claims {
         Claims::default()
     }
 
-    /// Adds what is read: files, or folders, of which every file counts. `role` says what they are to
-    /// the command, as in "the text". What is not there is left out: whoever reads it will say so.
+    /// Adds what is read: files, or folders, of which every file counts. `role` says what they are
+    /// to the command, as in "the text". What is not there is left out: whoever reads it will say
+    /// so.
     #[must_use]
     pub fn reads<P: AsRef<Path>>(
         mut self,
@@ -81,10 +82,11 @@ impl Claims {
         self
     }
 
-    /// Holds all against all.
+    /// Checks all against all.
     ///
     /// # Errors
-    /// [`ClaimError`]: an output is an input, another output, or in a place that holds no plain file.
+    /// [`ClaimError`]: an output is an input, another output, or in a place that holds no plain
+    /// file.
     pub fn check(&self) -> Result<(), ClaimError> {
         for (number, output) in self.outputs.iter().enumerate() {
             let own = keys(output);

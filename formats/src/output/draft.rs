@@ -1,4 +1,4 @@
-//! A file that appears under its name when it is complete.
+//! A file that appears under its name only when it is complete.
 
 use std::fs::Permissions;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,8 +9,9 @@ use fs_err as fs;
 use super::abandoned;
 use super::place::{check_place, folder_of, is_named, permissions_of, sync_folder};
 
-/// A file that is being written beside its destination, under a name of its own. It is gone when it is
-/// dropped unfinished; what a killed run leaves goes when the next one begins in the same folder.
+/// A file that is being written beside its destination, under a name of its own. It is gone when it
+/// is dropped unfinished; leftovers of a killed run are removed when the next one begins in the
+/// same folder.
 #[derive(Debug)]
 pub struct Draft {
     file: fs::File,
@@ -25,7 +26,7 @@ impl Draft {
     /// Begins a file.
     ///
     /// # Errors
-    /// The destination is no place for a file, or the system refuses.
+    /// The destination can't hold a file, or the system refuses.
     pub fn new(destination: &Path) -> io::Result<Draft> {
         check_place(destination).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let folder = folder_of(destination);
@@ -122,7 +123,7 @@ pub fn write(destination: &Path, bytes: &[u8]) -> io::Result<()> {
     draft.finish()
 }
 
-/// A new file, which nobody may read who may not read the one that it replaces.
+/// A new file, readable by nobody who may not read the one that it replaces.
 fn create(path: &Path, permissions: Option<&Permissions>) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     // `create_new` follows no link.

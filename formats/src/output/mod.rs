@@ -1,12 +1,13 @@
-//! Where files are written.
+//! Writes files so that they are complete or absent.
 //!
-//! - [`Claims`] holds what a command writes against what it reads, before any work.
+//! - [`Claims`] checks what a command writes against what it reads, before any work.
 //! - [`check_place`] refuses places that hold anything but a plain file.
 //! - [`Draft`] is a file that appears under its name when it is complete, or not at all.
 //! - [`Scratch`] is a folder for files that only one run needs.
 //!
-//! Everything temporary lies beside the output, has a name that begins with `.dwindle-`, and is locked
-//! by its process. What has lost its process is removed when the next temporary is made there.
+//! Everything temporary is beside the output, has a name that begins with `.dwindle-`, and is
+//! locked by its process. What has lost its process is removed when the next temporary is made
+//! there.
 
 mod abandoned;
 mod claims;

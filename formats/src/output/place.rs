@@ -1,4 +1,4 @@
-//! What a place must be like for a file to be written there, and opening our own files there.
+//! Checks whether a file can be written at a path, and opens our own files there.
 
 use std::ffi::OsString;
 use std::fs::{FileType, Metadata, Permissions};
@@ -17,8 +17,8 @@ pub struct PlaceError {
     pub problem: String,
 }
 
-/// Whether a file can stand in this place, as far as can be told without writing: there is nothing, or
-/// a plain file.
+/// Whether a file can stand in this place, as far as can be seen without writing: there is nothing,
+/// or a plain file.
 ///
 /// # Errors
 /// A folder, link, pipe, socket or device stands there, or the folder does not exist.
@@ -45,7 +45,7 @@ fn problem(destination: &Path) -> Option<String> {
             name_of(found.file_type())
         )),
         Err(_) if !folder.is_dir() => Some(format!(
-            "there is no folder `{}`; make it first",
+            "there is no folder `{}`; create it first",
             folder.display()
         )),
         Err(_) => None,

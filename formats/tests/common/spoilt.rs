@@ -1,5 +1,5 @@
-//! A container file that tests build, spoil and sign: digests are no secret, so a hostile file has them
-//! too.
+//! A container file that tests build, spoil and sign: digests are no secret, so a hostile file has
+//! them too.
 
 #[path = "sign.rs"]
 pub mod sign;

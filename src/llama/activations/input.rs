@@ -1,4 +1,4 @@
-//! What linear layers read, as it is shown to an observer.
+//! The inputs of linear layers, as an observer sees them.
 
 use super::super::model::{LlamaError, Model};
 use super::super::swap;

@@ -35,7 +35,7 @@ pub(in crate::llama) fn admit_file(path: &Path) -> Result<(), LlamaError> {
     admit(&first.metadata, described).map_err(refused)
 }
 
-/// Checks an adapter's file: llama.cpp holds its tensors' shapes against the model's.
+/// Checks an adapter's file: llama.cpp checks its tensors' shapes against the model's.
 pub(in crate::llama) fn admit_adapter(path: &Path) -> Result<(), LlamaError> {
     let header = header(path)?;
     let refused = |source: Refusal| LlamaError::Refused {

@@ -35,7 +35,7 @@ const DIVISORS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Sizes of what is allocated without being held against a tensor's shape.
+/// Sizes of what is allocated without being checked against a tensor's shape.
 const STATES: &[(&str, u64)] = &[("token_shift_count", 64), ("shortconv.l_cache", 1 << 16)];
 
 pub(super) fn check(metadata: &Metadata) -> Result<(), Refusal> {

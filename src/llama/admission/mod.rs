@@ -1,4 +1,4 @@
-//! What is checked of a model before llama.cpp sees it.
+//! Checks a model before llama.cpp sees it.
 //!
 //! llama.cpp trusts the files that it loads: hyperparameters that contradict one another fail an
 //! assertion, a norm in half precision fails one in the middle of a computation, and an integer
@@ -9,14 +9,15 @@
 //!
 //! There are three lines of defence, and this is the first. The second are the guarded calls
 //! (`guard.rs`): assertions that fail while a model is loaded, a context made or a graph built are
-//! caught, and become errors. The third is that a program may end with an exit code and a sentence where
-//! an assertion fails on a worker thread of a computation, which nobody can catch.
+//! caught, and become errors. The third is that a program may end with an exit code and a sentence
+//! where an assertion fails on a worker thread of a computation, which nobody can catch.
 //!
 //! A child process that loads the model first, so that this one survives whatever happens, was
-//! considered and left out. It would have to load what the parent loads, with the same devices: twice
-//! the time, and for a while twice the memory, of every start, for cases of which the mutation
-//! test (`cargo xtask hostile`) finds none. A library can't start itself as another program either;
-//! only the `dwindle` command could, and there a child's end and its own differ by a sentence.
+//! considered and left out. It would have to load what the parent loads, with the same devices:
+//! twice the time, and for a while twice the memory, of every start, for cases of which the
+//! mutation test (`cargo xtask hostile`) finds none. A library can't start itself as another
+//! program either; only the `dwindle` command could, and there a child's end and its own differ by
+//! a sentence.
 
 use dwindle_formats::gguf::{Metadata, TensorType};
 
@@ -104,14 +105,15 @@ pub(super) fn admit_factors<'a>(
     tensors.try_for_each(|tensor| tensors::check_factor(&tensor))
 }
 
-/// Checks where a file's tensors lie, if llama.cpp shall compute with them in place.
+/// Checks where a file's tensors are, if llama.cpp shall compute with them in place.
 ///
 /// # Errors
 /// An alignment that ggml's buffers don't allow.
 pub(super) fn admit_alignment(alignment: u64) -> Result<(), Refusal> {
-    match alignment.is_multiple_of(32) {
-        true => Ok(()),
-        false => Err(Refusal::Alignment { found: alignment }),
+    if alignment.is_multiple_of(32) {
+        Ok(())
+    } else {
+        Err(Refusal::Alignment { found: alignment })
     }
 }
 

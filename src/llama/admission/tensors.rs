@@ -1,4 +1,4 @@
-//! Tensors: the types that llama.cpp's kernels compute with. Shapes are held against the
+//! Tensors: the types that llama.cpp's kernels compute with. Shapes are checked against the
 //! hyperparameters by llama.cpp itself.
 
 use dwindle_formats::gguf::{Metadata, TensorType, Value};

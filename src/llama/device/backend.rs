@@ -86,7 +86,7 @@ unsafe extern "C" fn get_buffer_type(
     unsafe { device(dev).general_type() }
 }
 
-/// llama.cpp leaves token embeddings in main memory: they must come to a device of ours too.
+/// llama.cpp keeps token embeddings in main memory; ours must be on a device of ours too.
 unsafe extern "C" fn get_host_buffer_type(
     dev: sys::ggml_backend_dev_t,
 ) -> sys::ggml_backend_buffer_type_t {
@@ -156,7 +156,7 @@ unsafe fn contracted(
             } else {
                 view_src
             };
-            lock(&device.misused).insert(name_of(root).into_owned());
+            lock(&device.used_whole).insert(name_of(root).into_owned());
             return Some(Err(()));
         }
         None
@@ -173,7 +173,7 @@ struct Stream {
 }
 
 impl Stream {
-    /// Makes room for what lies between the links of the longest chain.
+    /// Makes room for the intermediate results of the longest chain.
     unsafe fn reserve(&mut self, len: usize) -> bool {
         // SAFETY: the inner stream is done with the old memory before it is freed.
         unsafe {
@@ -262,7 +262,7 @@ const NOTHING: ggml_backend_i = ggml_backend_i {
     graph_optimize: None,
 };
 
-/// What tells this kind of stream from others.
+/// What distinguishes this kind of stream from others.
 static GUID: [u8; 16] = *b"dwindle contract";
 
 unsafe fn stream<'a>(backend: sys::ggml_backend_t) -> &'a mut Stream {
@@ -313,7 +313,7 @@ unsafe extern "C" fn graph_compute(
         rewritten.nodes = stream.rewriter.nodes.as_mut_ptr();
         rewritten.n_nodes = stream.rewriter.nodes.len() as i32;
         rewritten.size = rewritten.n_nodes;
-        // Another graph than the one that bears the number.
+        // Another graph than the one with this number.
         rewritten.uid = 0;
         sys::ggml_backend_graph_compute_async(stream.inner, (&raw mut rewritten).cast())
     }
@@ -326,7 +326,8 @@ unsafe fn rewrite(stream: &mut Stream, graph: *const ggml_cgraph) -> bool {
     unsafe {
         let nodes = std::slice::from_raw_parts((*graph).nodes, (*graph).n_nodes as usize);
         for node in nodes {
-            // Of a batch that wants no logits, or of a branch that was not taken: nobody computes it.
+            // Of a batch that needs no logits, or of a branch that was not taken: nobody computes
+            // it.
             let computed = (**node).flags & sys::GGML_TENSOR_FLAG_COMPUTE as i32 != 0;
             if !computed || sys::ggml_is_empty(*node) {
                 stream.rewriter.nodes.push(*node);

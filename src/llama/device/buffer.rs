@@ -72,7 +72,7 @@ pub(super) struct WeightBuffer {
     #[allow(clippy::vec_box)]
     pub lives: Vec<Box<Live>>,
     pub operands: Vec<(usize, *mut ggml_tensor)>,
-    /// Of operands that the inner device wants elsewhere, in a layout of its kernels.
+    /// Of operands that the inner device needs elsewhere, in a layout of its kernels.
     pub buffers: Vec<sys::ggml_backend_buffer_t>,
 }
 
@@ -171,9 +171,10 @@ unsafe extern "C" fn get_alloc_size_n(
     unsafe {
         let device = device(buft);
         let list = std::slice::from_raw_parts(tensors, count as usize);
-        match device.holds(list) {
-            true => Layout::of(device, list).size,
-            false => sys::ggml_backend_buft_get_alloc_size_n(device.inner_type, tensors, count),
+        if device.holds(list) {
+            Layout::of(device, list).size
+        } else {
+            sys::ggml_backend_buft_get_alloc_size_n(device.inner_type, tensors, count)
         }
     }
 }
@@ -286,7 +287,7 @@ fn inner_functions(buffer: sys::ggml_backend_buffer_t) -> ggml_backend_buffer_i 
     device.buffers()[&(buffer as usize)].inner
 }
 
-/// What stands for a weight, if the tensor is a contracted one of this device, or a view of one.
+/// The operands of a weight, if the tensor is a contracted one of this device, or a view of one.
 ///
 /// # Safety
 /// The tensor is null or valid.

@@ -41,7 +41,7 @@ struct Products {
 /// Where a node writes its result: over that of a node that it replaces, or in scratch memory.
 type Target = Option<*mut ggml_tensor>;
 
-/// Memory for what lies between the links of a chain.
+/// Memory for intermediate results between the links of a chain.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch {
     pub buffer: *mut sys::ggml_backend_buffer,
@@ -57,7 +57,7 @@ impl Default for Scratch {
     }
 }
 
-/// How results are aligned in the scratch memory, in bytes: what the widest vectors want.
+/// How results are aligned in the scratch memory, in bytes: what the widest vectors need.
 const ALIGNMENT: usize = 256;
 
 impl Rewriter {

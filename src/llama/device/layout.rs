@@ -1,5 +1,5 @@
-//! Where the weights of a model lie in a buffer: those that are in memory themselves, and the
-//! operands of the others, each once.
+//! Lays out a model's weights in a buffer: whole weights, and the operands of the others, each
+//! once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,12 +18,12 @@ use super::{Device, lock, name_of, tensor};
 /// What llama.cpp's names of stacks of experts hold.
 const EXPERTS: &str = "_exps";
 
-/// Where things lie in a buffer of weights.
+/// Where things are in a buffer of weights.
 pub(super) struct Layout {
     pub size: usize,
     /// Of each tensor that is in memory itself.
     dense: HashMap<usize, usize>,
-    /// Of each operand; `None` where the inner device wants it in another kind of buffer.
+    /// Of each operand; `None` where the inner device needs it in another kind of buffer.
     operands: HashMap<usize, Option<usize>>,
 }
 
@@ -141,7 +141,7 @@ pub(super) unsafe fn place(
                         live.owned.push(index);
                         // A type that the inner device has no products with.
                         if !device.multiplies(&*made) {
-                            lock(&device.misused).insert(name_of(*t).into_owned());
+                            lock(&device.used_whole).insert(name_of(*t).into_owned());
                         }
                         *free.insert(made)
                     }
@@ -156,7 +156,7 @@ pub(super) unsafe fn place(
     true
 }
 
-/// The tensor of an operand: in the buffer, or where the inner device wants it.
+/// The tensor of an operand: in the buffer, or where the inner device needs it.
 unsafe fn allocate(
     device: &Device,
     buffer: sys::ggml_backend_buffer_t,

@@ -36,8 +36,8 @@ pub(super) struct Shared {
     /// While the model loads.
     fetch: Mutex<Option<Fetch>>,
     error: Mutex<Option<BoxError>>,
-    /// Contracted weights that the graph uses as no contraction can be.
-    misused: Mutex<BTreeSet<String>>,
+    /// Contracted weights that the graph uses in a way that needs the whole matrix.
+    used_whole: Mutex<BTreeSet<String>>,
     /// Bytes of operands in buffers of their own, which llama.cpp does not know of.
     elsewhere: AtomicUsize,
 }
@@ -101,7 +101,7 @@ impl Devices {
             names,
             fetch: Mutex::new(Some(fetch)),
             error: Mutex::new(None),
-            misused: Mutex::default(),
+            used_whole: Mutex::default(),
             elsewhere: AtomicUsize::new(0),
         });
         let devices: Vec<*mut Device> = inner
@@ -163,9 +163,9 @@ impl Devices {
         self.shared.elsewhere.load(Ordering::Relaxed) as u64
     }
 
-    /// Contracted weights that a graph has used as no contraction can be.
-    pub fn misused(&self) -> Vec<String> {
-        lock(&self.shared.misused).iter().cloned().collect()
+    /// Contracted weights that a graph has used in a way that needs the whole matrix.
+    pub fn used_whole(&self) -> Vec<String> {
+        lock(&self.shared.used_whole).iter().cloned().collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a device is told about the weights of a model: which of them are not matrices in memory,
+//! A model's weights as a device needs them: which of them are not matrices in memory,
 //! and the chains of smaller operands that stand for them.
 
 use std::collections::HashMap;
@@ -22,19 +22,19 @@ pub struct Operand {
 /// elements for each token (and for each expert that the token has chosen).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// The product with an operand of shape `[k, m]` or, one for each expert, `[k, m, e]`. A state of
-    /// more than k elements is taken as runs of k, each of which gives m.
+    /// The product with an operand of shape `[k, m]` or, one for each expert, `[k, m, e]`. A state
+    /// of more than k elements is taken as runs of k, each of which gives m.
     Matrix(usize),
     /// The elementwise product with an operand of shape `[k]` or, one for each expert, `[k, e]`.
     Scale(usize),
-    /// The elementwise products with each column of an operand of shape `[k, s]`, one after another:
-    /// a state of k·s elements.
+    /// The elementwise products with each column of an operand of shape `[k, s]`, one after
+    /// another: a state of k·s elements.
     Spread(usize),
     /// The state as a matrix of rows of this many elements, transposed.
     Turn(u64),
 }
 
-/// What stands for a weight.
+/// The operands that replace a weight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contraction {
     /// As a factor of a product: chains from the input to the output, whose results are added.

@@ -32,10 +32,10 @@ impl Library for Linked {
     ) -> bool {
         let weights = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
         let rows = values.len() / row_len;
-        // SAFETY: the caller holds both lengths against the type's block size, so ggml reads
+        // SAFETY: the caller checks both lengths against the type's block size, so ggml reads
         // `rows * row_len` floats and writes exactly `out.len()` bytes; `weights` is null or has
-        // `row_len` elements, and is not null for the types that assert it; the destination is aligned
-        // for every block type. ggml initialises the tables it needs under its own lock.
+        // `row_len` elements, and is not null for the types that assert it; the destination is
+        // aligned for every block type. ggml initialises the tables it needs under its own lock.
         unsafe {
             let dst = out.as_mut_ptr().cast::<c_void>();
             let written = sys::ggml_quantize_chunk(
@@ -55,7 +55,7 @@ impl Library for Linked {
         let Some(to_float) = traits(ty).to_float else {
             return;
         };
-        // SAFETY: the caller holds the byte length against the element count, the count is
+        // SAFETY: the caller checks the byte length against the element count, the count is
         // a multiple of the block length, and the source is aligned for every block type.
         unsafe { to_float(bytes.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64) };
     }

@@ -1,4 +1,4 @@
-//! What running the model says: one tensor compressed at a time, and all of them together.
+//! Diagnosis by running the model: with one tensor compressed at a time, and with all.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use crate::method::svd::multiply_out;
 use crate::plan::{Operand, Subject, TensorError, TransformError};
 use crate::statistics::{InputDiagnosis, TensorDiagnosis};
 
-/// A tensor as whitened svd at `keep` leaves it.
+/// A tensor after whitened svd at `keep`.
 fn compressed(
     subject: &Subject<'_>,
     tensor: &ModelTensor,
@@ -42,8 +42,8 @@ fn release(subject: &Subject<'_>, tensor: &ModelTensor) {
     }
 }
 
-/// Measures the divergence of each tensor compressed alone, and sorts them by it. The experiment's weights
-/// are as before afterwards. Gives the chunks of the text that were evaluated.
+/// Measures the divergence of each tensor compressed alone, and sorts them by it. The experiment's
+/// weights are as before afterwards. Gives the chunks of the text that were evaluated.
 ///
 /// # Errors
 /// A text that is too short, and whatever ends an evaluation.

@@ -1,4 +1,4 @@
-//! What statistics alone say of a tensor.
+//! Diagnosis of a tensor from statistics alone.
 
 use std::collections::BTreeMap;
 

@@ -158,7 +158,7 @@ pub(super) fn merges(files: &Files, folder: &HuggingFace) -> Result<Vec<String>,
             },
             _ => None,
         };
-        merges.push(text.ok_or_else(|| bad(FILE, "a merge is no pair of tokens"))?);
+        merges.push(text.ok_or_else(|| bad(FILE, "a merge is not a pair of tokens"))?);
     }
     if merges.is_empty() {
         let text = folder.read("merges.txt")?.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What llama.cpp's converter knows of pre-tokenizers: a probe text, and for each tokenizer met so
 //! far the SHA-256 of the probe's token ids and the name of its pre-tokenizer.
 
-/// The text whose token ids tell pre-tokenizers apart.
+/// The text whose token ids distinguish pre-tokenizers.
 pub(super) const PROBE: &str = "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u{200d}🌫\u{fe0f} (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL";
 
 /// SHA-256 of the token ids of [`PROBE`], written as Python prints a list, and the pre-tokenizer's

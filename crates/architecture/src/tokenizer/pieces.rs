@@ -1,4 +1,4 @@
-//! SentencePiece's vocabulary in a `tokenizer.json`, where the `tokenizer.model` was lost.
+//! SentencePiece's vocabulary in a `tokenizer.json`, where there is no `tokenizer.model`.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,8 +1,8 @@
-//! How a text is split before BPE, which llama.cpp must do as the tokenizer does.
+//! Names the pre-tokenizer, so that llama.cpp splits a text before BPE as the tokenizer does.
 //!
-//! llama.cpp's converter recognises the vocabularies it has met, by the token ids of a probe text. A
-//! vocabulary trained since is unknown to it, though it may well be split in a known way: so what it
-//! does not recognise is recognised by the structure of `tokenizer.json`.
+//! llama.cpp's converter recognises the vocabularies it has met, by the token ids of a probe text.
+//! A vocabulary trained since is unknown to it, though it may well be split in a known way: so what
+//! it does not recognise is recognised by the structure of `tokenizer.json`.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -73,7 +73,7 @@ fn by_structure(json: &Value, decoder: Option<&str>) -> Option<&'static str> {
         .iter()
         .find(|(_, structure)| *structure == steps.as_slice())?;
     let normalizer = json.pointer("/normalizer/type").and_then(Value::as_str);
-    // llama.cpp knows no normalizer; NFC leaves ordinary text alone, and Qwen has it.
+    // llama.cpp has no normalizer; NFC does not change ordinary text, and Qwen uses it.
     let normalizes = normalizer.is_some_and(|n| n != "NFC" || *name != "qwen2");
     let flag = |key: &str| json.get("model").and_then(|m| m.get(key)?.as_bool()) == Some(true);
     // llama.cpp takes whole words from the vocabulary, before merging, for Llama 3 alone.
@@ -86,7 +86,7 @@ fn by_structure(json: &Value, decoder: Option<&str>) -> Option<&'static str> {
     fits.then_some(*name)
 }
 
-/// A prefix or suffix that the model puts on parts of words, which llama.cpp does not.
+/// A prefix or suffix that the model adds to pieces of words, which llama.cpp does not.
 fn affixes(json: &Value) -> Option<&str> {
     ["continuing_subword_prefix", "end_of_word_suffix"]
         .iter()

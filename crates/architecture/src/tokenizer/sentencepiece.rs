@@ -1,7 +1,7 @@
-//! SentencePiece's `tokenizer.model`: a protocol buffer, of which the pieces are read.
+//! Reads the pieces of SentencePiece's `tokenizer.model`, a protocol buffer.
 //!
-//! The reader is small and by hand: the schema needs four fields, and every length is held against
-//! the bytes that are left before it is used.
+//! The reader is small and by hand: the schema needs four fields, and every length is checked
+//! against the bytes that are left before it is used.
 
 use serde_json::Value;
 
@@ -53,12 +53,12 @@ impl<'a> Fields<'a> {
         None
     }
 
-    /// The next field, `None` at the end, and an error where the bytes are no message.
+    /// The next field, `None` at the end, and an error where the bytes are not a message.
     fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, &'static str> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let broken = "it ends inside a field or is no protocol buffer";
+        let broken = "it ends inside a field or is not a protocol buffer";
         let tag = self.varint().ok_or(broken)?;
         let field = match tag & 7 {
             0 => Field::Number(self.varint().ok_or(broken)?),
@@ -151,9 +151,12 @@ pub(super) fn vocabulary(
     let decoder = config.and_then(|c| c.get("added_tokens_decoder")?.as_object());
     for (id, token) in decoder.into_iter().flatten() {
         let file = "tokenizer_config.json";
-        let id: usize = id
-            .parse()
-            .map_err(|_| bad(file, format!("`{id}` in `added_tokens_decoder` is no id")))?;
+        let id: usize = id.parse().map_err(|_| {
+            bad(
+                file,
+                format!("`{id}` in `added_tokens_decoder` is not an id"),
+            )
+        })?;
         let content = token.get("content").and_then(Value::as_str);
         let content =
             content.ok_or_else(|| bad(file, format!("added token {id} has no `content`")))?;

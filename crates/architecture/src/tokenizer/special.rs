@@ -41,7 +41,7 @@ pub(super) struct Special {
 }
 
 impl Special {
-    /// Gathers what the files say. Ids from `limit` on are no tokens.
+    /// Gathers what the files say. Ids from `limit` on are not tokens.
     pub(super) fn new(
         folder: &HuggingFace,
         files: &Files,

@@ -1,8 +1,8 @@
-//! A `tokenizer.json` as the `tokenizers` library reads it, after what that library takes on trust
-//! has been checked.
+//! Checks what the `tokenizers` library takes on trust in a `tokenizer.json`, then reads it with
+//! that library.
 //!
 //! The library subtracts and slices by lengths of the file's choosing, and its steps may multiply a
-//! text as often as the file says. What can't be told beforehand (a pattern that backtracks until
+//! text as often as the file says. What can't be known beforehand (a pattern that backtracks until
 //! the matcher gives up) ends in a panic of the library, which is caught here and nowhere else.
 
 use std::cell::Cell;
@@ -67,7 +67,7 @@ fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
     let prefix = field("continuing_subword_prefix").and_then(Value::as_str);
     if let Some(prefix) = prefix.filter(|p| !p.is_empty()) {
         let problem = format!(
-            "it puts `{}` before parts of words, which llama.cpp can't do",
+            "it puts `{}` before pieces of words, which llama.cpp can't do",
             shown(prefix)
         );
         return Err(bad(FILE, problem));
@@ -100,7 +100,7 @@ fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
             },
             _ => None,
         };
-        let (a, b) = pair.ok_or_else(|| bad(FILE, "a merge is no pair of tokens"))?;
+        let (a, b) = pair.ok_or_else(|| bad(FILE, "a merge is not a pair of tokens"))?;
         let made = [a, b].concat();
         let unknown = [a, b, &made].into_iter().find(|t| !vocab.contains_key(*t));
         if let Some(unknown) = unknown {
@@ -231,7 +231,7 @@ mod tests {
             (json!({"continuing_subword_prefix": "######"}), "`######`"),
             (json!({"merges": [["ab", "ab"]]}), "`abab`"),
             (json!({"merges": ["ab ab"]}), "`abab`"),
-            (json!({"merges": [["a"]]}), "no pair"),
+            (json!({"merges": [["a"]]}), "not a pair"),
             (json!({"vocab": {"a": -1}}), "the id -1"),
             (
                 json!({"vocab": {"a": 4_294_967_295u32}}),

@@ -79,7 +79,7 @@ impl<'m> Probe<'m> {
     }
 
     /// Evaluates tokens and shows the observer those of [`Self::inputs`] that `wanted` has as true.
-    /// A last layer sees only the rows of tokens that want logits. Nothing is computed after the
+    /// A last layer sees only the rows of tokens that need logits. Nothing is computed after the
     /// last wanted input if the model runs on the CPU alone; logits are of no use in either case.
     ///
     /// # Errors
@@ -94,8 +94,8 @@ impl<'m> Probe<'m> {
     }
 
     /// As [`Self::run`], but shows inputs before their readers are computed, where their producers
-    /// can be told from other nodes by name, and the model is in the host's memory. The observer
-    /// may then replace the readers' weights.
+    /// can be distinguished from other nodes by name, and the model is in the host's memory. The
+    /// observer may then replace the readers' weights.
     ///
     /// # Errors
     /// As [`Self::run`].
