@@ -16,6 +16,7 @@ pub mod guard;
 pub mod lockstep;
 pub mod model;
 pub mod parallel;
+mod sampler;
 mod state;
 mod swap;
 pub mod tokenizing;

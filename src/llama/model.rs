@@ -118,6 +118,8 @@ pub enum LlamaError {
     Tokenize { reason: String },
     #[error("llama.cpp can't write token {token}: {reason}")]
     Piece { token: Token, reason: String },
+    #[error("llama.cpp can't choose the next token: {0}")]
+    Sample(String),
     #[error("the context can't be used any more: llama.cpp failed in it before")]
     Broken,
     #[error("the model has no chat template: leave `--chat` away or name another model")]
