@@ -8,8 +8,10 @@ use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::device::Devices;
+use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
-use super::model::{LlamaError, Model, Token};
+use super::model::Model;
+use super::vocabulary::Token;
 
 /// When to use flash attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

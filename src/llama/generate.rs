@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::context::{BatchToken, Context};
-use super::model::{LlamaError, Token};
+use super::error::LlamaError;
 use super::sampler::Sampler;
 pub use super::sampler::Sampling;
+use super::vocabulary::Token;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,11 @@
 use std::collections::VecDeque;
 
 use super::context::{BatchToken, Context, ContextOptions};
+use super::error::LlamaError;
 use super::generate::{Stop, Utf8Stream};
-use super::model::{LlamaError, Model, Token};
+use super::model::Model;
 use super::sampler::{Sampler, Sampling};
+use super::vocabulary::Token;
 
 /// A text to be continued.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,9 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
-use super::model::{LlamaError, Token};
+use super::vocabulary::Token;
 
 /// How the next token is chosen. The defaults are llama.cpp's.
 #[derive(Debug, Clone, Copy, PartialEq)]

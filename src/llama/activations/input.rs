@@ -1,6 +1,7 @@
 //! What linear layers read, as it is shown to an observer.
 
-use super::super::model::{LlamaError, Model};
+use super::super::error::LlamaError;
+use super::super::model::Model;
 use super::super::swap;
 
 /// A linear layer that reads an input.

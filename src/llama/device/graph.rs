@@ -8,7 +8,7 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use super::buffer::Live;
+use super::live::Live;
 use super::weights::Link;
 
 /// Nodes that live as long as they may be computed: kept from graph to graph.
