@@ -358,7 +358,7 @@ impl Rewriter {
     }
 
     fn blank(&mut self, ty: sys::ggml_type, ne: [i64; 4]) -> *mut ggml_tensor {
-        let blank = super::tensor(ty, ne);
+        let blank = super::wrapped::tensor(ty, ne);
         if self.used == self.made.len() {
             self.made.push(NonNull::from(Box::leak(Box::new(blank))));
         } else {

@@ -12,7 +12,7 @@ mod live;
 pub mod weights;
 mod wrapped;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::ffi::{CString, c_char};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
