@@ -225,6 +225,32 @@ fn a_tensor_that_no_type_fits_is_named() {
 }
 
 #[test]
+fn a_type_that_cant_hold_a_value_is_left_out() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("model-f32.gguf");
+    let mut tiny = low_rank(Kind::Untied, 64);
+    let name = "blk.1.ffn_down.weight";
+    let index = tiny.layout.iter().position(|t| t.name == name).unwrap();
+    let row = tiny.layout[index].shape[0] as usize * 4;
+    for row in tiny.data[index].chunks_mut(row) {
+        // More than 16 bits hold.
+        row[..4].copy_from_slice(&1e5f32.to_le_bytes());
+    }
+    tiny.write(&model);
+    let stats = dir.path().join("model.stats");
+    calibrate(&model, &stats);
+    let output = dir.path().join("own.gguf");
+    let chosen = report(&mut target(&model, &stats, ["--size", "60%"], &output));
+    assert!(output.exists(), "{chosen}");
+
+    let mut only = dwindle(["compress", "--types", "f16", "--size", "60%"]);
+    only.arg(&model).arg("--stats").arg(&stats);
+    only.arg("--text").arg(fixture("kjv-calibration.txt"));
+    only.arg("-o").arg(dir.path().join("none.gguf"));
+    says(&refusal(&mut only, 3), &[name, "100000", "`f16`", "`bf16`"]);
+}
+
+#[test]
 fn a_killed_measurement_goes_on_and_gives_the_same_file() {
     let dir = tempdir().unwrap();
     let stats = statistics(dir.path());

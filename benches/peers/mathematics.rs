@@ -87,27 +87,7 @@ impl Bench {
             }
         }
         let shapes: Vec<[usize; 2]> = matrices.iter().map(|(_, m, n, _)| [*m, *n]).collect();
-        let script = format!(
-            "import torch, time\n\
-             torch.manual_seed(0)\n\
-             shapes = {shapes:?}\n\
-             grams = {{}}\n\
-             for m, n in shapes:\n    \
-                 x = torch.randn(n, 2 * n, dtype=torch.float64)\n    \
-                 grams[n] = x @ x.T\n\
-             ws = [torch.randn(m, n) for m, n in shapes]\n\
-             t = time.perf_counter()\n\
-             for w in ws:\n    \
-                 w = w.double()\n    \
-                 l = torch.linalg.cholesky(grams[w.shape[1]])\n    \
-                 u, s, v = torch.linalg.svd(w @ l, full_matrices=False)\n    \
-                 r = w.numel() * 4 // 5 // sum(w.shape)\n    \
-                 s = s[:r].sqrt()\n    \
-                 b = (u[:, :r] * s).float()\n    \
-                 a = torch.linalg.solve_triangular(l, v[:r], upper=False, left=False)\n    \
-                 a = (s[:, None] * a).float()\n\
-             print(time.perf_counter() - t)"
-        );
+        let script = whitened_script(&shapes);
         let rank = |m: usize, n: usize| m * n * 4 / 5 / (m + n);
         let factors = || {
             let made = matrices.par_iter().with_max_len(1).map(|(w, m, n, gram)| {
@@ -144,6 +124,31 @@ impl Bench {
         );
         Ok(())
     }
+}
+
+/// What torch's users do for the same factors, in Python.
+fn whitened_script(shapes: &[[usize; 2]]) -> String {
+    format!(
+        "import torch, time\n\
+             torch.manual_seed(0)\n\
+             shapes = {shapes:?}\n\
+             grams = {{}}\n\
+             for m, n in shapes:\n    \
+                 x = torch.randn(n, 2 * n, dtype=torch.float64)\n    \
+                 grams[n] = x @ x.T\n\
+             ws = [torch.randn(m, n) for m, n in shapes]\n\
+             t = time.perf_counter()\n\
+             for w in ws:\n    \
+                 w = w.double()\n    \
+                 l = torch.linalg.cholesky(grams[w.shape[1]])\n    \
+                 u, s, v = torch.linalg.svd(w @ l, full_matrices=False)\n    \
+                 r = w.numel() * 4 // 5 // sum(w.shape)\n    \
+                 s = s[:r].sqrt()\n    \
+                 b = (u[:, :r] * s).float()\n    \
+                 a = torch.linalg.solve_triangular(l, v[:r], upper=False, left=False)\n    \
+                 a = (s[:, None] * a).float()\n\
+             print(time.perf_counter() - t)"
+    )
 }
 
 /// The least output error of a rank: the squared singular values of W·L beyond it.

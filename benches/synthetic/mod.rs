@@ -26,7 +26,6 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
         std::fs::copy(from, folder.join(file))?;
     }
     let (hidden, ffn) = (sizes.hidden, sizes.ffn);
-    let kv = hidden / sizes.heads * sizes.kv_heads;
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16",
         "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": sizes.layers,
@@ -36,6 +35,31 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
     });
     std::fs::write(folder.join("config.json"), config.to_string())?;
 
+    let tensors = tensors(sizes);
+    let mut header = serde_json::Map::new();
+    let mut offset = 0;
+    for (name, shape) in &tensors {
+        let end = offset + 2 * shape.iter().product::<u64>();
+        header.insert(
+            name.clone(),
+            json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}),
+        );
+        offset = end;
+    }
+    let header = Value::Object(header).to_string();
+    let mut file =
+        std::io::BufWriter::new(std::fs::File::create(folder.join("model.safetensors"))?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    write_weights(&mut file, offset as usize)?;
+    file.flush()?;
+    Ok(offset)
+}
+
+/// Names and shapes, in the order of the file.
+fn tensors(sizes: &Sizes) -> Vec<(String, Vec<u64>)> {
+    let (hidden, ffn) = (sizes.hidden, sizes.ffn);
+    let kv = hidden / sizes.heads * sizes.kv_heads;
     let mut tensors = vec![
         ("model.embed_tokens.weight".to_string(), vec![VOCAB, hidden]),
         ("model.norm.weight".into(), vec![hidden]),
@@ -56,23 +80,13 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
         }
     }
     tensors.sort();
-    let mut header = serde_json::Map::new();
-    let mut offset = 0;
-    for (name, shape) in &tensors {
-        let end = offset + 2 * shape.iter().product::<u64>();
-        header.insert(
-            name.clone(),
-            json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}),
-        );
-        offset = end;
-    }
-    let header = Value::Object(header).to_string();
-    let mut file =
-        std::io::BufWriter::new(std::fs::File::create(folder.join("model.safetensors"))?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    // Random mantissas and signs around 2^-6: what a weight looks like. Each run of 2^20 elements
-    // is the same: where the row length is a power of two, the rank is low and factors are exact.
+    tensors
+}
+
+/// Writes so many bytes of weights.
+fn write_weights(file: &mut impl Write, bytes: usize) -> std::io::Result<()> {
+    // Random mantissas and signs around 2^-6: what a weight looks like. Each run of 2^20 elements is
+    // the same: where the row length is a power of two, the rank is low and factors are exact.
     let mut state = 1u64;
     let block: Vec<u8> = (0..1 << 20)
         .flat_map(|_| {
@@ -83,12 +97,11 @@ pub fn write(folder: &Path, sizes: &Sizes) -> std::io::Result<u64> {
             (0x3c00 | (bits & 0x80ff)).to_le_bytes()
         })
         .collect();
-    let mut left = offset as usize;
+    let mut left = bytes;
     while left > 0 {
         let n = left.min(block.len());
         file.write_all(&block[..n])?;
         left -= n;
     }
-    file.flush()?;
-    Ok(offset)
+    Ok(())
 }

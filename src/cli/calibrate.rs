@@ -70,24 +70,9 @@ struct Report<'a> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    // Before measurements that may take hours.
-    Claims::new()
-        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
-        .reads("the text", [&args.text])
-        .reads("an adapter", args.runtime.adapters())
-        .writes(&args.output)
-        .writes(&args.imatrix)
-        .check()?;
+    claim(args)?;
     let text = read_text(&args.text)?;
-    let chunks = match (args.chunks, args.tokens) {
-        (Some(0), _) | (_, Some(0)) => {
-            return Err(Failure::Usage(
-                "no tokens: expected at least 1 to measure on".into(),
-            ));
-        }
-        (None, Some(tokens)) => Some(tokens.div_ceil(args.ctx.max(1).into()) as usize),
-        (chunks, _) => chunks,
-    };
+    let chunks = chunks(args)?;
     let options = CalibrateOptions {
         ctx: args.ctx,
         chunks,
@@ -121,6 +106,43 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         },
     )?;
     bar.finish_and_clear();
+    note(chunks, &calibration);
+    if args.json {
+        return json(&Report {
+            calibration: &calibration,
+            peak_memory: peak_memory(),
+        });
+    }
+    print(args, &calibration)
+}
+
+/// Holds the outputs against the inputs, before measurements that may take hours.
+fn claim(args: &Args) -> Result<(), Failure> {
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the text", [&args.text])
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .writes(&args.imatrix)
+        .check()?;
+    Ok(())
+}
+
+/// Chunks of the text, where not all of it is wanted.
+fn chunks(args: &Args) -> Result<Option<usize>, Failure> {
+    Ok(match (args.chunks, args.tokens) {
+        (Some(0), _) | (_, Some(0)) => {
+            return Err(Failure::Usage(
+                "there is nothing to measure on no tokens".into(),
+            ));
+        }
+        (None, Some(tokens)) => Some(tokens.div_ceil(args.ctx.max(1).into()) as usize),
+        (chunks, _) => chunks,
+    })
+}
+
+/// Says on stderr what was wanted and is not there.
+fn note(chunks: Option<usize>, calibration: &Calibration) {
     if let Some(wanted) = chunks
         && calibration.provenance.chunks < wanted as u64
     {
@@ -136,13 +158,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             calibration.unreached.len()
         );
     }
-    if args.json {
-        return json(&Report {
-            calibration: &calibration,
-            peak_memory: peak_memory(),
-        });
-    }
-    print(args, &calibration)
 }
 
 fn file_name(path: &Path) -> String {
@@ -156,8 +171,9 @@ fn gram_bytes(group: &Group) -> u64 {
     group.slices as u64 * group.blocks.iter().map(block).sum::<u64>()
 }
 
-/// Prints groups that differ only in their layer as one row.
-fn print(args: &Args, calibration: &Calibration) -> Result<(), Failure> {
+/// Groups that differ only in their layer are told once: with the names of their readers, how many
+/// there are, and their bytes.
+fn alike<'a>(args: &Args, calibration: &'a Calibration) -> Vec<(String, &'a Group, usize, u64)> {
     let mut rows: Vec<(String, &Group, usize, u64)> = Vec::new();
     for group in &calibration.groups {
         let roles: Vec<&str> = group
@@ -183,6 +199,11 @@ fn print(args: &Args, calibration: &Calibration) -> Result<(), Failure> {
             None => rows.push((roles, group, 1, bytes)),
         }
     }
+    rows
+}
+
+fn print(args: &Args, calibration: &Calibration) -> Result<(), Failure> {
+    let rows = alike(args, calibration);
     let rows = rows.into_iter().map(|(roles, group, count, bytes)| {
         let blocks = match group.blocks.len() {
             1 => String::new(),

@@ -1,6 +1,6 @@
 //! `dwindle diagnose`: ranks tensors by what compressing them costs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle_formats::output::{Claims, folder_of};
@@ -66,18 +66,7 @@ fn keep(text: &str) -> Result<f64, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    // Before measurements that may take hours.
-    Claims::new()
-        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
-        .reads("the statistics", [&args.stats])
-        .reads("the text", &args.text)
-        .reads("an adapter", args.runtime.adapters())
-        .writes(&args.output)
-        .check()?;
-    let scratch = match &args.output {
-        Some(output) => folder_of(output).to_path_buf(),
-        None => std::env::temp_dir(),
-    };
+    claim(args)?;
     let text = args.text.as_deref().map(read_text).transpose()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
@@ -99,40 +88,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     sort_by_output_error(&mut diagnosis.tensors);
     if let (Some(text), Some(file)) = (&text, &args.text) {
-        let options = EvalOptions {
-            ctx: args.ctx,
-            chunks: Some(args.chunks),
-            threads: args.runtime.threads(),
-            ..EvalOptions::default()
-        };
-        let running = args.runtime.load_replaceable(&path)?;
-        let found = &mut diagnosis.tensors;
-        let bar = progress::count(found.len() as u64, "running");
-        let mut experiment = Experiment::new(&running, subject, (text, &options), &scratch);
-        let keep = args.keep;
-        let chunks = divergences(&subject, &mut experiment, keep, found, &mut || bar.inc(1))?;
-        drop(experiment);
-        bar.finish_and_clear();
-        let original = args.runtime.load(&path)?;
-        diagnosis.inputs = activations(
-            &subject,
-            [&original, &running],
-            args.keep,
-            (text, &options),
-            found,
-        )?;
-        diagnosis.text = Some(DiagnosisText {
-            name: file_name(file),
-            sha256: digest(text.as_bytes()),
-            ctx: args.ctx,
-            chunks,
-        });
-        if chunks < args.chunks {
-            eprintln!(
-                "note: the text has only {chunks} of the {} chunks",
-                args.chunks
-            );
-        }
+        run(args, &path, subject, (text, file), &mut diagnosis)?;
     }
     if let Some(output) = &args.output {
         diagnosis.write(output)?;
@@ -141,6 +97,67 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         return json(&diagnosis);
     }
     print(&diagnosis, args.top)
+}
+
+/// Holds the output against the inputs, before measurements that may take hours.
+fn claim(args: &Args) -> Result<(), Failure> {
+    Claims::new()
+        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
+        .reads("the statistics", [&args.stats])
+        .reads("the text", &args.text)
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.output)
+        .check()?;
+    Ok(())
+}
+
+/// Runs the model, once for each tensor and once for all.
+fn run(
+    args: &Args,
+    path: &Path,
+    subject: Subject<'_>,
+    (text, file): (&str, &Path),
+    diagnosis: &mut Diagnosis,
+) -> Result<(), Failure> {
+    let scratch = match &args.output {
+        Some(output) => folder_of(output).to_path_buf(),
+        None => std::env::temp_dir(),
+    };
+    let options = EvalOptions {
+        ctx: args.ctx,
+        chunks: Some(args.chunks),
+        threads: args.runtime.threads(),
+        ..EvalOptions::default()
+    };
+    let running = args.runtime.load_replaceable(path)?;
+    let found = &mut diagnosis.tensors;
+    let bar = progress::count(found.len() as u64, "running");
+    let mut experiment = Experiment::new(&running, subject, (text, &options), &scratch);
+    let keep = args.keep;
+    let chunks = divergences(&subject, &mut experiment, keep, found, &mut || bar.inc(1))?;
+    drop(experiment);
+    bar.finish_and_clear();
+    let original = args.runtime.load(path)?;
+    diagnosis.inputs = activations(
+        &subject,
+        [&original, &running],
+        args.keep,
+        (text, &options),
+        found,
+    )?;
+    diagnosis.text = Some(DiagnosisText {
+        name: file_name(file),
+        sha256: digest(text.as_bytes()),
+        ctx: args.ctx,
+        chunks,
+    });
+    if chunks < args.chunks {
+        eprintln!(
+            "note: the text has only {chunks} of the {} chunks",
+            args.chunks
+        );
+    }
+    Ok(())
 }
 
 fn sort_by_output_error(tensors: &mut [TensorDiagnosis]) {

@@ -9,7 +9,7 @@ use clap::Parser;
 use super::Failure;
 use super::model::{Attention, Runtime};
 use crate::llama::context::{Context, ContextOptions};
-use crate::llama::generate::{Sampling, Stop, generate};
+use crate::llama::generate::{Generated, Sampling, Stop, generate};
 
 /// Generate text with a `.gguf`, a `.dwn` or a checkpoint
 #[derive(Debug, Parser)]
@@ -101,6 +101,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     )?;
     written?;
     writeln!(out)?;
+    report(&generated);
+    Ok(())
+}
+
+/// Says on stderr how fast it was.
+fn report(generated: &Generated) {
     let rate = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64();
     eprintln!(
         "{} prompt tokens at {:.1}/s, {} generated at {:.1}/s{}",
@@ -113,5 +119,4 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             _ => "",
         }
     );
-    Ok(())
 }

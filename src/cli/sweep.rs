@@ -99,16 +99,7 @@ struct Report {
 
 /// Runs `dwindle sweep`.
 pub fn main(args: &Args) -> Result<(), Failure> {
-    // Before measurements that may take hours.
-    Claims::new()
-        .reads("the checkpoint", [checkpoint_path(&args.checkpoint)])
-        .reads("the statistics", [&args.stats])
-        .reads("a text", [&args.text])
-        .reads("a text", &args.eval)
-        .reads("a text", &args.choosing.gate)
-        .writes(&args.svg)
-        .writes(args.choosing.sensitivity())
-        .check()?;
+    args.claim()?;
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
@@ -169,7 +160,21 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 impl Args {
-    /// Sizes of the files, largest first; by default those of llama-quantize's file types.
+    /// Holds the outputs against the inputs, before measurements that may take hours.
+    fn claim(&self) -> Result<(), Failure> {
+        Claims::new()
+            .reads("the checkpoint", [checkpoint_path(&self.checkpoint)])
+            .reads("the statistics", [&self.stats])
+            .reads("a text", [&self.text])
+            .reads("a text", &self.eval)
+            .reads("a text", &self.choosing.gate)
+            .writes(&self.svg)
+            .writes(self.choosing.sensitivity())
+            .check()?;
+        Ok(())
+    }
+
+    /// Sizes of the files, those of llama-quantize's file types where none are given, the largest first.
     fn sizes(&self, bench: &Workbench<'_>) -> Result<Vec<(Option<Rung>, u64)>, Failure> {
         if !self.sizes.is_empty() {
             let whole = bench.subject.bytes();

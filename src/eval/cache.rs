@@ -112,7 +112,7 @@ fn is_replaceable(path: &Path) -> std::io::Result<bool> {
         _ => return Ok(true),
     }
     let mut magic = Vec::new();
-    let beginning = fs::File::open(path)?.take(MAGIC.len() as u64);
+    let beginning = bounded::open(path)?.take(MAGIC.len() as u64);
     let len = { beginning }.read_to_end(&mut magic)?;
     Ok(len == 0 || magic == MAGIC)
 }

@@ -191,20 +191,23 @@ impl<'m> Evaluator<'m> {
             }
             self.context.decode(&batch)?;
             if self.is_gathered {
-                self.gathered.extend_from_slice(self.context.logits());
+                self.gathered.extend_from_slice(self.context.try_logits()?);
             }
         }
         Ok(())
     }
 
     /// The scored rows of a chunk of the group, by its place in the group.
-    pub fn chunk(&mut self, place: usize) -> &[f32] {
+    ///
+    /// # Errors
+    /// Waiting for the computation fails.
+    pub fn chunk(&mut self, place: usize) -> Result<&[f32], EvalError> {
         let len = self.n_vocab * self.rows;
         let all = if self.is_gathered {
             &self.gathered
         } else {
-            self.context.logits()
+            self.context.try_logits()?
         };
-        &all[place * len..(place + 1) * len - self.n_vocab]
+        Ok(&all[place * len..(place + 1) * len - self.n_vocab])
     }
 }

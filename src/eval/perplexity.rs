@@ -92,7 +92,7 @@ pub fn perplexity(
         if place == 0 {
             evaluator.evaluate(&chunks, chunk)?;
         }
-        add_nlls(&mut sums, evaluator.chunk(place), &chunks, chunk)?;
+        add_nlls(&mut sums, evaluator.chunk(place)?, &chunks, chunk)?;
         progress(Progress {
             done: chunk + 1,
             chunks: chunks.count,
@@ -130,7 +130,7 @@ pub fn compare(
                 reference.evaluate(&chunks, chunk)?;
             }
         }
-        let rows = evaluator.chunk(place);
+        let rows = evaluator.chunk(place)?;
         add_nlls(&mut nlls, rows, &chunks, chunk)?;
         add_divergences(&mut sums, rows, &mut base, &chunks, chunk, place)?;
         progress(Progress {
@@ -169,7 +169,7 @@ pub fn write_reference(
         if place == 0 {
             evaluator.evaluate(&chunks, chunk)?;
         }
-        let rows = evaluator.chunk(place);
+        let rows = evaluator.chunk(place)?;
         add_nlls(&mut sums, rows, &chunks, chunk)?;
         writer.chunk(rows, chunks.targets(chunk))?;
         progress(Progress {
@@ -229,7 +229,7 @@ fn add_divergences(
     let rows = rows.par_chunks(n_vocab).zip(targets);
     let found: Vec<_> = match base {
         Base::Model(reference) => rows
-            .zip(reference.chunk(place).par_chunks(n_vocab))
+            .zip(reference.chunk(place)?.par_chunks(n_vocab))
             .map_init(LogProbs::default, |base, ((row, target), base_row)| {
                 base.set(base_row);
                 let cosine = softmax::cosine(row, base_row);

@@ -103,7 +103,7 @@ fn measure(
     let tokens: Vec<Token> = (0..prompt).map(token).collect();
     let start = Instant::now();
     evaluate_prompt(context, &tokens)?;
-    let _ = context.logits(); // waits for the computation
+    context.try_logits()?; // waits for the computation
     let prompt_time = start.elapsed().as_secs_f64();
     let start = Instant::now();
     for i in prompt..prompt + generate {
@@ -113,7 +113,7 @@ fn measure(
             sequence: 0,
             logits: true,
         }])?;
-        let _ = context.logits();
+        context.try_logits()?;
     }
     Ok((prompt_time, start.elapsed().as_secs_f64()))
 }

@@ -8,8 +8,8 @@ use dwindle_formats::bounded;
 use llama_cpp_sys_2 as sys;
 
 use super::admission::file::admit_adapter;
+use super::error::LlamaError;
 use super::guard::{Failure, Stopped, guarded, logged};
-use super::model::{LlamaError, Model, ModelOptions};
 
 /// An adapter, which llama.cpp frees with its model.
 #[derive(Debug)]
@@ -20,17 +20,12 @@ unsafe impl Send for Adapter {}
 // SAFETY: as above.
 unsafe impl Sync for Adapter {}
 
-impl Model {
-    /// Loads the adapters that the options name.
-    pub(super) fn with_adapters(mut self, options: &ModelOptions) -> Result<Model, LlamaError> {
-        for path in &options.lora {
-            let adapter = self.adapter(path)?;
-            self.adapters.push(adapter);
-        }
-        Ok(self)
-    }
-
-    fn adapter(&self, path: &Path) -> Result<Adapter, LlamaError> {
+impl Adapter {
+    /// Loads an adapter's file for a model.
+    ///
+    /// # Safety
+    /// The model is one that llama.cpp has loaded.
+    pub unsafe fn load(model: *mut sys::llama_model, path: &Path) -> Result<Adapter, LlamaError> {
         // llama.cpp would wait for a pipe.
         bounded::open(path).map_err(|e| LlamaError::Adapter {
             path: path.to_path_buf(),
@@ -40,9 +35,9 @@ impl Model {
         let name = path.to_str().and_then(|p| CString::new(p).ok());
         let name = name.ok_or_else(|| LlamaError::Path(path.to_path_buf()))?;
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the model lives and the path is a C string.
+        // SAFETY: the model is valid by contract and the path is a C string.
         let (loaded, log) = logged(|failure| unsafe {
-            dwindle_load_adapter(self.raw(), name.as_ptr(), &mut raw, failure)
+            dwindle_load_adapter(model, name.as_ptr(), &mut raw, failure)
         });
         let reason = loaded.err().map_or(log, |stopped| {
             raw = std::ptr::null_mut();
@@ -54,26 +49,31 @@ impl Model {
         })?;
         Ok(Adapter(raw))
     }
+}
 
-    /// Applies the adapters to a context of this model, at full scale.
-    pub(super) fn adapt(&self, context: NonNull<sys::llama_context>) -> Result<(), Stopped> {
-        if self.adapters.is_empty() {
-            return Ok(());
-        }
-        let mut adapters: Vec<_> = self.adapters.iter().map(|a| a.0.as_ptr()).collect();
-        let mut scales = vec![1f32; adapters.len()];
-        // SAFETY: the context is one of this model, which owns the adapters; both lists have as
-        // many elements. llama.cpp always answers with 0.
-        guarded(|failure| unsafe {
-            dwindle_set_adapters(
-                context.as_ptr(),
-                adapters.as_mut_ptr(),
-                adapters.len(),
-                scales.as_mut_ptr(),
-                failure,
-            )
-        })
+/// Applies adapters to a context, at full scale.
+///
+/// # Safety
+/// The context is valid, and its model owns the adapters.
+pub(super) unsafe fn apply(
+    adapters: &[Adapter],
+    context: NonNull<sys::llama_context>,
+) -> Result<(), Stopped> {
+    if adapters.is_empty() {
+        return Ok(());
     }
+    let mut adapters: Vec<_> = adapters.iter().map(|a| a.0.as_ptr()).collect();
+    let mut scales = vec![1f32; adapters.len()];
+    // SAFETY: valid by contract; both lists have as many elements. llama.cpp always answers with 0.
+    guarded(|failure| unsafe {
+        dwindle_set_adapters(
+            context.as_ptr(),
+            adapters.as_mut_ptr(),
+            adapters.len(),
+            scales.as_mut_ptr(),
+            failure,
+        )
+    })
 }
 
 unsafe extern "C" {

@@ -3,6 +3,9 @@
 #include "guard.h"
 #include "llama.h"
 
+#include <memory>
+#include <vector>
+
 // Mirrors `Facts` in vocabulary.rs.
 struct dwindle_vocabulary {
     int32_t type;
@@ -20,6 +23,15 @@ struct dwindle_text {
     int32_t      len;
     bool         add_special;
     bool         parse_special;
+};
+
+// Mirrors `Choice` in sampler.rs.
+struct dwindle_choice {
+    float    temperature;
+    float    top_p;
+    float    min_p;
+    int32_t  top_k;
+    uint32_t seed;
 };
 
 extern "C" {
@@ -139,6 +151,40 @@ int dwindle_apply_template(
         char * bytes, int32_t * count, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] {
         *count = llama_chat_apply_template(chat_template, messages, n_messages, /*add_ass*/ true, bytes, *count);
+    });
+}
+
+int dwindle_new_sampler(const dwindle_choice * choice, llama_sampler ** out, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        std::unique_ptr<llama_sampler, decltype(&llama_sampler_free)> chain(
+            llama_sampler_chain_init(llama_sampler_chain_default_params()), llama_sampler_free);
+        llama_sampler_chain_add(chain.get(), llama_sampler_init_top_k(choice->top_k));
+        llama_sampler_chain_add(chain.get(), llama_sampler_init_top_p(choice->top_p, 1));
+        llama_sampler_chain_add(chain.get(), llama_sampler_init_min_p(choice->min_p, 1));
+        llama_sampler_chain_add(chain.get(), llama_sampler_init_temp(choice->temperature));
+        llama_sampler_chain_add(chain.get(), llama_sampler_init_dist(choice->seed));
+        *out = chain.release();
+    });
+}
+
+int dwindle_free_sampler(llama_sampler * sampler, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { llama_sampler_free(sampler); });
+}
+
+// `*token` is less than zero where none was chosen.
+int dwindle_sample(
+        llama_sampler * sampler, const float * logits, int32_t n_logits, llama_token * token,
+        dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        std::vector<llama_token_data> all;
+        all.reserve(n_logits);
+        for (llama_token id = 0; id < n_logits; id++) {
+            all.push_back({ id, logits[id], 0.0f });
+        }
+        llama_token_data_array candidates = { all.data(), all.size(), /*selected*/ -1, /*sorted*/ false };
+        llama_sampler_apply(sampler, &candidates);
+        const bool chosen = candidates.selected >= 0 && (size_t) candidates.selected < candidates.size;
+        *token = chosen ? candidates.data[candidates.selected].id : -1;
     });
 }
 

@@ -8,8 +8,10 @@ use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::device::Devices;
+use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
-use super::model::{LlamaError, Model, Token};
+use super::model::Model;
+use super::vocabulary::Token;
 
 /// When to use flash attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -212,6 +214,12 @@ impl<'m> Context<'m> {
         self.is_broken
     }
 
+    /// As after a failed assertion.
+    #[cfg(test)]
+    pub(super) fn break_off(&mut self) {
+        self.is_broken = true;
+    }
+
     /// Evaluates tokens. Their logits are then in [`Self::logits`]. Contexts of one model evaluate
     /// one after the other.
     ///
@@ -304,23 +312,41 @@ impl<'m> Context<'m> {
     }
 
     /// The logits of the last [`Self::decode`]: one row of the vocabulary's length for each token
-    /// that wanted them, in the order of the tokens.
+    /// that wanted them, in the order of the tokens. None where llama.cpp fails.
     pub fn logits(&mut self) -> &[f32] {
+        self.try_logits().unwrap_or_default()
+    }
+
+    /// As [`Self::logits`]: as many rows as were wanted.
+    ///
+    /// # Errors
+    /// Waiting for the computation fails.
+    pub fn try_logits(&mut self) -> Result<&[f32], LlamaError> {
         let len = self.outputs * self.model.n_vocab();
         if len == 0 {
-            return &[];
+            return Ok(&[]);
+        }
+        let failed = |reason: String| LlamaError::Decode {
+            tokens: self.outputs,
+            reason,
+        };
+        if self.is_broken {
+            return Err(LlamaError::Broken);
         }
         let mut rows = std::ptr::null_mut();
         // SAFETY: the context lives; the call waits for the computation.
-        let got =
-            guarded(|failure| unsafe { dwindle_logits(self.raw.as_ptr(), &mut rows, failure) });
-        self.is_broken |= got.is_err();
-        if self.is_broken || rows.is_null() {
-            return &[];
+        let (got, log) =
+            logged(|failure| unsafe { dwindle_logits(self.raw.as_ptr(), &mut rows, failure) });
+        if let Err(stopped) = got {
+            self.is_broken = true;
+            return Err(failed(stopped.reason));
+        }
+        if rows.is_null() {
+            return Err(failed(log));
         }
         // SAFETY: after a successful decode llama.cpp holds one row for each token that wanted
         // logits; they stay until the next call that needs `&mut self`.
-        unsafe { std::slice::from_raw_parts(rows, len) }
+        Ok(unsafe { std::slice::from_raw_parts(rows, len) })
     }
 
     /// What llama.cpp has allocated for this context and its model.

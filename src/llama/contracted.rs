@@ -8,10 +8,9 @@ use llama_cpp_sys_2 as sys;
 use super::backend::{describe, raw_devices};
 use super::device::Devices;
 use super::device::weights::{Fetch, Weights};
-use super::feed::{FeedError, TensorFeed, with_stream};
-use super::model::{
-    LlamaError, Model, ModelOptions, device_list, dwindle_load_stream, load_raw, params,
-};
+use super::error::{FeedError, LlamaError};
+use super::feed::{TensorFeed, with_stream};
+use super::model::{Model, ModelOptions, device_list, dwindle_load_stream, load_raw, params};
 
 impl Model {
     /// As [`Self::load_feed`], of a model some of whose weights are computed with operands of their

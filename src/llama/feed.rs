@@ -12,14 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use dwindle_formats::gguf::{Metadata, TensorLayout, encode_header, lay_out};
 
 use super::admission::{Described, Refusal, admit};
-use super::model::LlamaError;
+use super::error::LlamaError;
+pub use super::error::{BoxError, FeedError};
 
 /// Tensors begin at multiples of this, which is also the size of the stream's buffer: so a seek to
 /// a tensor never makes the C library read what is before it, which would be another tensor.
 const ALIGNMENT: u64 = 1 << 16;
-
-/// Any error of the one who produces tensors.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Writes the data of the tensor with this index into the (empty) buffer.
 pub type Produce<'a> = Box<dyn FnMut(usize, &mut Vec<u8>) -> Result<(), BoxError> + Send + 'a>;
@@ -111,33 +109,6 @@ impl<'a> TensorFeed<'a> {
     pub fn file_len(&self) -> u64 {
         self.len
     }
-}
-
-/// Why a tensor could not be produced.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the messages say what the fields are
-pub enum FeedError {
-    #[error("can't provide tensor `{tensor}`")]
-    Produce {
-        tensor: String,
-        #[source]
-        source: BoxError,
-    },
-    #[error("can't provide an operand")]
-    Operand(#[source] BoxError),
-    #[error("tensor `{tensor}` was provided with {found} bytes, expected {expected}")]
-    Length {
-        tensor: String,
-        found: usize,
-        expected: u64,
-    },
-    #[error("providing a tensor failed unexpectedly: {0}")]
-    Panic(String),
-    #[error("can't open a stream for the model: {0}")]
-    Stream(std::io::Error),
-    #[error("the tensors' sizes don't fit their types, or overflow")]
-    Layout,
 }
 
 /// What the stream's callbacks work on.

@@ -3,52 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use llama_cpp_2::sampling::LlamaSampler;
-use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-
 use super::context::{BatchToken, Context};
-use super::model::{LlamaError, Token};
-
-/// How the next token is chosen. The defaults are llama.cpp's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// 0 (or less than a millionth) always takes the most probable token; higher is more varied.
-    pub temperature: f32,
-    /// Only this many of the most probable tokens are considered.
-    pub top_k: u32,
-    /// Only the most probable tokens that together have this probability are considered.
-    pub top_p: f32,
-    /// Only tokens with at least this share of the best one's probability are considered.
-    pub min_p: f32,
-    /// The same seed gives the same text.
-    pub seed: u32,
-}
-
-/// The lowest temperature that is sampled at. Logits are divided by it: far below, the quotients
-/// overflow, and already here tokens have the same chance only if their logits are the same in all
-/// digits.
-const LOWEST_TEMPERATURE: f32 = 1e-6;
-
-impl Sampling {
-    /// Whether the most probable token is always taken. Not a number also means that.
-    pub fn is_greedy(&self) -> bool {
-        self.temperature.is_nan() || self.temperature < LOWEST_TEMPERATURE
-    }
-}
-
-impl Default for Sampling {
-    fn default() -> Sampling {
-        Sampling {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            seed: 0,
-        }
-    }
-}
+use super::error::LlamaError;
+use super::sampler::Sampler;
+pub use super::sampler::Sampling;
+use super::vocabulary::Token;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +52,9 @@ pub fn generate(
 ) -> Result<Generated, LlamaError> {
     let start = Instant::now();
     evaluate_prompt(context, prompt)?;
-    let mut sampler = Sampler::new(sampling);
+    let mut sampler = Sampler::new(sampling)?;
     // Also the end of the prompt's computation: reading the logits waits for it.
-    let mut next = sampler.sample(context.logits());
+    let mut next = sampler.sample(context.try_logits()?)?;
     let prompt_time = start.elapsed();
     let start = Instant::now();
 
@@ -127,7 +86,7 @@ pub fn generate(
             sequence: 0,
             logits: true,
         }])?;
-        next = sampler.sample(context.logits());
+        next = sampler.sample(context.try_logits()?)?;
     };
     let rest = text.finish();
     if !rest.is_empty() && stop != Stop::Caller {
@@ -172,56 +131,6 @@ pub(crate) fn evaluate_prompt(
         context.decode(&batch)?;
     }
     Ok(())
-}
-
-/// llama.cpp's sampler chain on rows of logits.
-pub(super) struct Sampler {
-    chain: Option<LlamaSampler>,
-}
-
-impl Sampler {
-    pub(super) fn new(sampling: &Sampling) -> Sampler {
-        if sampling.is_greedy() {
-            return Sampler { chain: None };
-        }
-        let top_k = i32::try_from(sampling.top_k).unwrap_or(i32::MAX);
-        Sampler {
-            chain: Some(LlamaSampler::chain_simple([
-                LlamaSampler::top_k(top_k),
-                LlamaSampler::top_p(sampling.top_p, 1),
-                LlamaSampler::min_p(sampling.min_p, 1),
-                LlamaSampler::temp(sampling.temperature),
-                LlamaSampler::dist(sampling.seed),
-            ])),
-        }
-    }
-
-    pub(super) fn sample(&mut self, logits: &[f32]) -> Token {
-        let Some(chain) = &mut self.chain else {
-            return argmax(logits);
-        };
-        let candidates = (0..).map(LlamaToken).zip(logits);
-        let mut candidates = LlamaTokenDataArray::from_iter(
-            candidates.map(|(token, logit)| LlamaTokenData::new(token, *logit, 0.0)),
-            false,
-        );
-        candidates.apply_sampler(chain);
-        match candidates.selected_token() {
-            Some(token) => token.0,
-            None => argmax(logits),
-        }
-    }
-}
-
-/// The first of the largest, as llama.cpp's greedy sampler takes it.
-fn argmax(logits: &[f32]) -> Token {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
-    }
-    best as Token
 }
 
 /// Bytes in, whole characters out.
@@ -275,23 +184,5 @@ mod tests {
         assert_eq!(out, ["a", "", "é", "", "", "", "🦀"]);
         assert_eq!(stream.push(&[b'x', 0xff, b'y', 0xe2, 0x82]), "x\u{fffd}y");
         assert_eq!(stream.finish(), "\u{fffd}");
-    }
-
-    #[test]
-    fn no_temperature_divides_logits_out_of_range() {
-        let logits = [1.5, -30.0, 400.0, 399.0, 0.0];
-        for exponent in -149..=0 {
-            let mut sampler = Sampler::new(&Sampling {
-                temperature: (f64::from(exponent)).exp2() as f32,
-                ..Sampling::default()
-            });
-            let token = sampler.sample(&logits);
-            assert!([2, 3].contains(&token), "{token} at 2^{exponent}");
-        }
-    }
-
-    #[test]
-    fn the_first_of_the_largest_wins() {
-        assert_eq!(argmax(&[0.0, 3.0, -1.0, 3.0]), 1);
     }
 }

@@ -8,7 +8,8 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use super::backend::with_log;
+use super::log::with_log;
+use super::start::init;
 
 /// How a call ended that did not return.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,7 @@ const FAILED: c_int = 2;
 /// llama.cpp logged meanwhile as well.
 pub(super) fn logged(call: impl FnOnce(*mut Failure) -> c_int) -> (Result<(), Stopped>, String) {
     let mut failure = Failure { text: [0; 1024] };
+    init();
     let (ended, log) = with_log(|| call(&mut failure));
     if ended == DONE {
         return (Ok(()), log);
@@ -79,14 +81,7 @@ impl Drop for CalledBack {
     }
 }
 
-/// Called once, when llama.cpp is started.
-pub(super) fn catch_aborts() {
-    // SAFETY: hands a function to ggml, which lives as long as the process.
-    unsafe { dwindle_catch_aborts() };
-}
-
 unsafe extern "C" {
-    fn dwindle_catch_aborts();
     fn dwindle_end_with(code: c_int);
     fn dwindle_foreign(by: c_int);
     #[cfg(test)]

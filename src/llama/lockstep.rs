@@ -6,7 +6,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::activations::{Activation, Probe};
 use super::context::BatchToken;
-use super::model::LlamaError;
+use super::error::LlamaError;
 
 /// What a layer reads in both models.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A loaded model: how it is loaded, its size, what can go wrong with it.
+//! A loaded model: how it is loaded, and its size.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -6,21 +6,19 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dwindle_formats::gguf::GgufError;
 use llama_cpp_sys_2 as sys;
 
-use super::adapter::Adapter;
-use super::admission::Refusal;
+use super::adapter::{self, Adapter};
 use super::admission::file::admit_file;
 use super::backend::{describe, raw_devices};
 use super::device::Devices;
-use super::feed::{FeedError, TensorFeed, with_stream};
+pub use super::error::LlamaError;
+use super::feed::{TensorFeed, with_stream};
 use super::guard::{Failure, Stopped, guarded, logged};
+use super::start::init;
+pub use super::vocabulary::Token;
 use super::vocabulary::Vocabulary;
 use super::watched::Watched;
-
-/// A token's number.
-pub type Token = i32;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,85 +45,6 @@ impl Default for ModelOptions {
     }
 }
 
-/// Why a model can't be loaded or used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the messages say what the fields are
-pub enum LlamaError {
-    #[error("llama.cpp can't load `{name}`: {reason}")]
-    Load { name: String, reason: String },
-    #[error("`{name}` can't be run")]
-    Refused {
-        name: String,
-        #[source]
-        source: Refusal,
-    },
-    #[error("can't load `{name}`")]
-    Gguf {
-        name: String,
-        #[source]
-        source: GgufError,
-    },
-    #[error("can't load `{name}`")]
-    Feed {
-        name: String,
-        #[source]
-        source: FeedError,
-    },
-    #[error("`{}` is a path that llama.cpp can't open: it is not UTF-8 or holds a zero byte", .0.display())]
-    Path(PathBuf),
-    #[error("there is no device `{name}`; llama.cpp sees {known}")]
-    Device { name: String, known: String },
-    #[error("llama.cpp can't make a context of {ctx} tokens: {reason}")]
-    Context { ctx: u32, reason: String },
-    #[error("llama.cpp can't evaluate {tokens} tokens: {reason}")]
-    Decode { tokens: usize, reason: String },
-    #[error("{what} is {found}, the limit of this context is {limit}")]
-    Batch {
-        what: &'static str,
-        found: i64,
-        limit: i64,
-    },
-    #[error("the input of `{weight}` can't be observed: {reason}")]
-    Activation {
-        weight: String,
-        reason: &'static str,
-    },
-    #[error("weight `{weight}` can't be replaced: {reason}")]
-    Replace { weight: String, reason: String },
-    #[error("can't apply adapter `{}`: {reason}; is it made for this model?", path.display())]
-    Adapter { path: PathBuf, reason: String },
-    #[error(
-        "`{}` was changed while it was in use: it has {is} bytes, and had {was} when it was loaded; load it again, and replace a file by renaming another over it",
-        path.display()
-    )]
-    Changed { path: PathBuf, was: u64, is: u64 },
-    #[error("llama.cpp can't continue from this state: {reason}")]
-    State { reason: String },
-    #[error("the model has no tokenizer")]
-    NoTokenizer,
-    #[error("a text of {bytes} bytes is too long to be tokenized at once, the limit is {limit}")]
-    TextTooLong { bytes: usize, limit: usize },
-    #[error(
-        "the text has {chars} characters in a row at byte {at} without a place to split it, the limit is {limit}; insert spaces or line breaks"
-    )]
-    Run {
-        at: usize,
-        chars: usize,
-        limit: usize,
-    },
-    #[error("llama.cpp can't tokenize the text: {reason}")]
-    Tokenize { reason: String },
-    #[error("llama.cpp can't write token {token}: {reason}")]
-    Piece { token: Token, reason: String },
-    #[error("the context can't be used any more: llama.cpp failed in it before")]
-    Broken,
-    #[error("the model has no chat template; give a plain prompt, or name another model")]
-    NoChatTemplate,
-    #[error("the model's chat template can't be applied: {0}")]
-    ChatTemplate(String),
-}
-
 /// A model that llama.cpp has loaded.
 #[derive(Debug)]
 pub struct Model {
@@ -136,7 +55,7 @@ pub struct Model {
     owns_weights: bool,
     /// Held while a context of this model evaluates, and while a weight changes.
     pub(super) busy: Mutex<()>,
-    pub(super) adapters: Vec<Adapter>,
+    adapters: Vec<Adapter>,
     /// Bytes of the weights, where llama.cpp does not know.
     pub(super) size: Option<u64>,
     /// The file that llama.cpp has mapped, if it has.
@@ -256,6 +175,22 @@ impl Model {
         })
     }
 
+    /// Loads the adapters that the options name.
+    pub(super) fn with_adapters(mut self, options: &ModelOptions) -> Result<Model, LlamaError> {
+        for path in &options.lora {
+            // SAFETY: the model lives.
+            let adapter = unsafe { Adapter::load(self.raw(), path)? };
+            self.adapters.push(adapter);
+        }
+        Ok(self)
+    }
+
+    /// Applies the adapters to a context of this model, at full scale.
+    pub(super) fn adapt(&self, context: NonNull<sys::llama_context>) -> Result<(), Stopped> {
+        // SAFETY: the context is one of this model, which owns the adapters.
+        unsafe { adapter::apply(&self.adapters, context) }
+    }
+
     /// Whether the file that the weights are read from is as it was.
     pub(super) fn check_file(&self) -> Result<(), LlamaError> {
         self.watched.as_ref().map_or(Ok(()), Watched::check)
@@ -352,7 +287,7 @@ pub(super) fn params(
     devices: &mut Option<Vec<sys::ggml_backend_dev_t>>,
     load_mode: sys::llama_load_mode,
 ) -> sys::llama_model_params {
-    super::backend::init();
+    init();
     // SAFETY: returns a plain value.
     let mut params = unsafe { sys::llama_model_default_params() };
     params.load_mode = load_mode;

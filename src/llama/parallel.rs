@@ -4,8 +4,11 @@
 use std::collections::VecDeque;
 
 use super::context::{BatchToken, Context, ContextOptions};
-use super::generate::{Sampler, Sampling, Stop, Utf8Stream};
-use super::model::{LlamaError, Model, Token};
+use super::error::LlamaError;
+use super::generate::{Stop, Utf8Stream};
+use super::model::Model;
+use super::sampler::{Sampler, Sampling};
+use super::vocabulary::Token;
 
 /// A text to be continued.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +46,7 @@ pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
 pub struct Parallel<'m> {
     context: Context<'m>,
     model: &'m Model,
+    options: ContextOptions,
     slots: Vec<Option<Slot>>,
 }
 
@@ -70,6 +74,7 @@ impl<'m> Parallel<'m> {
         Ok(Parallel {
             context,
             model,
+            options: options.clone(),
             slots,
         })
     }
@@ -98,17 +103,32 @@ impl<'m> Parallel<'m> {
             return;
         };
         self.context.forget(free);
+        let sampler = match self.renew().and_then(|()| Sampler::new(&job.sampling)) {
+            Ok(sampler) => sampler,
+            Err(error) => {
+                sink(Event::Failed(error));
+                return;
+            }
+        };
         self.slots[free] = Some(Slot {
             waiting: job.prompt.into(),
             position: 0,
             generated: 0,
             limit: job.limit,
-            sampler: Sampler::new(&job.sampling),
+            sampler,
             text: Utf8Stream::default(),
             stops: StopTexts::new(job.stops),
             sink,
             listens: true,
         });
+    }
+
+    /// Makes the context anew where llama.cpp has failed in it, and no text in it can go on.
+    fn renew(&mut self) -> Result<(), LlamaError> {
+        if self.context.is_broken() && self.is_idle() {
+            self.context = Context::new(self.model, &self.options)?;
+        }
+        Ok(())
     }
 
     /// Evaluates once: a token of each text that is being written, and prompts beside.
@@ -117,29 +137,10 @@ impl<'m> Parallel<'m> {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self.context.decode(&batch) {
-            let reason = error.to_string();
-            for slot in &mut self.slots {
-                if let Some(mut slot) = slot.take() {
-                    (slot.sink)(Event::Failed(LlamaError::Decode {
-                        tokens: batch.len(),
-                        reason: reason.clone(),
-                    }));
-                }
-            }
+        let evaluated = self.context.decode(&batch);
+        if let Err(error) = evaluated.and_then(|()| self.choose(&ends)) {
+            self.fail(batch.len(), &error);
             return;
-        }
-        let n_vocab = self.model.n_vocab();
-        let ctx = self.context.n_ctx() as usize;
-        for (row, index) in ends.into_iter().enumerate() {
-            let logits = &self.context.logits()[row * n_vocab..(row + 1) * n_vocab];
-            let Some(slot) = &mut self.slots[index] else {
-                continue;
-            };
-            let stop = slot.next(self.model, logits, ctx);
-            if stop.is_some() || !slot.listens {
-                self.finish(index, stop);
-            }
         }
         // Those that nobody listens to are noticed while their prompts are evaluated, too.
         for index in 0..self.slots.len() {
@@ -149,7 +150,39 @@ impl<'m> Parallel<'m> {
         }
     }
 
-    /// Tokens to evaluate, and the slots of those that need logits, in their order.
+    /// Chooses the next token of each of these slots, whose logits were evaluated in this order.
+    fn choose(&mut self, ends: &[usize]) -> Result<(), LlamaError> {
+        let n_vocab = self.model.n_vocab();
+        let ctx = self.context.n_ctx() as usize;
+        for (row, index) in ends.iter().enumerate() {
+            let Some(slot) = &mut self.slots[*index] else {
+                continue;
+            };
+            let logits = self.context.try_logits()?;
+            let logits = &logits[row * n_vocab..(row + 1) * n_vocab];
+            let stop = slot.next(self.model, logits, ctx);
+            if stop.is_some() || !slot.listens {
+                self.finish(*index, stop);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all texts: nothing is known of what is in the context.
+    fn fail(&mut self, tokens: usize, error: &LlamaError) {
+        let reason = match error {
+            LlamaError::Decode { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        for slot in &mut self.slots {
+            if let Some(mut slot) = slot.take() {
+                let reason = reason.clone();
+                (slot.sink)(Event::Failed(LlamaError::Decode { tokens, reason }));
+            }
+        }
+    }
+
+    /// Tokens to evaluate, and the slots of those that want logits, in their order.
     fn batch(&mut self) -> (Vec<BatchToken>, Vec<usize>) {
         let (mut batch, mut ends) = (Vec::new(), Vec::new());
         let room = self.context.n_batch();
@@ -197,19 +230,20 @@ impl Slot {
         if self.generated == self.limit {
             return Some(Stop::Length);
         }
-        let token = self.sampler.sample(logits);
-        if model.is_end(token) {
+        let chosen = self.sampler.sample(logits);
+        if chosen.as_ref().is_ok_and(|token| model.is_end(*token)) {
             return Some(Stop::End);
         }
-        self.generated += 1;
-        let bytes = match model.piece(token, false) {
-            Ok(bytes) => bytes,
+        let written = chosen.and_then(|token| Ok((token, model.piece(token, false)?)));
+        let (token, bytes) = match written {
+            Ok(written) => written,
             Err(error) => {
                 (self.sink)(Event::Failed(error));
                 self.listens = false;
                 return None;
             }
         };
+        self.generated += 1;
         let text = self.text.push(&bytes);
         let (text, is_stopped) = self.stops.push(&text);
         self.say(text);
@@ -295,7 +329,73 @@ impl StopTexts {
 
 #[cfg(test)]
 mod tests {
-    use super::StopTexts;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn fixture() -> Model {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/kjv-llama");
+        let options = crate::llama::model::ModelOptions::default();
+        let factors = crate::runtime::Factors::default();
+        crate::runtime::load(&path, &options, factors, &mut |_, _| ()).unwrap()
+    }
+
+    /// Asks for three tokens.
+    fn add(parallel: &mut Parallel<'_>) -> mpsc::Receiver<Event> {
+        let (events, receiver) = mpsc::channel();
+        let job = Job {
+            prompt: vec![1, 70, 71],
+            limit: 3,
+            sampling: Sampling::default(),
+            stops: Vec::new(),
+        };
+        parallel.add(job, Box::new(move |event| events.send(event).is_ok()));
+        receiver
+    }
+
+    #[test]
+    fn a_context_in_which_llama_failed_ends_its_texts_and_is_made_anew() {
+        let model = fixture();
+        let options = ContextOptions {
+            ctx: 64,
+            sequences: 2,
+            threads: Some(1),
+            ..ContextOptions::default()
+        };
+        let mut parallel = Parallel::new(&model, &options).unwrap();
+        let ended = [add(&mut parallel), add(&mut parallel)];
+        parallel.context.break_off();
+        parallel.step();
+        for events in ended {
+            assert!(matches!(events.recv(), Ok(Event::Failed(_))));
+        }
+        assert!(parallel.is_idle());
+
+        let answered = add(&mut parallel);
+        while !parallel.is_idle() {
+            parallel.step();
+        }
+        let last = answered.iter().last();
+        assert!(matches!(last, Some(Event::Done { .. })), "{last:?}");
+    }
+
+    #[test]
+    fn a_computation_that_cant_be_waited_for_has_no_logits() {
+        let model = fixture();
+        let mut context = Context::new(&model, &ContextOptions::default()).unwrap();
+        let token = BatchToken {
+            token: 1,
+            position: 0,
+            sequence: 0,
+            logits: true,
+        };
+        context.decode(&[token]).unwrap();
+        assert_eq!(context.try_logits().unwrap().len(), model.n_vocab());
+        context.break_off();
+        assert!(matches!(context.try_logits(), Err(LlamaError::Broken)));
+        assert!(context.logits().is_empty());
+    }
 
     #[test]
     fn stop_texts_are_found_across_pieces() {

@@ -5,8 +5,8 @@ use std::ffi::c_int;
 use llama_cpp_sys_2 as sys;
 
 use super::context::Context;
+use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
-use super::model::LlamaError;
 
 impl Context<'_> {
     /// Keys, values and recurrent states of every sequence, as llama.cpp writes them; nothing where

@@ -8,7 +8,8 @@ use std::sync::TryLockError;
 use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
-use super::model::{LlamaError, Model};
+use super::error::LlamaError;
+use super::model::Model;
 use crate::ggml;
 
 unsafe extern "C" {

@@ -12,8 +12,10 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
+use super::error::LlamaError;
 use super::guard::{Failure, Stopped, logged};
-use super::model::{LlamaError, Model, Token};
+use super::model::Model;
+use super::vocabulary::Token;
 
 /// Bytes of a text at most: llama.cpp answers in 32-bit counts, special tokens included.
 pub const TEXT_BYTES: usize = i32::MAX as usize - SPECIAL_TOKENS;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use dwindle_formats::bounded;
 use fs_err as fs;
 
-use super::model::LlamaError;
+use super::error::LlamaError;
 
 /// A mapped file. One that another process truncates ends this one with SIGBUS when the lost pages
 /// are read, and one that is written over computes nonsense; so it is looked at before each

@@ -152,15 +152,7 @@ pub fn calibrate(
     if groups.is_empty() {
         return Err(CalibrateError::NoLayers);
     }
-    let provenance = Provenance {
-        dwindle: env!("CARGO_PKG_VERSION").to_string(),
-        model: identity,
-        text: text.name.to_string(),
-        text_sha256: hex(&Sha256::digest(text.words)),
-        tokens: chunks.tokens.len() as u64,
-        chunks: chunks.count as u64,
-        ctx: options.ctx,
-    };
+    let provenance = provenance(identity, text, &chunks, options.ctx);
     let mut results = Results::new(outputs, &provenance, &groups)?;
     let costs: Vec<u64> = groups
         .iter()
@@ -190,6 +182,23 @@ pub fn calibrate(
         bytes,
         unreached,
     })
+}
+
+fn provenance(
+    identity: Identity,
+    text: CalibrationText<'_>,
+    chunks: &Chunks,
+    ctx: u32,
+) -> Provenance {
+    Provenance {
+        dwindle: env!("CARGO_PKG_VERSION").to_string(),
+        model: identity,
+        text: text.name.to_string(),
+        text_sha256: hex(&Sha256::digest(text.words)),
+        tokens: chunks.tokens.len() as u64,
+        chunks: chunks.count as u64,
+        ctx,
+    }
 }
 
 /// What becomes of the sums.

@@ -175,7 +175,7 @@ impl Chains<'_> {
             Form::Tucker { over, slices } => self.tucker(index, holder, *over, *slices, slice),
             Form::Cp { over, .. } => self.cp(index, holder, *over, slice),
             Form::TensorTrain { over, rows, cols } => {
-                self.train(index, holder, *over, rows, cols, slice)
+                self.train(index, holder, *over, [rows, cols], slice)
             }
             _ => None,
         }
@@ -278,8 +278,7 @@ impl Chains<'_> {
         index: usize,
         holder: &StoredTensor,
         over: Option<Over>,
-        rows: &[u64],
-        cols: &[u64],
+        [rows, cols]: [&[u64]; 2],
         slice: usize,
     ) -> Option<Vec<Link>> {
         let first = self.container.parts_of(index).start;
@@ -289,7 +288,7 @@ impl Chains<'_> {
         let mut links = Vec::new();
         for k in (begin..rows.len()).rev() {
             let core = if mixes && k == 1 {
-                self.mixed_core(first, holder, over, rows, cols, slice)?
+                self.mixed_core(first, holder, over, [rows, cols], slice)?
             } else {
                 self.part(index, holder, k)?
             };
@@ -308,8 +307,7 @@ impl Chains<'_> {
         first: usize,
         holder: &StoredTensor,
         over: Option<Over>,
-        rows: &[u64],
-        cols: &[u64],
+        [rows, cols]: [&[u64]; 2],
         slice: usize,
     ) -> Option<usize> {
         let width = holder.parts[1].shape[0];

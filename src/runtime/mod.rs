@@ -4,9 +4,11 @@
 mod chain;
 mod export;
 mod load;
+mod replaceable;
 mod stock;
 
 pub use export::{ExportError, export};
 pub use load::{Factors, LoadError, identity, load, load_as};
+pub use replaceable::load_replaceable;
 pub(crate) use stock::decode_values;
 pub use stock::{StockError, StockModel};

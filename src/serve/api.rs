@@ -162,8 +162,11 @@ impl Draft {
         request.job.prompt = match prompt {
             Prompt::Tokens(tokens) => tokens,
             Prompt::Text { text, is_chat } => {
-                engine.limits().check_text(text.len())?;
-                let tokens = engine.model().tokenize(&text, true, is_chat);
+                let limits = engine.limits();
+                limits.check_text(text.len())?;
+                let tokens = engine
+                    .model()
+                    .tokenize_within(&text, limits.text(), true, is_chat);
                 tokens.map_err(|e| ApiError::invalid(e.to_string()))?
             }
         };

@@ -65,6 +65,11 @@ impl Limits {
         self.body
     }
 
+    /// Bytes of a text.
+    pub fn text(&self) -> usize {
+        self.text
+    }
+
     /// Refuses a text that can't fit into the context.
     pub fn check_text(&self, bytes: usize) -> Result<(), ApiError> {
         if bytes > self.text {

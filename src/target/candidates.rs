@@ -4,8 +4,8 @@ use dwindle_formats::gguf::TensorType;
 
 use super::{BudgetError, Task};
 use crate::architecture::ModelTensor;
-use crate::ggml;
-use crate::method::rounding::{Curvature, DAMPING, errors, round};
+use crate::ggml::{self, GgmlError};
+use crate::method::rounding::{Curvature, DAMPING, RoundingError, errors, round};
 use crate::plan::{Rounding, TensorError, TransformError};
 use crate::writing::{Options, ordered};
 
@@ -34,6 +34,9 @@ pub const TYPES: &[TensorType] = &[
     TensorType::F16,
 ];
 
+/// The types in which a sensitivity is measured, the first that fits.
+const PROBES: [TensorType; 3] = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];
+
 /// Rows of a tensor by which its types are judged.
 const SAMPLE: u64 = 48;
 
@@ -58,7 +61,7 @@ pub struct TensorCandidates {
     pub index: usize,
     /// Its name.
     pub name: String,
-    /// One for each type that fits its rows.
+    /// One for each type that fits its rows and holds its values.
     pub all: Vec<Candidate>,
     /// The type in which its sensitivity is measured, and its error there, rounded to the nearest.
     pub probe: Candidate,
@@ -146,47 +149,69 @@ impl<'a> Judge<'a> {
         index: usize,
         types: &[TensorType],
     ) -> Result<TensorCandidates, BudgetError> {
-        let name = &self.tensor.name;
         let samples = self.samples()?;
-        let row = self.tensor.shape[0];
-        let own = self.tensor.source_type(self.task.subject.source);
-        let fits = |ty: &TensorType| {
-            let known = samples.iter().all(|s| s.importance.is_some());
-            row.is_multiple_of(ty.block_len()) && (known || !ggml::requires_importance(*ty))
+        let fits = |ty: &TensorType| self.fits(*ty, &samples);
+        // Why a type is left out, if one is because of its values.
+        let mut refused = None;
+        let mut candidate = |ty, rounding| -> Result<Option<Candidate>, BudgetError> {
+            match self.candidate(ty, rounding, &samples) {
+                Err(error) if is_unheld(&error) => {
+                    refused = Some(error);
+                    Ok(None)
+                }
+                found => found.map(Some),
+            }
         };
-        let candidate = |ty: TensorType, rounding: Rounding| -> Result<Candidate, BudgetError> {
-            let bytes = ty.bytes(&self.tensor.shape).unwrap_or(u64::MAX);
-            Ok(Candidate {
-                ty,
-                bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
-                // What keeps its type is copied.
-                error: if ty == own {
-                    0.0
-                } else {
-                    relative_error(&samples, ty, rounding).map_err(TensorError::of(name))?
-                },
-            })
-        };
-        let all = types.iter().copied().filter(fits);
-        let all = all
-            .map(|ty| candidate(ty, self.task.rounding))
-            .collect::<Result<Vec<_>, _>>()?;
-        if all.is_empty() {
-            return Err(BudgetError::NoType {
-                tensor: name.clone(),
-                row,
-            });
+        let mut all = Vec::new();
+        for ty in types.iter().copied().filter(fits) {
+            all.extend(candidate(ty, self.task.rounding)?);
         }
-        let probe = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];
-        let probe = probe
-            .into_iter()
-            .find(|ty| fits(ty) && *ty != own)
-            .unwrap_or(TensorType::F16);
-        Ok(TensorCandidates {
-            index,
-            name: name.clone(),
-            all,
-            probe: candidate(probe, Rounding::Nearest)?,
+        let own = self.tensor.source_type(self.task.subject.source);
+        let probes = PROBES.into_iter().filter(|ty| fits(ty) && *ty != own);
+        let mut probe = None;
+        for ty in probes.chain([TensorType::F16, TensorType::BF16]) {
+            if probe.is_none() {
+                probe = candidate(ty, Rounding::Nearest)?;
+            }
+        }
+        match probe {
+            Some(probe) if !all.is_empty() => Ok(TensorCandidates {
+                index,
+                name: self.tensor.name.clone(),
+                all,
+                probe,
+            }),
+            _ => Err(refused.unwrap_or_else(|| BudgetError::NoType {
+                tensor: self.tensor.name.clone(),
+                row: self.tensor.shape[0],
+            })),
+        }
+    }
+
+    /// Whether rows divide into blocks of a type, and it has the importance weights that it needs.
+    fn fits(&self, ty: TensorType, samples: &[Sample<'_>]) -> bool {
+        let known = samples.iter().all(|s| s.importance.is_some());
+        self.tensor.shape[0].is_multiple_of(ty.block_len())
+            && (known || !ggml::requires_importance(ty))
+    }
+
+    fn candidate(
+        &self,
+        ty: TensorType,
+        rounding: Rounding,
+        samples: &[Sample<'_>],
+    ) -> Result<Candidate, BudgetError> {
+        let bytes = ty.bytes(&self.tensor.shape).unwrap_or(u64::MAX);
+        // What keeps its type is copied.
+        let error = if ty == self.tensor.source_type(self.task.subject.source) {
+            0.0
+        } else {
+            relative_error(samples, ty, rounding).map_err(TensorError::of(&self.tensor.name))?
+        };
+        Ok(Candidate {
+            ty,
+            bytes: bytes.next_multiple_of(dwindle_formats::gguf::DEFAULT_ALIGNMENT),
+            error,
         })
     }
 
@@ -220,6 +245,22 @@ impl<'a> Judge<'a> {
                 })
             })
             .collect()
+    }
+}
+
+/// Whether a type can't hold a value that another may hold.
+fn is_unheld(error: &BudgetError) -> bool {
+    let BudgetError::Tensor(TensorError { source, .. }) = error else {
+        return false;
+    };
+    let ggml = match source {
+        TransformError::Ggml(ggml) | TransformError::Rounding(RoundingError::Ggml(ggml)) => ggml,
+        _ => return false,
+    };
+    match ggml {
+        GgmlError::Value { value, .. } => value.is_finite(),
+        GgmlError::ScaleOverflow(_) => true,
+        _ => false,
     }
 }
 

@@ -75,62 +75,65 @@ impl ModelTensor {
             self.row_count()
         );
         let ty = self.source_type(source);
-        let row_bytes = (self.row_len() / ty.block_len() * ty.block_bytes()) as usize;
+        let row_bytes = self.row_bytes(ty);
         let span = rows.start as usize * row_bytes..rows.end as usize * row_bytes;
         match &self.assembly {
             Assembly::Copy(index) => Cow::Borrowed(&source.bytes(*index)[span]),
             Assembly::PermuteRotary { tensor, heads } => {
-                let bytes = source.bytes(*tensor);
-                // A bias has one row, and its elements go the way of a matrix's rows.
-                let (unit, units) = if self.shape.len() == 1 {
-                    let units = if rows.is_empty() { 0 } else { self.row_len() };
-                    (ty.block_bytes() as usize, 0..units)
-                } else {
-                    (row_bytes, rows)
-                };
-                let all = bytes.len().checked_div(unit).unwrap_or(0) as u64;
-                let mut out = Vec::with_capacity((units.end - units.start) as usize * unit);
-                for row in units {
-                    let from = unpermuted(row, all / (*heads).max(1)) as usize * unit;
-                    out.extend_from_slice(&bytes[from..from + unit]);
-                }
-                Cow::Owned(out)
+                Cow::Owned(self.permuted(source.bytes(*tensor), *heads, rows, ty))
             }
-            Assembly::Stack(indices) => {
-                let part = source.bytes(indices[0]).len().max(1);
-                let (first, last) = (span.start / part, span.end.saturating_sub(1) / part);
-                let within = |i: usize| {
-                    let start = span.start.max(i * part) - i * part;
-                    let end = span.end.min((i + 1) * part) - i * part;
-                    &source.bytes(indices[i])[start..end]
-                };
-                if span.is_empty() {
-                    return Cow::Borrowed(&[]);
-                }
-                if first == last {
-                    return Cow::Borrowed(within(first));
-                }
-                let mut out = Vec::with_capacity(span.len());
-                (first..=last).for_each(|i| out.extend_from_slice(within(i)));
-                Cow::Owned(out)
-            }
+            Assembly::Stack(indices) => stacked(source, indices, span),
             Assembly::Select { of, rows: numbers } => {
-                if self.shape.len() == 1 {
-                    let unit = ty.block_bytes() as usize;
-                    let whole = of.rows(source, 0..of.row_count());
-                    let wanted = if rows.is_empty() { &[] } else { &numbers[..] };
-                    let element = |i: &u64| &whole[*i as usize * unit..][..unit];
-                    return Cow::Owned(wanted.iter().flat_map(element).copied().collect());
-                }
-                let wanted = &numbers[rows.start as usize..rows.end as usize];
-                let mut out = Vec::with_capacity(span.len());
-                for run in wanted.chunk_by(|a, b| a + 1 == *b) {
-                    out.extend_from_slice(&of.rows(source, run[0]..run[0] + run.len() as u64));
-                }
-                Cow::Owned(out)
+                Cow::Owned(self.selected(of, numbers, source, rows))
             }
             Assembly::Made { bytes, .. } => Cow::Borrowed(&bytes[span]),
         }
+    }
+
+    /// Rows of rotary halves as llama.cpp's interleaved pairs.
+    fn permuted(&self, bytes: &[u8], heads: u64, rows: Range<u64>, ty: TensorType) -> Vec<u8> {
+        // A bias has one row, and its elements go the way of a matrix's rows.
+        let (unit, units) = if self.shape.len() == 1 {
+            let units = if rows.is_empty() { 0 } else { self.row_len() };
+            (ty.block_bytes() as usize, 0..units)
+        } else {
+            (self.row_bytes(ty), rows)
+        };
+        let all = bytes.len().checked_div(unit).unwrap_or(0) as u64;
+        let mut out = Vec::with_capacity((units.end - units.start) as usize * unit);
+        for row in units {
+            let from = unpermuted(row, all / heads.max(1)) as usize * unit;
+            out.extend_from_slice(&bytes[from..from + unit]);
+        }
+        out
+    }
+
+    /// Some of the rows, or of the elements, of another tensor.
+    fn selected(
+        &self,
+        of: &ModelTensor,
+        numbers: &[u64],
+        source: &dyn Source,
+        rows: Range<u64>,
+    ) -> Vec<u8> {
+        let ty = of.source_type(source);
+        if self.shape.len() == 1 {
+            let unit = ty.block_bytes() as usize;
+            let whole = of.rows(source, 0..of.row_count());
+            let wanted = if rows.is_empty() { &[] } else { numbers };
+            let element = |i: &u64| &whole[*i as usize * unit..][..unit];
+            return wanted.iter().flat_map(element).copied().collect();
+        }
+        let wanted = &numbers[rows.start as usize..rows.end as usize];
+        let mut out = Vec::with_capacity(wanted.len() * self.row_bytes(ty));
+        for run in wanted.chunk_by(|a, b| a + 1 == *b) {
+            out.extend_from_slice(&of.rows(source, run[0]..run[0] + run.len() as u64));
+        }
+        out
+    }
+
+    fn row_bytes(&self, ty: TensorType) -> usize {
+        (self.row_len() / ty.block_len() * ty.block_bytes()) as usize
     }
 
     /// Tells the source that this tensor's bytes will not be needed again soon.
@@ -146,7 +149,27 @@ impl ModelTensor {
     }
 }
 
-/// The place of a row of interleaved pairs among rotary halves, in heads of `head` rows.
+/// A span of bytes of tensors of one size, one after another.
+fn stacked<'a>(source: &'a dyn Source, indices: &[usize], span: Range<usize>) -> Cow<'a, [u8]> {
+    let part = source.bytes(indices[0]).len().max(1);
+    let (first, last) = (span.start / part, span.end.saturating_sub(1) / part);
+    let within = |i: usize| {
+        let start = span.start.max(i * part) - i * part;
+        let end = span.end.min((i + 1) * part) - i * part;
+        &source.bytes(indices[i])[start..end]
+    };
+    if span.is_empty() {
+        return Cow::Borrowed(&[]);
+    }
+    if first == last {
+        return Cow::Borrowed(within(first));
+    }
+    let mut out = Vec::with_capacity(span.len());
+    (first..=last).for_each(|i| out.extend_from_slice(within(i)));
+    Cow::Owned(out)
+}
+
+/// Where a row of interleaved pairs lies among rotary halves, in heads of `head` rows.
 pub(super) fn unpermuted(row: u64, head: u64) -> u64 {
     let (start, within) = (row / head * head, row % head);
     start + within % 2 * (head / 2) + within / 2

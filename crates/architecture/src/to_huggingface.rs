@@ -17,7 +17,7 @@ use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
 
-use super::families::{Permute, Weight};
+use super::families::{Family, Permute, Weight};
 use super::huggingface::family;
 use super::{Error, Model, ModelTensor};
 
@@ -52,52 +52,90 @@ pub fn to_huggingface<'a>(
     source: &'a dyn Source,
 ) -> Result<Checkpoint<'a>, Error> {
     let family = family(origin)?;
-    let refuse = |found: String, supported: String| Error::Feature {
-        architecture: model.architecture.clone(),
-        found,
-        supported,
-    };
     if model.architecture != family.architecture {
         let found = format!("export as a `{}`", family.names[0]);
         let supported = format!("a `{}`, whose blocks are all alike", family.architecture);
-        return Err(refuse(found, supported));
+        return Err(refuse(model, found, supported));
     }
-    let number = |suffix: &str| {
-        let value = model
-            .metadata
-            .get(&format!("{}.{suffix}", model.architecture));
-        value.and_then(|v| v.as_u64())
-    };
-    let need = |suffix: &str| {
-        let found = format!("no single `{suffix}`");
-        number(suffix).ok_or_else(|| refuse(found, "one for all blocks".into()))
-    };
-    let layers = need("block_count")?;
-    let heads = need("attention.head_count")?;
-    let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
-    let embedding = need("embedding_length")?;
-    let key_length = number("attention.key_length").unwrap_or(embedding / heads.max(1));
-    let value_length = number("attention.value_length").unwrap_or(key_length);
-    let own = |key: &str| origin.config().get(key).and_then(Value::as_u64);
-    let own_length = own("head_dim")
-        .or_else(|| own("hidden_size")?.checked_div(own("num_attention_heads")?))
-        .unwrap_or(key_length);
-    if [key_length, value_length] != [own_length; 2] {
-        let found =
-            format!("heads with keys of {key_length} and values of {value_length} elements");
-        return Err(refuse(
-            found,
-            format!("{own_length} of each, as in the checkpoint"),
-        ));
-    }
+    let sizes = Sizes::of(origin, model)?;
+    let tensors = place(family, &sizes, model, source)?;
+    let config = config(origin, &sizes, model, &tensors)?;
+    Ok(Checkpoint { config, tensors })
+}
 
+/// What all blocks have alike.
+struct Sizes {
+    layers: u64,
+    heads: u64,
+    kv_heads: u64,
+    key_length: u64,
+}
+
+impl Sizes {
+    fn of(origin: &HuggingFace, model: &Model) -> Result<Sizes, Error> {
+        let layers = need(model, "block_count")?;
+        let heads = need(model, "attention.head_count")?;
+        let kv_heads = number(model, "attention.head_count_kv").unwrap_or(heads);
+        let embedding = need(model, "embedding_length")?;
+        let key_length = number(model, "attention.key_length").unwrap_or(embedding / heads.max(1));
+        let value_length = number(model, "attention.value_length").unwrap_or(key_length);
+        let own = |key: &str| origin.config().get(key).and_then(Value::as_u64);
+        let own_length = own("head_dim")
+            .or_else(|| own("hidden_size")?.checked_div(own("num_attention_heads")?))
+            .unwrap_or(key_length);
+        if [key_length, value_length] != [own_length; 2] {
+            let found =
+                format!("heads with keys of {key_length} and values of {value_length} elements");
+            return Err(refuse(
+                model,
+                found,
+                format!("{own_length} of each, as in the checkpoint"),
+            ));
+        }
+        Ok(Sizes {
+            layers,
+            heads,
+            kv_heads,
+            key_length,
+        })
+    }
+}
+
+fn refuse(model: &Model, found: String, supported: String) -> Error {
+    Error::Feature {
+        architecture: model.architecture.clone(),
+        found,
+        supported,
+    }
+}
+
+/// A number of the model's metadata.
+fn number(model: &Model, suffix: &str) -> Option<u64> {
+    let value = model
+        .metadata
+        .get(&format!("{}.{suffix}", model.architecture));
+    value.and_then(|v| v.as_u64())
+}
+
+fn need(model: &Model, suffix: &str) -> Result<u64, Error> {
+    let found = format!("no single `{suffix}`");
+    number(model, suffix).ok_or_else(|| refuse(model, found, "one for all blocks".into()))
+}
+
+/// The family's tensors of the model.
+fn place<'a>(
+    family: &Family,
+    sizes: &Sizes,
+    model: &'a Model,
+    source: &'a dyn Source,
+) -> Result<Vec<(String, CheckpointTensor<'a>)>, Error> {
     let by_name: HashMap<&str, &ModelTensor> =
         model.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
     let mut placed = 0;
     for weight in family.weights.iter().copied().flatten() {
         let layers = if weight.target.contains("{}") {
-            layers
+            sizes.layers
         } else {
             1
         };
@@ -109,12 +147,16 @@ pub fn to_huggingface<'a>(
                 };
                 let ty = tensor.source_type(source);
                 if !ggml::readable(ty) {
-                    return Err(refuse(format!("type {ty}"), "a type of weights".into()));
+                    return Err(refuse(
+                        model,
+                        format!("type {ty}"),
+                        "a type of weights".into(),
+                    ));
                 }
                 let of_heads = match weight.permute {
                     Permute::No => None,
-                    Permute::QueryHeads => Some(heads),
-                    Permute::KeyValueHeads => Some(kv_heads),
+                    Permute::QueryHeads => Some(sizes.heads),
+                    Permute::KeyValueHeads => Some(sizes.kv_heads),
                 };
                 let made = |slice| CheckpointTensor::new(tensor, source, slice, of_heads);
                 placed += 1;
@@ -132,45 +174,63 @@ pub fn to_huggingface<'a>(
     let computed = usize::from(by_name.contains_key("rope_freqs.weight"));
     if placed + computed != model.tensors.len() {
         let found = format!("{} tensors", model.tensors.len());
-        return Err(refuse(found, format!("the {placed} that the family has")));
+        return Err(refuse(
+            model,
+            found,
+            format!("the {placed} that the family has"),
+        ));
     }
+    Ok(tensors)
+}
 
+/// The `config.json` of the model.
+fn config(
+    origin: &HuggingFace,
+    sizes: &Sizes,
+    model: &Model,
+    tensors: &[(String, CheckpointTensor<'_>)],
+) -> Result<Map<String, Value>, Error> {
     let mut config = origin.config().clone();
     let mut set = |key: &str, value: u64| {
         config.insert(key.to_string(), value.into());
     };
-    set("num_hidden_layers", layers);
-    set("num_attention_heads", heads);
-    set("num_key_value_heads", kv_heads);
-    set("head_dim", key_length);
-    match number("expert_feed_forward_length") {
+    set("num_hidden_layers", sizes.layers);
+    set("num_attention_heads", sizes.heads);
+    set("num_key_value_heads", sizes.kv_heads);
+    set("head_dim", sizes.key_length);
+    match number(model, "expert_feed_forward_length") {
         Some(width) => set("moe_intermediate_size", width),
-        None => set("intermediate_size", need("feed_forward_length")?),
+        None => set("intermediate_size", need(model, "feed_forward_length")?),
     }
     for (key, suffix) in [
         ("num_local_experts", "expert_count"),
         ("num_experts", "expert_count"),
         ("num_experts_per_tok", "expert_used_count"),
     ] {
-        if let (Some(value), Some(count)) = (config.get_mut(key), number(suffix)) {
+        if let (Some(value), Some(count)) = (config.get_mut(key), number(model, suffix)) {
             *value = count.into();
         }
     }
     if let Some(Value::Array(kinds)) = config.get_mut("layer_types") {
-        kinds.truncate(layers as usize);
+        kinds.truncate(sizes.layers as usize);
     }
-    let largest = tensors.iter().max_by_key(|(_, t)| t.data_len());
-    let name = match largest.map(|(_, t)| t.dtype()) {
-        Some(Dtype::F32) => "float32",
-        Some(Dtype::BF16) => "bfloat16",
-        _ => "float16",
-    };
+    let name = dtype(tensors);
     for key in ["torch_dtype", "dtype"] {
         if config.contains_key(key) || key == "torch_dtype" {
             config.insert(key.to_string(), name.into());
         }
     }
-    Ok(Checkpoint { config, tensors })
+    Ok(config)
+}
+
+/// The type of the largest tensor, by the name that `config.json` has for it.
+fn dtype(tensors: &[(String, CheckpointTensor<'_>)]) -> &'static str {
+    let largest = tensors.iter().max_by_key(|(_, t)| t.data_len());
+    match largest.map(|(_, t)| t.dtype()) {
+        Some(Dtype::F32) => "float32",
+        Some(Dtype::BF16) => "bfloat16",
+        _ => "float16",
+    }
 }
 
 fn is_expert(weight: &Weight) -> bool {

@@ -135,22 +135,8 @@ pub(super) fn assemble(
     let mut seen = HashSet::new();
     let mut experts: HashMap<u64, Experts> = HashMap::new();
     for (index, tensor) in source.iter().enumerate() {
-        let unknown = || Error::UnknownTensor {
-            tensor: tensor.name.clone(),
-            architecture: family.architecture.to_string(),
-        };
-        let parsed = parse(&tensor.name).ok_or_else(unknown)?;
-        let position = *by_template
-            .get(parsed.template.as_str())
-            .ok_or_else(unknown)?;
+        let (position, parsed) = place(family, (&weights, &by_template), dims, tensor)?;
         let weight = weights[position];
-        if parsed.layer.is_some_and(|layer| layer >= dims.layers)
-            || parsed.expert.is_some_and(|expert| expert >= dims.experts)
-            || parsed.bias && (weight.shape.len() < 2 || parsed.expert.is_some())
-        {
-            return Err(unknown());
-        }
-        check_shape(tensor, weight, parsed.bias, dims)?;
         seen.insert((position, parsed.layer, parsed.bias));
         let Some(expert) = parsed.expert else {
             let ending = if parsed.bias { ".bias" } else { ".weight" };
@@ -182,6 +168,32 @@ pub(super) fn assemble(
         return Err(missing_expert(&weights, dims, *layer, gathered));
     }
     Ok(tensors)
+}
+
+/// The place of a tensor in the family, and what its name says.
+fn place(
+    family: &Family,
+    (weights, by_template): (&[&Weight], &HashMap<&str, usize>),
+    dims: &Dims,
+    tensor: &SourceTensor,
+) -> Result<(usize, Parsed), Error> {
+    let unknown = || Error::UnknownTensor {
+        tensor: tensor.name.clone(),
+        architecture: family.architecture.to_string(),
+    };
+    let parsed = parse(&tensor.name).ok_or_else(unknown)?;
+    let position = *by_template
+        .get(parsed.template.as_str())
+        .ok_or_else(unknown)?;
+    let weight = weights[position];
+    if parsed.layer.is_some_and(|layer| layer >= dims.layers)
+        || parsed.expert.is_some_and(|expert| expert >= dims.experts)
+        || parsed.bias && (weight.shape.len() < 2 || parsed.expert.is_some())
+    {
+        return Err(unknown());
+    }
+    check_shape(tensor, weight, parsed.bias, dims)?;
+    Ok((position, parsed))
 }
 
 fn check_shape(

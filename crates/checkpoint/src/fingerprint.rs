@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use dwindle_formats::bounded;
 use fs_err as fs;
 use sha2::{Digest as _, Sha256};
 
@@ -78,7 +79,7 @@ pub fn files(checkpoint: &Path) -> std::io::Result<[u8; 32]> {
         }
         hash.update(SourceFile::of(&file)?.describe());
         let mut beginning = Vec::new();
-        let opened = fs::File::open(&file)?;
+        let opened = bounded::open(&file)?;
         opened.take(1 << 20).read_to_end(&mut beginning)?;
         hash.update(beginning);
     }

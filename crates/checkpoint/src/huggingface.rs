@@ -142,21 +142,7 @@ impl HuggingFace {
         let mut infos: Vec<(String, &TensorInfo)> = metadata.tensors().into_iter().collect();
         infos.sort_by(|a, b| a.0.cmp(&b.0));
         for (tensor, info) in infos {
-            let placed = index.map(|index| index.get(&tensor).map(String::as_str));
-            match placed {
-                Some(Some(shard)) if shard == name => {}
-                Some(other) => {
-                    return Err(Error::UndeclaredTensor {
-                        tensor,
-                        shard: name.to_string(),
-                        placed: match other {
-                            Some(shard) => format!("places in `{shard}`"),
-                            None => "does not list".into(),
-                        },
-                    });
-                }
-                None => {}
-            }
+            check_placed(index, &tensor, name)?;
             if let Some(first) = seen.insert(tensor.clone(), name.to_string()) {
                 return Err(Error::DuplicateTensor {
                     tensor,
@@ -167,18 +153,7 @@ impl HuggingFace {
             if BUFFERS.iter().any(|ending| tensor.ends_with(ending)) {
                 continue;
             }
-            let ty = match info.dtype {
-                Dtype::F32 => TensorType::F32,
-                Dtype::F16 => TensorType::F16,
-                Dtype::BF16 => TensorType::BF16,
-                other => {
-                    return Err(Error::ElementType {
-                        tensor,
-                        file: name.to_string(),
-                        found: format!("{other:?}"),
-                    });
-                }
-            };
+            let ty = element_type(&tensor, info, name)?;
             let (start, end) = info.data_offsets;
             self.places.push(Place {
                 shard: self.shards.len(),
@@ -193,6 +168,40 @@ impl HuggingFace {
         }
         self.shards.push(map);
         Ok(())
+    }
+}
+
+/// An index that is there must place the tensor in this shard.
+fn check_placed(
+    index: Option<&BTreeMap<String, String>>,
+    tensor: &str,
+    name: &str,
+) -> Result<(), Error> {
+    let placed = index.map(|index| index.get(tensor).map(String::as_str));
+    match placed {
+        Some(Some(shard)) if shard == name => Ok(()),
+        Some(other) => Err(Error::UndeclaredTensor {
+            tensor: tensor.to_string(),
+            shard: name.to_string(),
+            placed: match other {
+                Some(shard) => format!("places in `{shard}`"),
+                None => "does not list".into(),
+            },
+        }),
+        None => Ok(()),
+    }
+}
+
+fn element_type(tensor: &str, info: &TensorInfo, name: &str) -> Result<TensorType, Error> {
+    match info.dtype {
+        Dtype::F32 => Ok(TensorType::F32),
+        Dtype::F16 => Ok(TensorType::F16),
+        Dtype::BF16 => Ok(TensorType::BF16),
+        other => Err(Error::ElementType {
+            tensor: tensor.to_string(),
+            file: name.to_string(),
+            found: format!("{other:?}"),
+        }),
     }
 }
 

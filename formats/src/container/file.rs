@@ -335,27 +335,7 @@ fn locate_chunks(
     plan: &StoredPlan,
     file_len: u64,
 ) -> Result<Vec<Vec<StoredChunk>>, ContainerError> {
-    let get = |key| header.metadata.get(key);
-    let codecs = match get(key::CODEC) {
-        Some(Value::Array(Array::U8(v))) => v,
-        other => return Err(bad_key(key::CODEC, other)),
-    };
-    let lengths = match get(key::CHUNK_BYTES) {
-        Some(Value::Array(Array::U32(v))) => v,
-        other => return Err(bad_key(key::CHUNK_BYTES, other)),
-    };
-    let digests = match get(key::CHUNK_DIGEST) {
-        Some(Value::Array(Array::U8(v))) if v.len() % 32 == 0 => v.as_chunks::<32>().0,
-        other => return Err(bad_key(key::CHUNK_DIGEST, other)),
-    };
-    // Counted before anything is allocated by a count that the plan claims.
-    let claimed = plan.parts().try_fold(0u64, |acc, p| {
-        acc.checked_add(ChunkGeometry::of(p).chunks())
-    });
-    let counted = lengths.len() as u64;
-    if claimed != Some(counted) || codecs.len() != lengths.len() || digests.len() != lengths.len() {
-        return Err(bad_key(key::CHUNK_BYTES, get(key::CHUNK_BYTES)));
-    }
+    let mut table = chunk_table(header, plan)?;
     if header.tensors.len() != plan.parts().count() {
         return Err(ContainerError::PlanJson(format!(
             "it has {} parts, the file {}",
@@ -364,7 +344,6 @@ fn locate_chunks(
         )));
     }
 
-    let mut table = codecs.iter().zip(lengths).zip(digests);
     let mut located = Vec::with_capacity(header.tensors.len());
     let mut end = header.data_start;
     for (index, (part, info)) in plan.parts().zip(&header.tensors).enumerate() {
@@ -394,6 +373,35 @@ fn locate_chunks(
         });
     }
     Ok(located)
+}
+
+/// Codec, length and digest of every chunk, as many as the plan has.
+fn chunk_table<'a>(
+    header: &'a Header,
+    plan: &StoredPlan,
+) -> Result<impl Iterator<Item = ((&'a u8, &'a u32), &'a Digest)>, ContainerError> {
+    let get = |key| header.metadata.get(key);
+    let codecs = match get(key::CODEC) {
+        Some(Value::Array(Array::U8(v))) => v,
+        other => return Err(bad_key(key::CODEC, other)),
+    };
+    let lengths = match get(key::CHUNK_BYTES) {
+        Some(Value::Array(Array::U32(v))) => v,
+        other => return Err(bad_key(key::CHUNK_BYTES, other)),
+    };
+    let digests = match get(key::CHUNK_DIGEST) {
+        Some(Value::Array(Array::U8(v))) if v.len() % 32 == 0 => v.as_chunks::<32>().0,
+        other => return Err(bad_key(key::CHUNK_DIGEST, other)),
+    };
+    // Counted before anything is allocated by a count that the plan claims.
+    let claimed = plan.parts().try_fold(0u64, |acc, p| {
+        acc.checked_add(ChunkGeometry::of(p).chunks())
+    });
+    let counted = lengths.len() as u64;
+    if claimed != Some(counted) || codecs.len() != lengths.len() || digests.len() != lengths.len() {
+        return Err(bad_key(key::CHUNK_BYTES, get(key::CHUNK_BYTES)));
+    }
+    Ok(codecs.iter().zip(lengths).zip(digests))
 }
 
 fn padded_end(header: &Header, info: &TensorInfo) -> u64 {

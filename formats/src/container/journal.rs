@@ -8,23 +8,13 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::chunk::ChunkGeometry;
-use super::writer::FinishedPart;
+use super::finished::FinishedTensor;
 use super::{Digest, StoredPlan, hex};
 use crate::gguf::DEFAULT_ALIGNMENT;
 use crate::output::open_own;
-
-/// A tensor whose chunks all stand in the temporary file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FinishedTensor {
-    /// Bits of the relative error, an f32 that may be NaN.
-    pub error_bits: u32,
-    /// Its parts.
-    pub parts: Vec<FinishedPart>,
-}
 
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -131,37 +121,4 @@ fn verified_end(tensor: &FinishedTensor, data: &mut fs::File, start: u64) -> Opt
         }
     }
     Some(at)
-}
-
-/// Digests as hexadecimal strings.
-pub(super) mod hex_digests {
-    use super::{Digest, hex};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser::SerializeSeq};
-
-    pub fn serialize<S: Serializer>(digests: &[Digest], s: S) -> Result<S::Ok, S::Error> {
-        let mut seq = s.serialize_seq(Some(digests.len()))?;
-        for digest in digests {
-            seq.serialize_element(&hex(digest))?;
-        }
-        seq.end()
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Digest>, D::Error> {
-        let strings = Vec::<String>::deserialize(d)?;
-        strings
-            .iter()
-            .map(|s| parse(s).ok_or_else(|| D::Error::custom("not a SHA-256 digest")))
-            .collect()
-    }
-
-    fn parse(s: &str) -> Option<Digest> {
-        let mut out = [0; 32];
-        if s.len() != 64 || !s.is_ascii() {
-            return None;
-        }
-        for (i, byte) in out.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&s[2 * i..2 * i + 2], 16).ok()?;
-        }
-        Some(out)
-    }
 }

@@ -6,6 +6,7 @@ mod chunk;
 mod codec;
 mod expansion;
 mod file;
+mod finished;
 mod flusher;
 mod form;
 mod journal;

@@ -10,8 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::chunk::{ChunkGeometry, EncodedChunk};
 use super::expansion;
+use super::finished::{FinishedPart, FinishedTensor};
 use super::flusher::Flusher;
-use super::journal::{Claims, FinishedTensor, Journal};
+use super::journal::{Claims, Journal};
 use super::{Codec, Digest, Part, StoredPlan, VERSION, key};
 use crate::gguf::{
     Array, DEFAULT_ALIGNMENT, Metadata, TensorInfo, TensorType, Value, align_up, encode_header,
@@ -56,24 +57,6 @@ pub enum WriteError {
     Overflow,
 }
 
-/// What the file will say of one finished part.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct FinishedPart {
-    /// Id of each chunk's codec.
-    pub codecs: Vec<u8>,
-    /// Stored bytes of each chunk.
-    pub bytes: Vec<u32>,
-    /// Digest of each chunk, hexadecimal in the journal.
-    #[serde(with = "super::journal::hex_digests")]
-    pub digests: Vec<Digest>,
-}
-
-impl FinishedPart {
-    pub fn stored(&self) -> u64 {
-        self.bytes.iter().map(|n| u64::from(*n)).sum()
-    }
-}
-
 /// Writes one file. Chunks are pushed in file order; nothing stands under the final name before
 /// [`ContainerWriter::finish`].
 ///
@@ -114,25 +97,14 @@ impl ContainerWriter {
         plan.check()?;
         check_destination(destination)?;
         let metadata = with_digests(model, &plan, &placeholders(&plan), &[0; 32]);
-        let data_start = align_up(
-            header_len(
-                &metadata,
-                &infos(&plan, &placeholders(&plan)).ok_or(WriteError::Overflow)?,
-            ),
-            DEFAULT_ALIGNMENT,
-        )
-        .ok_or(WriteError::Overflow)?;
+        let data_start = data_start(&metadata, &plan).ok_or(WriteError::Overflow)?;
         expansion::check_before_writing(&plan, metadata.len(), data_start)?;
 
         let refused = |e: io::Error| refused(destination, &e);
         let mut file = lock(destination)?;
         let permissions = permissions_of(destination);
-        #[cfg(unix)]
         if permissions.is_some() {
-            use std::os::unix::fs::PermissionsExt;
-            // Nobody may read it who may not read the file that it replaces.
-            let own = Permissions::from_mode(0o600);
-            file.set_permissions(own).map_err(refused)?;
+            make_private(&file).map_err(refused)?;
         }
         let temporary = sibling(destination, "part");
         let journal_path = sibling(destination, "journal");
@@ -146,10 +118,9 @@ impl ContainerWriter {
             journal: journal_path,
             renamed: false,
         };
-        let began_anew = claims == Claims::OfAnother;
-        let done = match claims {
-            Claims::Finished(done) => done,
-            Claims::OfAnother => Vec::new(),
+        let (done, began_anew) = match claims {
+            Claims::Finished(done) => (done, false),
+            Claims::OfAnother => (Vec::new(), true),
         };
         let (journal, done, end) = journal
             .keep_verified(done, &mut file, data_start, fingerprint)
@@ -327,10 +298,9 @@ pub fn stock_len(model: Metadata, plan: &StoredPlan) -> Option<u64> {
 
 /// Bytes of the same file with this metadata and nothing of ours, as other programs write it.
 pub fn plain_len(metadata: &Metadata, plan: &StoredPlan) -> Option<u64> {
-    let header = header_len(metadata, &infos(plan, &placeholders(plan))?);
     let padded = |p: &Part| align_up(p.bytes(), DEFAULT_ALIGNMENT);
     plan.parts()
-        .try_fold(align_up(header, DEFAULT_ALIGNMENT)?, |sum, part| {
+        .try_fold(data_start(metadata, plan)?, |sum, part| {
             sum.checked_add(padded(part)?)
         })
 }
@@ -372,16 +342,6 @@ fn lock(destination: &Path) -> Result<fs::File, WriteError> {
     }
 }
 
-impl FinishedPart {
-    pub(super) fn empty() -> FinishedPart {
-        FinishedPart {
-            codecs: Vec::new(),
-            bytes: Vec::new(),
-            digests: Vec::new(),
-        }
-    }
-}
-
 /// Records of the right lengths for a plan of which nothing is written yet.
 fn placeholders(plan: &StoredPlan) -> Vec<FinishedTensor> {
     let blank = |part: &Part| {
@@ -399,6 +359,24 @@ fn placeholders(plan: &StoredPlan) -> Vec<FinishedTensor> {
             parts: t.parts.iter().map(blank).collect(),
         })
         .collect()
+}
+
+/// Where the data of a file with this metadata begins; `None` where its sizes overflow.
+fn data_start(metadata: &Metadata, plan: &StoredPlan) -> Option<u64> {
+    let header = header_len(metadata, &infos(plan, &placeholders(plan))?);
+    align_up(header, DEFAULT_ALIGNMENT)
+}
+
+/// Nobody may read it who may not read the file that it replaces.
+fn make_private(file: &fs::File) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
 }
 
 /// GGUF's tensor list for what is stored.

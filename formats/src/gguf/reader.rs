@@ -192,6 +192,28 @@ impl<'a> Cursor<'a> {
 /// or reach past the end of the file.
 pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
     let mut cur = Cursor { bytes, at: 0 };
+    read_version(&mut cur)?;
+    let tensor_count = cur.count(limits::TENSORS, &|| "the tensor count".into())?;
+    let entry_count = cur.count(limits::METADATA_ENTRIES, &|| "the metadata count".into())?;
+    let (metadata, value_ranges) = read_metadata(&mut cur, entry_count)?;
+    split::refuse_metadata(&metadata)?;
+    let alignment = read_alignment(&metadata)?;
+    let (tensors, by_name) = read_tensors(&mut cur, tensor_count, alignment)?;
+    let header_end = cur.at as u64;
+    let data_start = align_up(header_end, alignment).unwrap_or(u64::MAX);
+    check_end(&tensors, data_start, bytes.len() as u64)?;
+    Ok(Header {
+        metadata,
+        tensors,
+        value_ranges,
+        alignment,
+        header_end,
+        data_start,
+        by_name,
+    })
+}
+
+fn read_version(cur: &mut Cursor<'_>) -> Result<(), GgufError> {
     let magic: [u8; 4] = cur.array(&|| "the magic bytes".into())?;
     if magic != MAGIC {
         return Err(GgufError::Magic {
@@ -205,9 +227,14 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
     if version != VERSION {
         return Err(GgufError::Version { found: version });
     }
-    let tensor_count = cur.count(limits::TENSORS, &|| "the tensor count".into())?;
-    let entry_count = cur.count(limits::METADATA_ENTRIES, &|| "the metadata count".into())?;
+    Ok(())
+}
 
+/// The metadata, and where its values lie.
+fn read_metadata(
+    cur: &mut Cursor<'_>,
+    entry_count: u64,
+) -> Result<(Metadata, Vec<Range<usize>>), GgufError> {
     let mut metadata = Vec::new();
     let mut value_ranges = Vec::new();
     let mut keys = HashSet::new();
@@ -215,22 +242,27 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
         let key = cur.string(limits::KEY_BYTES, &|| "a metadata key".into())?;
         let ty = cur.u32(&|| format!("the type of `{key}`"))?;
         let start = cur.at;
-        let value = read_value(&mut cur, ty, &|| format!("metadata `{key}`"))?;
+        let value = read_value(cur, ty, &|| format!("metadata `{key}`"))?;
         value_ranges.push(start..cur.at);
         if !keys.insert(key.clone()) {
             return Err(GgufError::DuplicateKey(key));
         }
         metadata.push((key, value));
     }
-    let metadata = Metadata::from_unique(metadata);
-    split::refuse_metadata(&metadata)?;
-    let alignment = read_alignment(&metadata)?;
+    Ok((Metadata::from_unique(metadata), value_ranges))
+}
 
+/// The list of tensors, which lie one after the other, and their places in it.
+fn read_tensors(
+    cur: &mut Cursor<'_>,
+    tensor_count: u64,
+    alignment: u64,
+) -> Result<(Vec<TensorInfo>, HashMap<String, usize>), GgufError> {
     let mut tensors: Vec<TensorInfo> = Vec::new();
     let mut by_name = HashMap::new();
     let mut expected = 0u64;
     for index in 0..tensor_count {
-        let tensor = read_tensor_info(&mut cur, index)?;
+        let tensor = read_tensor_info(cur, index)?;
         if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
             return Err(GgufError::DuplicateTensor(tensor.name));
         }
@@ -248,30 +280,25 @@ pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
             .ok_or_else(|| overflow(&tensor))?;
         tensors.push(tensor);
     }
-    let header_end = cur.at as u64;
-    let data_start = align_up(header_end, alignment).unwrap_or(u64::MAX);
+    Ok((tensors, by_name))
+}
+
+/// The last tensor must end within the file.
+fn check_end(tensors: &[TensorInfo], data_start: u64, len: u64) -> Result<(), GgufError> {
     if let Some(last) = tensors.last() {
         let needed = data_start
             .checked_add(last.offset)
             .and_then(|start| start.checked_add(last.bytes()))
             .ok_or_else(|| overflow(last))?;
-        if needed > bytes.len() as u64 {
+        if needed > len {
             return Err(GgufError::DataTruncated {
                 name: last.name.clone(),
                 needed,
-                len: bytes.len() as u64,
+                len,
             });
         }
     }
-    Ok(Header {
-        metadata,
-        tensors,
-        value_ranges,
-        alignment,
-        header_end,
-        data_start,
-        by_name,
-    })
+    Ok(())
 }
 
 fn overflow(tensor: &TensorInfo) -> GgufError {

@@ -1,6 +1,7 @@
 //! The inputs of linear layers, as an observer sees them.
 
-use super::super::model::{LlamaError, Model};
+use super::super::error::LlamaError;
+use super::super::model::Model;
 use super::super::swap;
 
 /// A linear layer that reads an input.

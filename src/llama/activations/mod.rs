@@ -14,8 +14,9 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
+use super::error::LlamaError;
 use super::guard::CalledBack;
-use super::model::{LlamaError, Model};
+use super::model::Model;
 use linear::{Linear, address, name};
 use operand::Buffers;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dwindle_formats::gguf::{Header, read_header};
 
 use super::{Described, Refusal, admit, admit_alignment, admit_factors};
-use crate::llama::model::LlamaError;
+use crate::llama::error::LlamaError;
 use dwindle_mapped::Mapping;
 
 /// Checks the file, or all parts of the split file, that this path names.

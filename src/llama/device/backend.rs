@@ -11,7 +11,8 @@ use super::graph::{Rewriter, Scratch};
 use super::internals::{
     ggml_backend, ggml_backend_device, ggml_backend_device_i, ggml_backend_i, ggml_cgraph,
 };
-use super::{Device, buffer, lock, name_of};
+use super::live::Live;
+use super::wrapped::{Device, live, lock, name_of};
 use crate::llama::guard::CalledBack;
 
 /// The functions of a device.
@@ -126,10 +127,7 @@ unsafe extern "C" fn offload_op(dev: sys::ggml_backend_dev_t, op: *const ggml_te
 
 /// The contracted weight among a node's sources; `Some(Err)` for one that is used as it can't be,
 /// which is also written down.
-unsafe fn contracted(
-    device: &Device,
-    node: *const ggml_tensor,
-) -> Option<Result<&buffer::Live, ()>> {
+unsafe fn contracted(device: &Device, node: *const ggml_tensor) -> Option<Result<&Live, ()>> {
     // SAFETY: the caller's node is valid.
     unsafe {
         let only_shape = matches!(
@@ -144,7 +142,7 @@ unsafe fn contracted(
             return None;
         }
         for (i, source) in (*node).src.iter().enumerate() {
-            let Some(live) = buffer::live(device, *source) else {
+            let Some(live) = live(device, *source) else {
                 continue;
             };
             if live.serves(node, i) {

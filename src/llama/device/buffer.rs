@@ -3,10 +3,8 @@
 //! in which a contracted weight takes the room of its operands alone. Everything else (keys and
 //! values, results) goes to the inner device's own buffers.
 
-use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::PoisonError;
 
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
@@ -16,81 +14,9 @@ use super::internals::{
     ggml_backend_buffer_type_i,
 };
 use super::layout::{Layout, place};
-use super::weights::{Contraction, Link};
-use super::{Device, name_of};
+use super::live::WeightBuffer;
+use super::wrapped::{Device, live};
 use crate::llama::guard::CalledBack;
-
-/// A contracted weight in a buffer: what `extra` of its tensor points to.
-pub(super) struct Live {
-    pub contraction: Contraction,
-    pub operands: HashMap<usize, *mut ggml_tensor>,
-    /// Those that are filled when this weight is.
-    pub owned: Vec<usize>,
-}
-
-impl Live {
-    /// The tensor of an operand of this weight.
-    pub fn operand(&self, index: usize) -> *mut ggml_tensor {
-        self.operands[&index]
-    }
-
-    /// Whether a product that is not with chosen experts can have this input: scales of a stack
-    /// belong to as many matrices.
-    unsafe fn multiplies(&self, input: *const ggml_tensor) -> bool {
-        let links = self.contraction.branches.iter().flatten();
-        let mut scales = links.filter_map(|link| match link {
-            Link::Scale(operand) => Some(self.operand(*operand)),
-            _ => None,
-        });
-        // SAFETY: the operands and the caller's input are valid.
-        let fits = scales.all(|s| unsafe { (*s).ne[1] == 1 || (*s).ne[1] == (*input).ne[2] });
-        fits && !self.contraction.branches.is_empty()
-    }
-
-    /// Whether a node uses the weight, its source of this number, as it can be used.
-    ///
-    /// # Safety
-    /// The node and its sources are valid tensors.
-    pub unsafe fn serves(&self, node: *const ggml_tensor, source: usize) -> bool {
-        // SAFETY: valid by contract.
-        let (op, view) = unsafe { ((*node).op, !(*(*node).src[source]).view_src.is_null()) };
-        let used = match op {
-            sys::GGML_OP_MUL_MAT_ID => !self.contraction.branches.is_empty(),
-            // SAFETY: a product has two sources.
-            sys::GGML_OP_MUL_MAT => unsafe { self.multiplies((*node).src[1]) },
-            sys::GGML_OP_GET_ROWS => self.contraction.rows.is_some(),
-            _ => false,
-        };
-        used && source == 0 && !view
-    }
-}
-
-/// What belongs to a buffer of weights.
-pub(super) struct WeightBuffer {
-    pub inner: ggml_backend_buffer_i,
-    /// Boxed, as tensors point to them.
-    #[allow(clippy::vec_box)]
-    pub lives: Vec<Box<Live>>,
-    pub operands: Vec<(usize, *mut ggml_tensor)>,
-    /// Of operands that the inner device needs elsewhere, in a layout of its kernels.
-    pub buffers: Vec<sys::ggml_backend_buffer_t>,
-}
-
-// SAFETY: a buffer belongs to a model, whose loading and freeing happen on one thread at a time.
-unsafe impl Send for WeightBuffer {}
-
-impl Drop for WeightBuffer {
-    fn drop(&mut self) {
-        for buffer in self.buffers.drain(..) {
-            // SAFETY: allocated for this buffer, and freed once.
-            unsafe { sys::ggml_backend_buffer_free(buffer) };
-        }
-        for (_, operand) in self.operands.drain(..) {
-            // SAFETY: each came from a box, and the model that used it is gone.
-            drop(unsafe { Box::from_raw(operand) });
-        }
-    }
-}
 
 /// The functions of both buffer types.
 pub(super) const TYPE: ggml_backend_buffer_type_i = ggml_backend_buffer_type_i {
@@ -285,48 +211,4 @@ fn inner_functions(buffer: sys::ggml_backend_buffer_t) -> ggml_backend_buffer_i 
     // SAFETY: the functions of this file that call it are those of buffers of weights.
     let device = unsafe { device_of(buffer) };
     device.buffers()[&(buffer as usize)].inner
-}
-
-/// The operands of a weight, if the tensor is a contracted one of this device, or a view of one.
-///
-/// # Safety
-/// The tensor is null or valid.
-pub(super) unsafe fn live<'a>(device: &Device, tensor: *const ggml_tensor) -> Option<&'a Live> {
-    // SAFETY: valid by contract; in a buffer of weights `extra` is null or a `Live` of the buffer.
-    unsafe {
-        let tensor = tensor.as_ref()?;
-        let root = tensor.view_src.as_ref().unwrap_or(tensor);
-        let buffer = root.buffer.cast::<ggml_backend_buffer>().as_ref()?;
-        if root.extra.is_null() || !device.is_weights(buffer.buft) {
-            return None;
-        }
-        device
-            .weights
-            .contractions
-            .contains_key(&*name_of(root))
-            .then(|| root.extra.cast::<Live>().as_ref())?
-    }
-}
-
-impl Device {
-    pub(super) fn buffers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, WeightBuffer>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The tensors of an operand of this name, one for each buffer that has it.
-    pub(super) fn operands(&self, name: &str) -> Vec<*mut ggml_tensor> {
-        let buffers = self.buffers();
-        let all = buffers.values().flat_map(|buffer| &buffer.operands);
-        all.filter(|(index, _)| self.weights.operands[*index].name == name)
-            .map(|(_, tensor)| *tensor)
-            .collect()
-    }
-
-    /// Whether a list to be allocated holds weights of the model.
-    unsafe fn holds(&self, list: &[*mut ggml_tensor]) -> bool {
-        list.iter().any(|t| {
-            // SAFETY: the caller's tensors are valid.
-            unsafe { self.names.contains(&*name_of(*t)) }
-        })
-    }
 }

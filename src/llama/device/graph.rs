@@ -8,7 +8,7 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use super::buffer::Live;
+use super::live::Live;
 use super::weights::Link;
 
 /// Nodes that live as long as they may be computed: kept from graph to graph.
@@ -358,7 +358,7 @@ impl Rewriter {
     }
 
     fn blank(&mut self, ty: sys::ggml_type, ne: [i64; 4]) -> *mut ggml_tensor {
-        let blank = super::tensor(ty, ne);
+        let blank = super::wrapped::tensor(ty, ne);
         if self.used == self.made.len() {
             self.made.push(NonNull::from(Box::leak(Box::new(blank))));
         } else {

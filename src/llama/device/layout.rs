@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use super::buffer::{Live, WeightBuffer};
 use super::internals::{ggml_backend_buffer, ggml_backend_buffer_i};
+use super::live::{Live, WeightBuffer};
 use super::weights::Operand;
-use super::{Device, lock, name_of, tensor};
+use super::wrapped::{Device, lock, name_of, tensor};
 
 /// What llama.cpp's names of stacks of experts hold.
 const EXPERTS: &str = "_exps";

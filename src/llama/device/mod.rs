@@ -8,64 +8,26 @@ mod graph;
 #[allow(unused_qualifications)]
 mod internals;
 mod layout;
+mod live;
 pub mod weights;
+mod wrapped;
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::{CStr, CString, c_char};
+use std::collections::HashSet;
+use std::ffi::{CString, c_char};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use self::buffer::WeightBuffer;
 use self::internals::{
     ggml_backend_buffer_type, ggml_backend_device, ggml_backend_reg, ggml_backend_reg_i,
 };
 use self::weights::{Fetch, Weights};
+use self::wrapped::{Device, Shared, lock};
 use super::backend::describe;
-use super::feed::BoxError;
-
-/// What the devices of one model share.
-pub(super) struct Shared {
-    weights: Weights,
-    /// All weights of the model: llama.cpp allocates them and other things through one door.
-    names: HashSet<String>,
-    /// While the model loads.
-    fetch: Mutex<Option<Fetch>>,
-    error: Mutex<Option<BoxError>>,
-    /// Contracted weights that the graph uses in a way that needs the whole matrix.
-    used_whole: Mutex<BTreeSet<String>>,
-    /// Bytes of operands in buffers of their own, which llama.cpp does not know of.
-    elsewhere: AtomicUsize,
-}
-
-/// A wrapped device. ggml holds pointers into it, so it never moves.
-pub(super) struct Device {
-    shared: Arc<Shared>,
-    raw: ggml_backend_device,
-    reg: ggml_backend_reg,
-    general: ggml_backend_buffer_type,
-    for_weights: ggml_backend_buffer_type,
-    name: CString,
-    weights_name: CString,
-    inner: sys::ggml_backend_dev_t,
-    inner_type: sys::ggml_backend_buffer_type_t,
-    special_types: Vec<sys::ggml_backend_buffer_type_t>,
-    /// Where weights go that stay in main memory.
-    host: sys::ggml_backend_buffer_type_t,
-    buffers: Mutex<HashMap<usize, WeightBuffer>>,
-}
-
-impl std::ops::Deref for Device {
-    type Target = Shared;
-
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
-}
+use super::error::BoxError;
 
 /// The devices of one model, which must outlive it.
 pub(super) struct Devices {
@@ -224,48 +186,6 @@ impl Device {
         }
         device
     }
-
-    fn general_type(&self) -> sys::ggml_backend_buffer_type_t {
-        (&raw const self.general).cast_mut().cast()
-    }
-
-    fn weights_type(&self) -> sys::ggml_backend_buffer_type_t {
-        (&raw const self.for_weights).cast_mut().cast()
-    }
-
-    fn is_weights(&self, buft: sys::ggml_backend_buffer_type_t) -> bool {
-        buft == self.weights_type()
-    }
-
-    /// Fills an operand with what the loader fetches. An error ends all further fetching.
-    fn fill(&self, index: usize, operand: *mut ggml_tensor) {
-        let mut error = lock(&self.error);
-        if error.is_some() {
-            return;
-        }
-        let fetch = lock(&self.fetch);
-        let Some(fetch) = &*fetch else {
-            return;
-        };
-        // SAFETY: the operand is valid, as the buffer that holds it.
-        let expected = unsafe { sys::ggml_nbytes(operand) };
-        let fetched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fetch(index)))
-            .unwrap_or_else(|_| Err("making an operand failed unexpectedly".into()));
-        match fetched {
-            Ok(bytes) if bytes.len() == expected => {
-                // SAFETY: the operand is allocated and has as many bytes.
-                unsafe {
-                    sys::ggml_backend_tensor_set(operand, bytes.as_ptr().cast(), 0, expected);
-                }
-            }
-            Ok(bytes) => {
-                let name = &self.weights.operands[index].name;
-                let problem = format!("`{name}` has {} bytes, not {expected}", bytes.len());
-                *error = Some(problem.into());
-            }
-            Err(problem) => *error = Some(problem),
-        }
-    }
 }
 
 /// Buffer types of a device in which it holds weights in layouts of its kernels.
@@ -309,31 +229,4 @@ unsafe extern "C" fn only(reg: sys::ggml_backend_reg_t, _: usize) -> sys::ggml_b
         let device = (*reg.cast::<ggml_backend_reg>()).context.cast::<Device>();
         (&raw mut (*device).raw).cast()
     }
-}
-
-/// A tensor of this type and shape, its elements in a row, without data.
-fn tensor(ty: sys::ggml_type, ne: [i64; 4]) -> ggml_tensor {
-    // SAFETY: numbers and pointers, for all of which zero is a value.
-    let mut t: ggml_tensor = unsafe { std::mem::zeroed() };
-    t.type_ = ty;
-    t.ne = ne;
-    // SAFETY: the type is one of ggml's.
-    unsafe {
-        t.nb[0] = sys::ggml_type_size(ty);
-        t.nb[1] = sys::ggml_row_size(ty, ne[0]);
-    }
-    t.nb[2] = t.nb[1] * ne[1] as usize;
-    t.nb[3] = t.nb[2] * ne[2] as usize;
-    t
-}
-
-/// # Safety
-/// The tensor is valid.
-unsafe fn name_of<'a>(tensor: *const ggml_tensor) -> Cow<'a, str> {
-    // SAFETY: valid by contract, and ggml ends names with a zero.
-    unsafe { CStr::from_ptr((*tensor).name.as_ptr()) }.to_string_lossy()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use dwindle_formats::gguf::TensorType;
 
-use crate::llama::feed::BoxError;
+use crate::llama::error::BoxError;
 
 /// A matrix, or a stack of matrices, in memory. Weights may share it.
 #[derive(Debug, Clone, PartialEq, Eq)]

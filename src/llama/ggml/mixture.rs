@@ -34,18 +34,7 @@ pub(super) fn mixture_types(
         .collect::<Result<Vec<RawTensor>, MixtureError>>()?;
     let architecture =
         CString::new(desc.architecture.as_str()).map_err(|e| refused(e.to_string()))?;
-    let raw_desc = RawDesc {
-        architecture: architecture.as_ptr(),
-        n_embd: desc.n_embd,
-        n_ff: desc.n_ff,
-        n_layer: desc.n_layer,
-        n_head: desc.n_head,
-        n_head_kv: desc.n_head_kv.max(1), // a divisor in llama.cpp
-        n_expert: desc.n_expert,
-        n_embd_head_k: desc.n_embd_head_k,
-        n_embd_head_v: desc.n_embd_head_v,
-    };
-    super::super::backend::init();
+    let raw_desc = RawDesc::new(desc, &architecture);
     let mut message = [0 as c_char; 512];
     // SAFETY: the description, the names and the tensors outlive the call; the shim writes the
     // results into `raw` and at most `message.len()` bytes with a terminator, and throws nothing.
@@ -66,21 +55,11 @@ pub(super) fn mixture_types(
         let reason = unsafe { CStr::from_ptr(message.as_ptr()) };
         return Err(refused(reason.to_string_lossy().into_owned()));
     }
-    raw.iter()
-        .map(|t| match u32::try_from(t.target) {
-            Err(_) => Ok(None),
-            Ok(id) => TensorType::from_id(id)
-                .map(Some)
-                .ok_or_else(|| refused(format!("it uses ggml type {id}, which is not known"))),
-        })
-        .zip(&raw)
-        .map(|(ty, t)| {
-            Ok(Choice {
-                ty: ty?,
-                needs_importance: t.needs_imatrix,
-            })
-        })
-        .collect()
+    let choices = raw.iter().map(|t| {
+        t.choice()
+            .map_err(|id| refused(format!("it uses ggml type {id}, which is not known")))
+    });
+    choices.collect()
 }
 
 /// ggml truncates longer names, which would change what the rules see.
@@ -106,6 +85,22 @@ struct RawDesc {
     n_expert: u32,
     n_embd_head_k: u32,
     n_embd_head_v: u32,
+}
+
+impl RawDesc {
+    fn new(desc: &ModelDesc, architecture: &CStr) -> RawDesc {
+        RawDesc {
+            architecture: architecture.as_ptr(),
+            n_embd: desc.n_embd,
+            n_ff: desc.n_ff,
+            n_layer: desc.n_layer,
+            n_head: desc.n_head,
+            n_head_kv: desc.n_head_kv.max(1), // a divisor in llama.cpp
+            n_expert: desc.n_expert,
+            n_embd_head_k: desc.n_embd_head_k,
+            n_embd_head_v: desc.n_embd_head_v,
+        }
+    }
 }
 
 /// `struct dwindle_tensor` of shim.cpp.
@@ -138,6 +133,18 @@ impl RawTensor {
             ty: t.ty.id() as i32,
             target: -1,
             needs_imatrix: false,
+        })
+    }
+
+    /// What llama.cpp has chosen; a number that is no known type is the error.
+    fn choice(&self) -> Result<Choice, u32> {
+        let ty = match u32::try_from(self.target) {
+            Err(_) => None,
+            Ok(id) => Some(TensorType::from_id(id).ok_or(id)?),
+        };
+        Ok(Choice {
+            ty,
+            needs_importance: self.needs_imatrix,
         })
     }
 }
@@ -192,6 +199,7 @@ mod tests {
                 ty: TensorType::F16,
             })
             .collect();
+        crate::llama::backend::init();
         let file_type = FileType::from_name(name).unwrap();
         let found = mixture_types(&desc(8), &tensors, file_type, importance, false).unwrap();
         shapes
@@ -239,6 +247,7 @@ mod tests {
 
     #[test]
     fn what_llama_cpp_would_abort_on_is_refused() {
+        crate::llama::backend::init();
         let q8 = FileType::from_name("q8_0").unwrap();
         assert_eq!(
             mixture_types(&desc(513), &[], q8, false, false),

@@ -99,6 +99,34 @@ struct Sums {
     errors: BTreeMap<String, f64>,
 }
 
+impl Sums {
+    /// Adds the error of what a method puts in the place of a slice.
+    fn add(&mut self, operand: &Operand<'_>, tokens: f64, method: &str, replacement: &[f32]) {
+        let rows = operand.w.len() / operand.cols.max(1);
+        let error = operand
+            .gram()
+            .map_or(0.0, |g| g.output_error(&operand.w, replacement, rows));
+        *self.errors.entry(method.to_string()).or_default() += tokens * error;
+    }
+
+    fn of(self, tensor: &ModelTensor) -> TensorDiagnosis {
+        let share = |sum: f64, of: f64| if of > 0.0 { sum / of } else { 0.0 };
+        TensorDiagnosis {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            output_energy: share(self.energy, self.weight),
+            effective_rank: share(self.effective_rank, self.weight),
+            energy: self.held.map(|held| share(held, self.energy)),
+            output_errors: self
+                .errors
+                .into_iter()
+                .map(|(method, error)| (method, share(error, self.energy).max(0.0)))
+                .collect(),
+            kld: None,
+        }
+    }
+}
+
 fn diagnose(
     subject: &Subject<'_>,
     tensor: &ModelTensor,
@@ -128,41 +156,20 @@ fn diagnose(
         let factors = whitening
             .factors(&spectrum, &operand.w, rank_of_keep(keep, m, n))
             .map_err(LowRankError::from)?;
-        let mut add = |method: &str, replacement: &[f32]| {
-            let error = operand
-                .gram()
-                .map_or(0.0, |g| g.output_error(&operand.w, replacement, m));
-            *sums.errors.entry(method.to_string()).or_default() += tokens * error;
-        };
-        add(
-            "svd",
-            &multiply_out(&factors.a, &factors.b, n, m, factors.b.len() / m),
-        );
+        let product = multiply_out(&factors.a, &factors.b, n, m, factors.b.len() / m);
+        sums.add(&operand, tokens, "svd", &product);
         let zeros = Pattern::Unstructured(1.0 - keep);
         for pruning in [Pruning::Magnitude, Pruning::Wanda, Pruning::SparseGpt] {
             let pruned = pruning.prune(&operand.w, m, n, operand.gram(), zeros)?;
-            add(pruning.name(), &pruned);
+            sums.add(&operand, tokens, pruning.name(), &pruned);
         }
         if slices == 1 {
             let (rows, cols) = (mode_sizes(m, 2), mode_sizes(n, 2));
             let train = decompose_matrix(&operand.w, &rows, &cols, Ranks::Keep(keep))?;
-            add("tensor-train", &train.multiply_out());
+            sums.add(&operand, tokens, "tensor-train", &train.multiply_out());
         }
     }
-    let share = |sum: f64, of: f64| if of > 0.0 { sum / of } else { 0.0 };
-    Ok(TensorDiagnosis {
-        name: tensor.name.clone(),
-        shape: tensor.shape.clone(),
-        output_energy: share(sums.energy, sums.weight),
-        effective_rank: share(sums.effective_rank, sums.weight),
-        energy: sums.held.map(|held| share(held, sums.energy)),
-        output_errors: sums
-            .errors
-            .into_iter()
-            .map(|(method, error)| (method, share(error, sums.energy).max(0.0)))
-            .collect(),
-        kld: None,
-    })
+    Ok(sums.of(tensor))
 }
 
 /// e to the entropy of the shares of the energy; 0 where there is none.

@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{Files, bad, content, kind, looks_special, pretokenizer, vetted};
+use super::files::Files;
+use super::json::{bad, content};
+use super::tokens::{kind, looks_special};
+use super::{pretokenizer, vetted};
 use crate::Error;
 use dwindle_checkpoint::huggingface::HuggingFace;
 
@@ -24,40 +27,13 @@ pub(super) fn vocabulary(
     folder: &HuggingFace,
     vocab_size: u32,
 ) -> Result<Vocabulary, Error> {
-    let Some(json) = &files.tokenizer else {
-        let hint = if folder.dir().join("tekken.json").is_file() {
-            "; Mistral's `tekken.json` is not supported"
-        } else if folder.dir().join("vocab.json").is_file() {
-            "; `vocab.json` and `merges.txt` alone are not supported, save the tokenizer with a current `transformers`"
-        } else {
-            ""
-        };
-        return Err(Error::NoTokenizer { hint });
-    };
-    let model = json.pointer("/model/type").and_then(Value::as_str);
+    let json = byte_level(files, folder)?;
     let decoder = json.pointer("/decoder/type").and_then(Value::as_str);
-    if model.is_some_and(|m| m != "BPE") {
-        let problem = format!(
-            "its model is `{}`, supported are byte-level `BPE` and SentencePiece's pieces",
-            model.unwrap_or_default()
-        );
-        return Err(bad(FILE, problem));
-    }
     let mut tokenizer = vetted::tokenizer(json, vocab_size)?;
     vetted::guarded(|| add_tokens(&mut tokenizer, files))?;
     let pre_tokenizer = vetted::guarded(|| pretokenizer::recognise(&tokenizer, json, decoder))?;
 
-    let vocab = tokenizer.get_vocab(true);
-    let mut by_id: HashMap<u32, String> = HashMap::with_capacity(vocab.len());
-    for (token, id) in vocab {
-        if id >= vocab_size {
-            let problem = format!(
-                "token `{token}` has the id {id}, expected one below `vocab_size` {vocab_size} of `config.json`"
-            );
-            return Err(bad(FILE, problem));
-        }
-        by_id.insert(id, token);
-    }
+    let mut by_id = by_id(&tokenizer, vocab_size)?;
     let added = tokenizer.get_added_tokens_decoder();
     let mut tokens = Vec::with_capacity(vocab_size as usize);
     let mut kinds = Vec::with_capacity(vocab_size as usize);
@@ -89,6 +65,45 @@ pub(super) fn vocabulary(
         tokens,
         kinds,
     })
+}
+
+/// The `tokenizer.json`, if there is one of byte-level BPE.
+fn byte_level<'a>(files: &'a Files, folder: &HuggingFace) -> Result<&'a Value, Error> {
+    let Some(json) = &files.tokenizer else {
+        let hint = if folder.dir().join("tekken.json").is_file() {
+            "; Mistral's `tekken.json` is not supported"
+        } else if folder.dir().join("vocab.json").is_file() {
+            "; `vocab.json` and `merges.txt` alone are not supported, save the tokenizer with a current `transformers`"
+        } else {
+            ""
+        };
+        return Err(Error::NoTokenizer { hint });
+    };
+    let model = json.pointer("/model/type").and_then(Value::as_str);
+    if model.is_some_and(|m| m != "BPE") {
+        let problem = format!(
+            "its model is `{}`, supported are byte-level `BPE` and SentencePiece's pieces",
+            model.unwrap_or_default()
+        );
+        return Err(bad(FILE, problem));
+    }
+    Ok(json)
+}
+
+/// The tokens by their ids, which are those of the model's embedding.
+fn by_id(tokenizer: &Tokenizer, vocab_size: u32) -> Result<HashMap<u32, String>, Error> {
+    let vocab = tokenizer.get_vocab(true);
+    let mut by_id: HashMap<u32, String> = HashMap::with_capacity(vocab.len());
+    for (token, id) in vocab {
+        if id >= vocab_size {
+            let problem = format!(
+                "token `{token}` has the id {id}, expected one below `vocab_size` {vocab_size} of `config.json`"
+            );
+            return Err(bad(FILE, problem));
+        }
+        by_id.insert(id, token);
+    }
+    Ok(by_id)
 }
 
 /// llama.cpp takes control and user-defined tokens as normalized already.

@@ -1,45 +1,24 @@
 //! The tokenizer as GGUF metadata.
 
 mod bpe;
+mod files;
+mod json;
 mod known;
 mod pieces;
 mod pretokenizer;
 mod sentencepiece;
 mod special;
+mod tokens;
 mod vetted;
 
 use dwindle_formats::gguf::Metadata;
-use serde_json::Value;
 
+use self::files::Files;
 use self::special::Special;
+use self::tokens::Pieces;
 use super::Error;
 use super::families::Tokens;
 use dwindle_checkpoint::huggingface::HuggingFace;
-
-/// llama.cpp's kinds of tokens.
-mod kind {
-    pub(super) const NORMAL: i32 = 1;
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const UNUSED: i32 = 5;
-    pub(super) const BYTE: i32 = 6;
-}
-
-/// The tokenizer's files.
-struct Files {
-    /// `tokenizer.json` as it stands there, without what concerns no vocabulary.
-    tokenizer: Option<Value>,
-    /// `tokenizer_config.json`.
-    config: Option<Value>,
-}
-
-/// A vocabulary with scores: SentencePiece's.
-struct Pieces {
-    tokens: Vec<String>,
-    scores: Vec<f32>,
-    kinds: Vec<i32>,
-}
 
 /// Writes `tokenizer.*`. `vocab_size` is that of the model, whose embedding has been found to
 /// have as many rows.
@@ -120,79 +99,4 @@ fn write_pieces(
     metadata.set("tokenizer.ggml.token_type", pieces.kinds);
     Special::new(folder, files, Some(count))?.describe(metadata);
     Ok(())
-}
-
-impl Files {
-    fn read(folder: &HuggingFace) -> Result<Files, Error> {
-        let mut tokenizer = folder.json("tokenizer.json")?;
-        if let Some(json) = &mut tokenizer {
-            vetted::strip(json);
-        }
-        Ok(Files {
-            tokenizer,
-            config: folder.json("tokenizer_config.json")?,
-        })
-    }
-
-    fn json(&self) -> Option<&Value> {
-        self.tokenizer.as_ref()
-    }
-
-    /// The named special tokens that `tokenizer_config.json` sets.
-    fn named_tokens(&self) -> Vec<&str> {
-        const NAMES: [&str; 7] = [
-            "bos_token",
-            "eos_token",
-            "unk_token",
-            "sep_token",
-            "pad_token",
-            "cls_token",
-            "mask_token",
-        ];
-        let Some(config) = &self.config else {
-            return Vec::new();
-        };
-        let more = ["extra_special_tokens", "additional_special_tokens"]
-            .iter()
-            .find_map(|key| config.get(*key)?.as_array());
-        NAMES
-            .iter()
-            .filter_map(|name| config.get(*name))
-            .chain(more.into_iter().flatten())
-            .filter_map(content)
-            .collect()
-    }
-
-    /// Whether `tokenizer.json` holds SentencePiece's vocabulary in the form of BPE.
-    fn has_pieces(&self) -> bool {
-        let Some(json) = self.json() else {
-            return false;
-        };
-        let model = json.get("model");
-        let field = |key: &str| model.and_then(|m| m.get(key));
-        field("type").and_then(Value::as_str) == Some("BPE")
-            && field("byte_fallback").and_then(Value::as_bool) == Some(true)
-            && json.pointer("/decoder/type").and_then(Value::as_str) == Some("Sequence")
-    }
-}
-
-/// A token given as text or as an object with `content`.
-fn content(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token.get("content")?.as_str())
-}
-
-/// Added tokens that are control tokens by their looks, whatever their file says.
-fn looks_special(token: &str) -> bool {
-    let between = |start: &str, end: &str| token.starts_with(start) && token.ends_with(end);
-    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&token)
-        || between("<|", "|>")
-        || between("<｜", "｜>")
-        || between("<unused", ">")
-}
-
-fn bad(file: &'static str, problem: impl ToString) -> Error {
-    Error::Tokenizer {
-        file,
-        problem: problem.to_string(),
-    }
 }

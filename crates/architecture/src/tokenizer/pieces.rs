@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use super::{Files, Pieces, bad, content, kind};
+use super::files::Files;
+use super::json::{bad, content};
+use super::tokens::{Pieces, kind};
 use crate::Error;
 
 const FILE: &str = "tokenizer.json";
@@ -43,14 +45,7 @@ pub(super) fn vocabulary(files: &Files, vocab_size: u32) -> Result<Pieces, Error
     }
     // Special by name, as the tokenizer's class or its configuration says.
     let named = files.named_tokens();
-    let class = files
-        .config
-        .as_ref()
-        .and_then(|c| c.get("tokenizer_class")?.as_str());
-    let of_class: &[&str] = match class {
-        Some(class) if class.starts_with("Llama") => &["<s>", "</s>", "<unk>"],
-        _ => &[],
-    };
+    let of_class = of_class(files);
     let is_special = |token: &str| named.contains(&token) || of_class.contains(&token);
 
     let mut out = Pieces {
@@ -75,6 +70,18 @@ pub(super) fn vocabulary(files: &Files, vocab_size: u32) -> Result<Pieces, Error
         out.kinds.push(kind);
     }
     Ok(out)
+}
+
+/// Tokens that are special to the tokenizer's class.
+fn of_class(files: &Files) -> &'static [&'static str] {
+    let class = files
+        .config
+        .as_ref()
+        .and_then(|c| c.get("tokenizer_class")?.as_str());
+    match class {
+        Some(class) if class.starts_with("Llama") => &["<s>", "</s>", "<unk>"],
+        _ => &[],
+    }
 }
 
 fn out_of_range(token: &str, id: &Value, vocab_size: u32) -> Error {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use super::bad;
+use super::json::bad;
 use super::known::{FINGERPRINTS, PROBE};
 use crate::Error;
 

@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use super::{Pieces, bad, kind, looks_special};
+use super::json::bad;
+use super::tokens::{Pieces, kind, looks_special};
 use crate::Error;
 use dwindle_checkpoint::huggingface::HuggingFace;
 

@@ -9,7 +9,8 @@ use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::{Array, Metadata, Value as GgufValue};
 use serde_json::Value;
 
-use super::{Files, bad, content};
+use super::files::Files;
+use super::json::{bad, content};
 use crate::Error;
 use dwindle_checkpoint::huggingface::HuggingFace;
 

@@ -14,7 +14,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::bad;
+use super::json::{bad, content};
 use crate::Error;
 
 const FILE: &str = "tokenizer.json";
@@ -139,7 +139,7 @@ fn check_growth(json: &Value) -> Result<(), Error> {
         }
     }
     let added = json.get("added_tokens").and_then(Value::as_array);
-    let lens = added.into_iter().flatten().filter_map(super::content);
+    let lens = added.into_iter().flatten().filter_map(content);
     let bytes = lens.fold(0u64, |sum, token| sum.saturating_add(token.len() as u64));
     if bytes.saturating_mul(normalized) > ADDED_BYTES {
         let problem = format!(
