@@ -5,12 +5,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use dwindle_formats::gguf::read_header;
 use tempfile::{TempDir, tempdir};
 
+use super::mark;
 use crate::common::program::{
     DWINDLE, checkpoint, compress, dwindle, listing, refusal, says, sentence, stdout,
 };
@@ -29,29 +28,48 @@ fn slow(preset: &str, output: &Path) -> Command {
     command
 }
 
-/// The duration of an undisturbed run, and what it writes.
-fn undisturbed(preset: &str, name: &str) -> (Duration, Vec<u8>) {
+/// What an undisturbed run writes.
+fn undisturbed(preset: &str, name: &str) -> Vec<u8> {
     let dir = tempdir().unwrap();
     let path = dir.path().join(name);
-    let start = Instant::now();
     assert!(slow(preset, &path).output().unwrap().status.success());
-    (start.elapsed(), std::fs::read(path).unwrap())
+    std::fs::read(path).unwrap()
 }
 
-/// Kills `kills` runs at random moments, each followed by one that may finish. Returns the number
-/// of tensors that the latter did not have to make again.
-fn kill_and_resume(preset: &str, name: &str, kills: u32) -> u64 {
-    let (duration, whole) = undisturbed(preset, name);
-    let mut rng = ChaCha8Rng::seed_from_u64(kills.into());
+/// A run beside an older file, killed when it reaches a mark: at 0 its temporary file is there, at n
+/// its journal names n of its tensors, and after all of them the file has its name.
+fn killed_at(step: usize, tensors: usize, preset: &str, path: &Path) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let temporary = path.with_file_name(format!(".{name}.part"));
+    let reached = || match step {
+        0 => temporary.exists(),
+        n if n <= tensors => mark::journaled(path) >= n,
+        _ => std::fs::metadata(path).is_ok_and(|file| file.len() != OLDER.len() as u64),
+    };
+    for _ in 0..mark::ATTEMPTS {
+        std::fs::write(path, OLDER).unwrap();
+        let mut child = slow(preset, path).spawn().unwrap();
+        let in_time = mark::reached(&mut child, reached);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if in_time {
+            return;
+        }
+    }
+    panic!("every run was done before mark {step} was seen");
+}
+
+/// Kills `kills` runs at marks from their beginning to their end, each followed by one that may
+/// finish. Returns the number of tensors that the latter did not have to make again.
+fn kill_and_resume(preset: &str, name: &str, kills: usize) -> u64 {
+    let whole = undisturbed(preset, name);
+    let tensors = read_header(&whole).unwrap().tensors.len();
     let mut resumed = 0;
     for kill in 0..kills {
         let dir = tempdir().unwrap();
         let path = dir.path().join(name);
-        std::fs::write(&path, OLDER).unwrap();
-        let mut child = slow(preset, &path).spawn().unwrap();
-        std::thread::sleep(duration.mul_f64(rng.random_range(0.0..1.05)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        killed_at(kill * (tensors + 1) / (kills - 1), tensors, preset, &path);
+        let named = mark::journaled(&path) as u64;
         let left = std::fs::read(&path).unwrap();
         assert!(
             left == OLDER || left == whole,
@@ -60,7 +78,8 @@ fn kill_and_resume(preset: &str, name: &str, kills: u32) -> u64 {
 
         let output = slow(preset, &path).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        resumed += report["resumed_tensors"].as_u64().unwrap();
+        assert_eq!(report["resumed_tensors"], named, "kill {kill}");
+        resumed += named;
         assert!(
             std::fs::read(&path).unwrap() == whole,
             "kill {kill}: other bytes"
@@ -82,13 +101,12 @@ fn fifty_kills_damage_nothing_and_the_next_run_gives_the_same_bytes() {
 fn what_a_killed_run_with_other_wishes_left_is_not_used() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let (duration, _) = undisturbed("q4_k_m", "model.gguf");
     let mut child = slow("q4_k_m", &path).spawn().unwrap();
-    std::thread::sleep(duration.mul_f64(0.7));
+    assert!(mark::reached(&mut child, || mark::journaled(&path) >= 20));
     child.kill().unwrap();
     child.wait().unwrap();
     stdout(&mut compress("q8_0", &path));
-    let (_, whole) = undisturbed("q8_0", "model.gguf");
+    let whole = undisturbed("q8_0", "model.gguf");
     assert!(std::fs::read(&path).unwrap() == whole);
     assert_eq!(listing(dir.path()), ["model.gguf"]);
 }
@@ -112,7 +130,7 @@ fn a_file_that_another_process_writes_is_refused_as_busy() {
 
 #[test]
 fn of_several_writers_at_once_each_is_done_or_refused() {
-    let (_, whole) = undisturbed("q8_0", "model.gguf");
+    let whole = undisturbed("q8_0", "model.gguf");
     for _ in 0..5 {
         let dir = tempdir().unwrap();
         let path = dir.path().join("model.gguf");

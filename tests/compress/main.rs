@@ -8,6 +8,7 @@ mod columns_and_blocks;
 mod edges;
 mod heads_and_experts;
 mod interruption;
+mod mark;
 mod outputs;
 mod presets;
 mod resuming;

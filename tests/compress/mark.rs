@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// After so long a process that neither ends nor reaches its mark has failed.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Attempts to see a process between a mark and its end.
+pub const ATTEMPTS: usize = 20;
+
 /// Waits until a process reaches its mark, or ends. Returns whether it reached the mark.
 #[track_caller]
 pub fn reached(child: &mut Child, mark: impl Fn() -> bool) -> bool {

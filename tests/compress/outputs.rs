@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use dwindle_formats::gguf::TensorType;
 use tempfile::{TempDir, tempdir};
 
+use super::mark;
 use crate::common::program::{
     DWINDLE, checkpoint, dwindle, fixture, listing, refusal, says, stdout,
 };
@@ -272,10 +273,10 @@ fn killed_at_its_first_temporary(command: &mut Command, folder: &Path) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while leftovers(folder).is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "it left no mark");
-        std::thread::yield_now();
-    }
+    assert!(
+        mark::reached(&mut child, || !leftovers(folder).is_empty()),
+        "it left no mark"
+    );
     child.kill().unwrap();
     child.wait().unwrap();
 }

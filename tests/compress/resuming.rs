@@ -7,15 +7,13 @@ use std::time::SystemTime;
 
 use tempfile::{TempDir, tempdir};
 
+use super::mark;
 use crate::common::program::{DWINDLE, checkpoint, listing, says, sentence};
 
 const NAME: &str = "model.dwn";
 
 /// Tensors that are finished before something happens to a run.
 const FINISHED: usize = 8;
-
-/// Attempts to catch a run between its mark and its end.
-const ATTEMPTS: usize = 20;
 
 /// A checkpoint, a recipe and the place of a file.
 struct Case {
@@ -55,17 +53,9 @@ impl Case {
 
     /// Starts runs until something has happened to one after its first tensors and before its end.
     fn interrupted(&self, recipe: &str, event: impl Fn(&mut Child)) -> Output {
-        let journal = self.out().with_file_name(format!(".{NAME}.journal"));
-        let finished = || {
-            let text = std::fs::read_to_string(&journal).unwrap_or_default();
-            // The first line is the fingerprint.
-            text.lines().count() > FINISHED
-        };
-        for _ in 0..ATTEMPTS {
+        for _ in 0..mark::ATTEMPTS {
             let mut child = self.command(recipe).spawn().unwrap();
-            while !finished() && child.try_wait().unwrap().is_none() {
-                std::thread::yield_now();
-            }
+            mark::reached(&mut child, || mark::journaled(&self.out()) >= FINISHED);
             event(&mut child);
             let output = child.wait_with_output().unwrap();
             if !output.status.success() {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
-use std::time::Duration;
 
 use assert_cmd::Command;
 use dwindle_formats::gguf::TensorType;
 use serde_json::Value;
 use tempfile::tempdir;
 
+use super::mark;
 use crate::common::program::{
     DWINDLE, checkpoint, compress, dwindle, fixture, refusal, says, stdout,
 };
@@ -241,9 +241,7 @@ fn a_killed_measurement_goes_on_and_gives_the_same_file() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while !measured.exists() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    mark::reached(&mut child, || measured.exists());
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!again.exists());
