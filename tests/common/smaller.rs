@@ -1,6 +1,4 @@
 //! Making models with random weights smaller, and comparing what is left.
-#![allow(dead_code)] // not every test crate uses all of it
-
 use std::path::{Path, PathBuf};
 
 use dwindle::llama::context::{Context, ContextOptions, FlashAttention};
@@ -10,9 +8,9 @@ use dwindle_formats::gguf::{TensorType, Value, read_header};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::folder::{Folder, families};
-use crate::program::{dwindle, fixture, stdout};
-use crate::tiny::{Tiny, batch};
+use crate::common::folder::{Folder, families};
+use crate::common::program::{dwindle, fixture, stdout};
+use crate::common::tiny::{Tiny, batch};
 
 /// Statistics of a model that were measured on the fixture's text.
 pub fn calibrate(model: &Path) -> PathBuf {

@@ -1,6 +1,4 @@
 //! A Llama of some kilobytes with random weights, made where it is needed.
-#![allow(dead_code)] // not every test crate uses all of it
-
 use std::path::Path;
 
 use dwindle::ggml;

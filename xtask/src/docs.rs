@@ -3,7 +3,7 @@
 use crate::shell::{output, root};
 use crate::subject::program;
 
-/// Writes the reference of the command line; `tests/reference.rs` compares it with the program.
+/// Writes the reference of the command line; `tests/documents/reference.rs` compares it with the program.
 pub fn main() -> Result<(), String> {
     let page = output(&mut program("reference"))?;
     let path = root().join("docs/cli.md");

@@ -14,8 +14,8 @@ pub fn main(args: &[&str]) -> Result<(), String> {
     if let Some(odd) = numbers.iter().find(|n| n.parse::<u32>().is_err()) {
         return Err(format!("`{odd}` is not a number"));
     }
-    let test = ["test", "--release", "--test", "hostile_models"];
-    let all = ["--", "--ignored", "--nocapture"];
+    let test = ["test", "--release", "--test", "refuse"];
+    let all = ["hostile_models::", "--", "--ignored", "--nocapture"];
     run_patiently(
         cargo(&test)
             .args(all)

@@ -1,26 +1,52 @@
 //! Everything that CI runs, and the part of it that is quick.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use crate::shell::{cargo, has_subcommand, root, run, run_patiently};
 
-/// Integration tests that `--quick` leaves out, and what they do with their time.
-const SLOW: &[(&str, &str)] = &[
-    ("budget", "measures sensitivities and makes files of a size"),
-    ("damage", "changes every part of many files"),
+/// What `--quick` leaves out of a binary of `tests/`, and what that does with its time.
+///
+/// The second column is a module's name, or a module and a test, or nothing for the whole binary.
+const SLOW: &[(&str, &str, &str)] = &[
     (
-        "diagnosing",
+        "calibrate",
+        "diagnosis",
         "runs models with one tensor replaced after the other",
     ),
-    ("edges", "calibrates and compresses by every method"),
-    ("executing", "runs every form of factors in every context"),
-    ("factors", "makes and runs every form of factors"),
-    ("interruption", "kills and resumes many runs"),
-    ("readme", "runs all that the documents show"),
-    ("reloading", "loads files again and again"),
-    ("running", "generates text"),
-    ("shorter", "makes models of every family smaller"),
-    ("structured", "makes models of every family smaller"),
+    (
+        "compress",
+        "heads_and_experts",
+        "makes models of every family smaller",
+    ),
+    (
+        "compress",
+        "interruption::fifty_kills_damage_nothing_and_the_next_run_gives_the_same_bytes",
+        "kills and resumes fifty runs",
+    ),
+    (
+        "compress",
+        "targets",
+        "measures sensitivities and makes files of a size",
+    ),
+    ("documents", "readme", "runs all that the documents show"),
+    ("refuse", "damage", "changes every part of many files"),
+    ("reload", "", "loads files again and again"),
+    (
+        "run",
+        "executed_factors::every_form_gives_what_its_product_gives",
+        "runs every form of factors on every kind of model",
+    ),
+    (
+        "run",
+        "executed_factors::however_the_context_is_made",
+        "runs factors in every context",
+    ),
+    (
+        "run",
+        "factor_forms::experts_are_calibrated_factored_and_run",
+        "calibrates experts",
+    ),
 ];
 
 /// All of it.
@@ -46,13 +72,15 @@ pub fn main() -> Result<(), String> {
 pub fn quick() -> Result<(), String> {
     let tests = quick_tests()?;
     format_and_lint()?;
-    let test = ["test", "--release", "--locked"];
-    run(cargo(&test).args(["--workspace", "--lib", "--bins"]))?;
+    // Of the whole workspace each time, or the dependencies' features are others and all is built anew.
+    let test = ["test", "--release", "--locked", "--workspace"];
+    run(cargo(&test).args(["--lib", "--bins"]))?;
     let named = tests.iter().flat_map(|name| ["--test", name.as_str()]);
-    run_patiently(cargo(&test).args(named), "tests")?;
+    let skipped = skips().flat_map(|name| ["--skip".to_string(), name]);
+    run_patiently(cargo(&test).args(named).arg("--").args(skipped), "tests")?;
     eprintln!("left out: documentation, dependencies, fuzz targets, benches, and these tests:");
-    for (name, why) in SLOW {
-        eprintln!("  {name}: {why}");
+    for (binary, part, why) in SLOW {
+        eprintln!("  {}: {why}", path_of(binary, part));
     }
     Ok(())
 }
@@ -91,21 +119,100 @@ fn dependencies() -> Result<(), String> {
     ]))
 }
 
-/// The integration tests of `tests/` without the slow ones.
-fn quick_tests() -> Result<Vec<String>, String> {
-    let folder = root().join("tests");
-    let entries = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let mut names: BTreeSet<String> = entries
-        .flatten()
-        .filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".rs")?.to_string()))
-        .collect();
-    for (name, _) in SLOW {
-        if !names.remove(*name) {
+/// A part of a binary as its tests are called.
+fn path_of(binary: &str, part: &str) -> String {
+    if part.is_empty() {
+        binary.to_string()
+    } else {
+        format!("{binary}::{part}")
+    }
+}
+
+/// What `--skip` is given: the test harness leaves out each test whose name contains it.
+fn skips() -> impl Iterator<Item = String> {
+    let parts = SLOW.iter().filter(|(_, part, _)| !part.is_empty());
+    parts.map(|(_, part, _)| {
+        if part.contains("::") {
+            (*part).to_string()
+        } else {
+            format!("{part}::")
+        }
+    })
+}
+
+/// The binaries of `tests/` without those that are slow as a whole, and those of the formats.
+fn quick_tests() -> Result<BTreeSet<String>, String> {
+    let mut names = binaries()?;
+    for (binary, part, _) in SLOW {
+        if !is_there(binary, part) {
             return Err(format!(
-                "`{name}` is listed as a slow test, but there is no tests/{name}.rs; \
-                 correct the list in xtask/src/test.rs"
+                "`{}` is listed as a slow test, but tests/{binary} has no such part; \
+                 correct the list in xtask/src/test.rs",
+                path_of(binary, part)
             ));
         }
+        if part.is_empty() {
+            names.remove(*binary);
+        }
     }
-    Ok(names.into_iter().collect())
+    names.extend(tests_of_the_formats()?);
+    Ok(names)
+}
+
+/// Every folder of `tests/` that is a binary.
+fn binaries() -> Result<BTreeSet<String>, String> {
+    let folders = paths(&root().join("tests"))?.into_iter();
+    Ok(folders
+        .filter(|path| path.join("main.rs").is_file())
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_string()))
+        .collect())
+}
+
+fn tests_of_the_formats() -> Result<BTreeSet<String>, String> {
+    let files = paths(&root().join("formats").join("tests"))?.into_iter();
+    Ok(files
+        .filter_map(|path| Some(path.file_name()?.to_str()?.strip_suffix(".rs")?.to_string()))
+        .collect())
+}
+
+fn paths(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}
+
+fn is_there(binary: &str, part: &str) -> bool {
+    let (module, test) = part.split_once("::").unwrap_or((part, ""));
+    let module = if module.is_empty() { "main" } else { module };
+    let file = root()
+        .join("tests")
+        .join(binary)
+        .join(format!("{module}.rs"));
+    std::fs::read_to_string(file)
+        .is_ok_and(|text| test.is_empty() || text.contains(&format!("fn {test}()")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_there() {
+        let quick = quick_tests().unwrap();
+        assert!(quick.contains("compress") && !quick.contains("reload"));
+    }
+
+    #[test]
+    fn nothing_else_is_skipped_with_it() {
+        for binary in binaries().unwrap() {
+            let folder = root().join("tests").join(&binary);
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let file = entry.unwrap().file_name().into_string().unwrap();
+                let module = file.strip_suffix(".rs").unwrap();
+                let mut slow = SLOW.iter().map(|(binary, part, _)| (*binary, *part));
+                let listed = slow.any(|part| part == (binary.as_str(), module));
+                let skipped = skips().any(|skip| format!("{module}::").contains(&skip));
+                assert_eq!(listed, skipped, "{binary}::{module}");
+            }
+        }
+    }
 }

@@ -1,0 +1,14 @@
+//! What the test binaries share; each has all of it.
+
+#![allow(dead_code)] // no binary uses all of it
+
+pub mod folder;
+pub mod hostile;
+pub mod markdown;
+pub mod program;
+pub mod server;
+pub mod smaller;
+pub mod tiny;
+
+#[path = "../../formats/tests/common/spoilt.rs"]
+pub mod spoilt;

@@ -1,0 +1,8 @@
+//! What the documents say holds.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod readme;
+mod reference;
+mod rooms;

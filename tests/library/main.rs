@@ -1,0 +1,9 @@
+//! The library's own rooms, without the program.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod activations;
+mod architecture;
+mod llama;
+mod rounding;

@@ -1,0 +1,10 @@
+//! `dwindle serve` as clients meet it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bounds;
+mod connections;
+mod ending;
+mod requests;
+mod strangers;
