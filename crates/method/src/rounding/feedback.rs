@@ -46,21 +46,15 @@ pub fn round(
             ggml::dequantize(ty, &bytes, &mut back)?;
             for i in 0..rows {
                 let bytes = &mut bytes[i * block_bytes..(i + 1) * block_bytes];
-                let own = &w[i * n + panel..][..width];
-                let target = target.col_as_slice_mut(i);
-                let errors = &mut errors.col_as_slice_mut(i)[panel..panel + width];
-                if let Some(grid) = grid {
-                    column_by_column(grid, bytes, start, own, &upper, target, errors);
-                } else {
-                    let back = &back[i * len..(i + 1) * len];
-                    for (j, q) in (start..start + len).zip(back) {
-                        errors[j] = own[j] - q;
-                    }
-                    for j in start..start + len {
-                        let row = &upper[j * width + start + len..(j + 1) * width];
-                        let later = target[start + len..].iter_mut().zip(row);
-                        later.for_each(|(t, u)| *t += errors[j] * u);
-                    }
+                let mut row = PanelRow {
+                    own: &w[i * n + panel..][..width],
+                    upper: &upper,
+                    target: target.col_as_slice_mut(i),
+                    errors: &mut errors.col_as_slice_mut(i)[panel..panel + width],
+                };
+                match grid {
+                    Some(grid) => row.column_by_column(grid, bytes, start),
+                    None => row.block(&back[i * len..(i + 1) * len], start),
                 }
                 let at = i * row_bytes + (panel + start) / len * block_bytes;
                 out[at..at + block_bytes].copy_from_slice(bytes);
@@ -70,32 +64,51 @@ pub fn round(
     Ok(())
 }
 
-/// Rounds one row's block from `start` on to the grid that `bytes` has, and carries its errors to
-/// the columns behind it in the panel.
-fn column_by_column(
-    grid: Grid,
-    bytes: &mut [u8],
-    start: usize,
-    own: &[f32],
-    upper: &[f32],
-    target: &mut [f32],
-    errors: &mut [f32],
-) {
-    let width = own.len();
-    let mut block = grid.load(bytes);
-    for element in 0..grid.len {
-        let j = start + element;
-        let sub = element / grid.sub_len;
-        let scale = block.d * f32::from(block.scales[sub]);
-        if scale != 0.0 {
-            let min = block.m * f32::from(block.mins[sub]);
-            block.codes[element] = grid.nearest((target[j] + min) / scale);
+/// What rounding one row of W works on within a panel.
+struct PanelRow<'a> {
+    /// The row's values.
+    own: &'a [f32],
+    /// The panel's part of the unit upper triangular factor, row after row.
+    upper: &'a [f32],
+    /// The values with what the errors of the columns before add.
+    target: &'a mut [f32],
+    /// The errors of the columns that are rounded.
+    errors: &'a mut [f32],
+}
+
+impl PanelRow<'_> {
+    /// Rounds the block from `start` on to the grid that `bytes` has, and carries its errors to the columns
+    /// behind it in the panel.
+    fn column_by_column(&mut self, grid: Grid, bytes: &mut [u8], start: usize) {
+        let width = self.own.len();
+        let mut block = grid.load(bytes);
+        for element in 0..grid.len {
+            let j = start + element;
+            let sub = element / grid.sub_len;
+            let scale = block.d * f32::from(block.scales[sub]);
+            if scale != 0.0 {
+                let min = block.m * f32::from(block.mins[sub]);
+                block.codes[element] = grid.nearest((self.target[j] + min) / scale);
+            }
+            let error = self.own[j] - grid.value(&block, element);
+            self.errors[j] = error;
+            let row = &self.upper[j * width + j + 1..(j + 1) * width];
+            let later = self.target[j + 1..].iter_mut().zip(row);
+            later.for_each(|(t, u)| *t += error * u);
         }
-        let error = own[j] - grid.value(&block, element);
-        errors[j] = error;
-        let row = &upper[j * width + j + 1..(j + 1) * width];
-        let later = target[j + 1..].iter_mut().zip(row);
-        later.for_each(|(t, u)| *t += error * u);
+        grid.store(&block, bytes);
     }
-    grid.store(&block, bytes);
+
+    /// Carries the errors of a block that ggml rounded as a whole to the columns behind it in the panel.
+    fn block(&mut self, rounded: &[f32], start: usize) {
+        let (width, end) = (self.own.len(), start + rounded.len());
+        for (j, q) in (start..end).zip(rounded) {
+            self.errors[j] = self.own[j] - q;
+        }
+        for j in start..end {
+            let row = &self.upper[j * width + end..(j + 1) * width];
+            let later = self.target[end..].iter_mut().zip(row);
+            later.for_each(|(t, u)| *t += self.errors[j] * u);
+        }
+    }
 }
