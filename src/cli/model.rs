@@ -8,7 +8,7 @@ use dwindle_formats::gguf::TensorType;
 use super::{Failure, progress};
 use crate::llama::context::{ContextOptions, FlashAttention};
 use crate::llama::model::{Model, ModelOptions};
-use crate::plan::Recipe;
+use crate::plan::{Base, Recipe};
 use crate::runtime::{Factors, load, load_as};
 
 /// Where and how a model runs.
@@ -125,7 +125,7 @@ impl Runtime {
     /// Loads a checkpoint in F16, so that its weights can be replaced.
     pub fn load_replaceable(&self, path: &Path) -> Result<Model, Failure> {
         let bar = progress::count(0, "loading");
-        let recipe = Recipe::base("f16");
+        let recipe = Recipe::of(Base::F16);
         let model = load_as(path, &recipe, &self.model_options(), &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);

@@ -10,7 +10,7 @@ use super::{Choosing, Error, Text, Workbench};
 use crate::eval::EvalOptions;
 use crate::llama::model::ModelOptions;
 use crate::measure::Experiment;
-use crate::plan::Recipe;
+use crate::plan::{Base, Recipe};
 use crate::progress::Unit;
 use crate::statistics::{DiagnosisText, Identity, Sensitivities, digest};
 use crate::target::{
@@ -100,7 +100,7 @@ fn sensitivities(
         chunks: Some(chunks),
         ..EvalOptions::default()
     };
-    let copy = Recipe::base("f16");
+    let copy = Recipe::of(Base::F16);
     let model = ModelOptions::default();
     let running = crate::runtime::load_as(bench.path, &copy, &model, &mut |_, _| ())?;
     let words = (text.words.as_str(), &options);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Error, Text, Workbench};
 use crate::fitting::{FitOptions, FitText, Unfitted, fit};
 use crate::llama::model::{Model, ModelOptions};
-use crate::plan::{Plan, Recipe};
+use crate::plan::{Base, Plan, Recipe};
 use crate::progress::Unit;
 use crate::runtime::Factors;
 use crate::writing::{Fitted, Inputs};
@@ -23,7 +23,7 @@ pub(super) fn on_cpu(checkpoint: &Path) -> Result<Model, Error> {
 
 /// The checkpoint, and a copy in F16 whose weights can be replaced.
 pub(super) fn running_pair(checkpoint: &Path) -> Result<(Model, Model), Error> {
-    let copy = Recipe::base("f16");
+    let copy = Recipe::of(Base::F16);
     let running = crate::runtime::load_as(checkpoint, &copy, &cpu_options(), &mut |_, _| ())?;
     Ok((on_cpu(checkpoint)?, running))
 }

@@ -20,7 +20,7 @@ pub fn round(
 ) -> Result<(), RoundingError> {
     let n = curvature.n();
     let len = ty.block_len() as usize;
-    let block_bytes = ty.bytes(&[len as u64]).unwrap_or(0) as usize;
+    let block_bytes = ty.block_bytes() as usize;
     let row_bytes = n / len * block_bytes;
     let grid = Grid::of(ty);
     let mut errors = Mat::<f32>::zeros(n, rows);
@@ -50,7 +50,13 @@ pub fn round(
                 let target = target.col_as_slice_mut(i);
                 let errors = &mut errors.col_as_slice_mut(i)[panel..panel + width];
                 if let Some(grid) = grid {
-                    column_by_column(grid, bytes, start, own, &upper, target, errors);
+                    let mut row = PanelRow {
+                        own,
+                        upper: &upper,
+                        target,
+                        errors,
+                    };
+                    row.column_by_column(grid, bytes, start);
                 } else {
                     let back = &back[i * len..(i + 1) * len];
                     for (j, q) in (start..start + len).zip(back) {
@@ -70,32 +76,42 @@ pub fn round(
     Ok(())
 }
 
-/// Rounds one row's block from `start` on to the grid that `bytes` has, and carries its errors to
-/// the columns behind it in the panel.
-fn column_by_column(
-    grid: Grid,
-    bytes: &mut [u8],
-    start: usize,
-    own: &[f32],
-    upper: &[f32],
-    target: &mut [f32],
-    errors: &mut [f32],
-) {
-    let width = own.len();
-    let mut block = grid.load(bytes);
-    for element in 0..grid.len {
-        let j = start + element;
-        let sub = element / grid.sub_len;
-        let scale = block.d * f32::from(block.scales[sub]);
-        if scale != 0.0 {
-            let min = block.m * f32::from(block.mins[sub]);
-            block.codes[element] = grid.nearest((target[j] + min) / scale);
+/// A row of W in a panel.
+struct PanelRow<'a> {
+    own: &'a [f32],
+    /// How errors are carried to later columns.
+    upper: &'a [f32],
+    /// What the columns should be, with the errors before them.
+    target: &'a mut [f32],
+    errors: &'a mut [f32],
+}
+
+impl PanelRow<'_> {
+    /// Rounds the block from `start` on to the grid that `bytes` has, and carries its errors to the
+    /// columns behind it.
+    fn column_by_column(&mut self, grid: Grid, bytes: &mut [u8], start: usize) {
+        let PanelRow {
+            own,
+            upper,
+            target,
+            errors,
+        } = self;
+        let width = own.len();
+        let mut block = grid.load(bytes);
+        for element in 0..grid.len {
+            let j = start + element;
+            let sub = element / grid.sub_len;
+            let scale = block.d * f32::from(block.scales[sub]);
+            if scale != 0.0 {
+                let min = block.m * f32::from(block.mins[sub]);
+                block.codes[element] = grid.nearest((target[j] + min) / scale);
+            }
+            let error = own[j] - grid.value(&block, element);
+            errors[j] = error;
+            let row = &upper[j * width + j + 1..(j + 1) * width];
+            let later = target[j + 1..].iter_mut().zip(row);
+            later.for_each(|(t, u)| *t += error * u);
         }
-        let error = own[j] - grid.value(&block, element);
-        errors[j] = error;
-        let row = &upper[j * width + j + 1..(j + 1) * width];
-        let later = target[j + 1..].iter_mut().zip(row);
-        later.for_each(|(t, u)| *t += error * u);
+        grid.store(&block, bytes);
     }
-    grid.store(&block, bytes);
 }
