@@ -14,7 +14,7 @@ use super::resources::Resources;
 use super::target::{ChoosingArgs, Target};
 use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
-use crate::plan::{self, PRESETS, Recipe, Rounding, Structure};
+use crate::plan::{self, Base, PRESETS, Recipe, Rounding, Structure};
 use crate::workbench::{Compress, Compressed, is_stock};
 
 /// Convert a checkpoint into a smaller file
@@ -198,14 +198,14 @@ impl Args {
             (Some(path), _) => bounded::read_text(path, bounded::limits::RECIPE)?
                 .parse::<Recipe>()
                 .map_err(|e| Failure::file(path, e))?,
-            (None, Some(name)) => plan::preset(name),
+            (None, Some(name)) => plan::preset(name)?,
             (None, None) => Recipe {
                 rounding: if self.target.goal().is_some() {
                     Rounding::Output
                 } else {
                     Rounding::Nearest
                 },
-                ..Recipe::base("f16")
+                ..Recipe::of(Base::F16)
             },
         };
         if let Some(keep) = self.keep {

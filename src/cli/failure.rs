@@ -84,7 +84,7 @@ input_errors!(
     crate::runtime::LoadError,
     crate::runtime::ExportError,
     crate::runtime::StockError,
-    crate::plan::RecipeError,
+    crate::plan::PlanError,
     crate::statistics::ImportanceError,
     crate::measure::CalibrateError,
     crate::statistics::DiagnosisError,
@@ -99,12 +99,18 @@ input_errors!(
 #[cfg(feature = "serve")]
 input_errors!(crate::serve::ServeError);
 
-impl From<crate::plan::PlanError> for Failure {
-    fn from(e: crate::plan::PlanError) -> Failure {
+impl From<crate::plan::RecipeError> for Failure {
+    fn from(e: crate::plan::RecipeError) -> Failure {
         match e {
-            crate::plan::PlanError::UnknownBase(_) => Failure::Usage(sentence(&e)),
-            _ => Failure::Input(sentence(&e)).hinted(e.hint()),
+            crate::plan::RecipeError::UnknownBase(e) => e.into(),
+            _ => Failure::Input(sentence(&e)),
         }
+    }
+}
+
+impl From<crate::plan::UnknownBase> for Failure {
+    fn from(e: crate::plan::UnknownBase) -> Failure {
+        Failure::Usage(sentence(&e))
     }
 }
 
@@ -121,6 +127,7 @@ impl From<crate::workbench::Error> for Failure {
     fn from(e: crate::workbench::Error) -> Failure {
         use crate::workbench::Error;
         match e {
+            Error::Recipe(e) => e.into(),
             Error::Plan(e) => e.into(),
             Error::Io(e) => e.into(),
             Error::Claims(e) => e.into(),

@@ -13,7 +13,7 @@ pub fn with_long_names(args: impl IntoIterator<Item = OsString>, tree: &Command)
     let mut out: Vec<OsString> = args.next().into_iter().collect();
     let mut command = tree;
     let mut is_value = false;
-    while let Some(arg) = args.next() {
+    for arg in args.by_ref() {
         if !is_value && arg == "--" {
             out.push(arg);
             break;

@@ -184,7 +184,7 @@ impl Args {
         let mut all = match self.ladder.as_slice() {
             [] => rungs(&task),
             own => {
-                let one = |name: &String| match rung(&task, name) {
+                let one = |name: &String| match rung(&task, &name.parse()?) {
                     Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
                     found => Ok(found?),
                 };

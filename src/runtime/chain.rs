@@ -8,7 +8,7 @@ use dwindle_formats::container::{Container, Form, Over, StoredTensor};
 use dwindle_formats::gguf::TensorType;
 
 use super::stock::StockError;
-use crate::ggml::{self, GgmlError};
+use crate::ggml;
 use crate::llama::device::weights::{Contraction, Fetch, Link, Operand, Weights};
 use crate::llama::feed::BoxError;
 use crate::mapped::Mapping;
@@ -405,15 +405,16 @@ fn make(
         Origin::Transposed(at) => {
             let shape = &container.part(at).shape;
             let turned = transpose(&values(at)?, shape[1] as usize, shape[0] as usize);
-            Ok(store(MADE, &turned, width)?)
+            Ok(ggml::quantized(MADE, &turned, width, None)?)
         }
         Origin::Rows(at, from, count) => {
             let row = container.part(at).shape[0] as usize;
             let values = values(at)?;
-            Ok(store(
+            Ok(ggml::quantized(
                 TensorType::F32,
                 &values[from * row..(from + count) * row],
                 width,
+                None,
             )?)
         }
         Origin::Mixed {
@@ -437,7 +438,7 @@ fn make(
                     tensor: container.part(weights).name.clone(),
                 }));
             }
-            Ok(store(MADE, &out, width)?)
+            Ok(ggml::quantized(MADE, &out, width, None)?)
         }
     }
 }
@@ -451,13 +452,5 @@ fn zeros(elements: usize, tensor: &str) -> Result<Vec<f32>, StockError> {
             elements,
         })?;
     out.resize(elements, 0.0);
-    Ok(out)
-}
-
-/// Rows of `width` values in a type.
-fn store(ty: TensorType, values: &[f32], width: usize) -> Result<Vec<u8>, GgmlError> {
-    let shape = [width as u64, (values.len() / width) as u64];
-    let mut out = vec![0; ty.bytes(&shape).unwrap_or(0) as usize];
-    ggml::quantize(ty, values, width, None, &mut out)?;
     Ok(out)
 }

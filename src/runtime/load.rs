@@ -20,7 +20,7 @@ use crate::llama::extent::{ExtentError, check_extent};
 use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::mapped::Mapping;
-use crate::plan::{self, PlanError, Recipe, Subject};
+use crate::plan::{self, Base, PlanError, Recipe, Subject};
 use crate::statistics::{Identity, Place, Sample, is_norm};
 
 /// Tokens of the graph that shows how a model uses its weights.
@@ -82,7 +82,7 @@ pub fn load(
     let path =
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
     if path.is_dir() {
-        return load_as(path, &plan::preset("source"), options, progress);
+        return load_as(path, &Recipe::of(Base::Source), options, progress);
     }
     let bytes = Mapping::open(path)?;
     let name = || path.display().to_string();
@@ -270,7 +270,7 @@ fn stock_identity(stock: &StockModel<'_>, container: &Container) -> Result<Ident
 fn sample(tensor: &TensorLayout, bytes: &[u8]) -> Result<Option<Sample>, LoadError> {
     let (row_len, rows) = (tensor.shape[0], tensor.shape[1..].iter().product());
     let place = Place::of(&tensor.name, row_len, rows);
-    let row_bytes = tensor.ty.bytes(&tensor.shape[..1]).unwrap_or(0) as usize;
+    let row_bytes = tensor.ty.row_bytes(row_len) as usize;
     let start = place.row as usize * row_bytes;
     let Some(row) = bytes
         .get(start..start + row_bytes)

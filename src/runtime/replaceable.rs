@@ -7,7 +7,7 @@ use super::StockError;
 use super::load::{LoadError, load_as};
 use crate::ggml::GgmlError;
 use crate::llama::model::{Model, ModelOptions};
-use crate::plan::{Recipe, TensorError, TransformError};
+use crate::plan::{Base, Recipe, TensorError, TransformError};
 
 /// Loads a checkpoint in F16, or in BF16 where it has values that F16 can't hold, as llama.cpp's own
 /// copy.
@@ -19,9 +19,9 @@ pub fn load_replaceable(
     options: &ModelOptions,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Model, LoadError> {
-    match load_as(checkpoint, &Recipe::base("f16"), options, progress) {
+    match load_as(checkpoint, &Recipe::of(Base::F16), options, progress) {
         Err(error) if is_unheld(&error) => {
-            load_as(checkpoint, &Recipe::base("bf16"), options, progress)
+            load_as(checkpoint, &Recipe::of(Base::BF16), options, progress)
         }
         loaded => loaded,
     }

@@ -223,8 +223,7 @@ fn fitted(
         }
         [] => {}
     }
-    let mut bytes = vec![0; ty.bytes(&shape).unwrap_or(0) as usize];
-    ggml::quantize(ty, values, shape[0] as usize, None, &mut bytes).map_err(|source| {
+    let bytes = ggml::quantized(ty, values, shape[0] as usize, None).map_err(|source| {
         StructureError::Read {
             tensor: tensor.name.clone(),
             source,

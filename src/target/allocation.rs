@@ -7,7 +7,7 @@ use dwindle_formats::gguf::TensorType;
 use super::{BudgetError, Candidate, TensorCandidates};
 use crate::method::allocate::{Choice, choose};
 use crate::method::error::MethodError;
-use crate::plan::{Recipe, Rounding, Rule};
+use crate::plan::{Base, Recipe, Rounding, Rule};
 use crate::statistics::Sensitivities;
 
 /// A divergence below this is held for this: a group that measures as nothing is not free.
@@ -150,7 +150,7 @@ impl Costs {
 /// Bits that an element takes in a type.
 pub fn bits_of(ty: TensorType) -> f64 {
     let block = ty.block_len();
-    8.0 * ty.bytes(&[block]).unwrap_or(0) as f64 / block as f64
+    8.0 * ty.row_bytes(block) as f64 / block as f64
 }
 
 fn choices((tensor, weight): (&TensorCandidates, f64)) -> Vec<Choice> {
@@ -171,7 +171,7 @@ impl Assignment {
                 .map(|(name, ty)| Rule::of_tensor(name, *ty))
                 .collect(),
             rounding,
-            ..Recipe::base("f16")
+            ..Recipe::of(Base::F16)
         }
     }
 }

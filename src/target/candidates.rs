@@ -300,12 +300,7 @@ impl Sample<'_> {
             importance,
         } = self;
         let n = w.len() / rows.max(&1);
-        let nearest = || -> Result<Vec<u8>, TransformError> {
-            let len = ty.bytes(&[n as u64, *rows as u64]).unwrap_or(0);
-            let mut bytes = vec![0; len as usize];
-            ggml::quantize(ty, w, n, *importance, &mut bytes)?;
-            Ok(bytes)
-        };
+        let nearest = || ggml::quantized(ty, w, n, *importance);
         let Some(curvature) = curvature else {
             let mut back = vec![0f32; w.len()];
             ggml::dequantize(ty, &nearest()?, &mut back)?;

@@ -3,7 +3,7 @@
 use dwindle_formats::container::plain_len;
 
 use super::{BudgetError, Task};
-use crate::plan::{Plan, Recipe, resolve};
+use crate::plan::{Base, Plan, Recipe, resolve};
 
 /// Commonly used file types, as a ladder.
 const LADDER: &[&str] = &[
@@ -27,11 +27,11 @@ pub struct Rung {
 ///
 /// # Errors
 /// [`BudgetError::Plan`] where the model can't have it: some types need importance weights.
-pub fn rung(task: &Task<'_>, file_type: &str) -> Result<Rung, BudgetError> {
-    let recipe = Recipe::base(file_type);
+pub fn rung(task: &Task<'_>, base: &Base) -> Result<Rung, BudgetError> {
+    let recipe = Recipe::of(*base);
     let plan = resolve(&recipe, &task.subject)?;
     Ok(Rung {
-        file_type: file_type.to_string(),
+        file_type: base.to_string(),
         bytes: plain_len(&plan.metadata, &plan.stored()).ok_or(BudgetError::Overflow)?,
         plan,
     })
@@ -39,6 +39,6 @@ pub fn rung(task: &Task<'_>, file_type: &str) -> Result<Rung, BudgetError> {
 
 /// The rungs that a model can have, of the commonly used file types.
 pub fn rungs(task: &Task<'_>) -> Vec<Rung> {
-    let all = LADDER.iter().map(|name| rung(task, name));
-    all.filter_map(Result::ok).collect()
+    let all = LADDER.iter().filter_map(|name| name.parse().ok());
+    all.filter_map(|base| rung(task, &base).ok()).collect()
 }

@@ -139,9 +139,7 @@ fn probed(
         let importance = subject.measured.importance;
         let importance = importance.and_then(|i| i.columns(&tensor.name, row, slice));
         w.par_chunks_mut(ROWS * row).try_for_each(|w| {
-            let len = ty.bytes(&[row as u64, (w.len() / row) as u64]);
-            let mut bytes = vec![0; len.unwrap_or(0) as usize];
-            ggml::quantize(ty, w, row, importance, &mut bytes)?;
+            let bytes = ggml::quantized(ty, w, row, importance)?;
             ggml::dequantize(ty, &bytes, w)
         })?;
     }

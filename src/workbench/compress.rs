@@ -9,7 +9,7 @@ use super::types_of::types_of;
 use super::{Choosing, Error, Goal, Text};
 use crate::checkpoint::{self, Caches};
 use crate::fitting::FitOptions;
-use crate::plan::{Recipe, Rounding, preset};
+use crate::plan::{Base, Recipe, Rounding, preset};
 use crate::progress::Progress;
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use crate::writing::Options;
@@ -45,7 +45,7 @@ impl<'p> Compress<'p> {
     pub fn checkpoint(checkpoint: impl Into<PathBuf>) -> Compress<'p> {
         Compress {
             checkpoint: checkpoint.into(),
-            recipe: Recipe::base("f16"),
+            recipe: Recipe::of(Base::F16),
             goal: None,
             choosing: Choosing::default(),
             recipe_file: None,
@@ -68,8 +68,11 @@ impl<'p> Compress<'p> {
     }
 
     /// A preset, or one of llama-quantize's file types (`q4_k_m`).
-    pub fn preset(self, name: &str) -> Compress<'p> {
-        self.recipe(preset(name))
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where there is none of that name.
+    pub fn preset(self, name: &str) -> Result<Compress<'p>, Error> {
+        Ok(self.recipe(preset(name)?))
     }
 
     /// Rules from roles, layers and names to methods.

@@ -43,6 +43,8 @@ pub enum Error {
     #[error(transparent)]
     Target(#[from] crate::target::BudgetError),
     #[error(transparent)]
+    Recipe(#[from] crate::plan::RecipeError),
+    #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]
     Write(#[from] crate::writing::PipelineError),

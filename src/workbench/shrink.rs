@@ -160,16 +160,14 @@ impl<'a> Watched<'a> {
     }
 }
 
+/// The least number of columns that are kept or left together.
+const LEAST_GRANULE: usize = 32;
+
 /// Widths that suit the blocks of the type that most matrices get.
 fn granule(base: &Base) -> usize {
     match base {
-        Base::FileType(name) if name.contains("_k") || name.starts_with("iq") => {
-            match name.as_str() {
-                "iq4_nl" => 32,
-                _ => 256,
-            }
-        }
-        _ => 32,
+        Base::FileType(file_type) => (file_type.ty.block_len() as usize).max(LEAST_GRANULE),
+        Base::Source => LEAST_GRANULE,
     }
 }
 
@@ -223,5 +221,27 @@ fn report(model: &Model, smaller: &Model, blocks: &Blocks, kept: &Kept) -> Repor
         output_copied: smaller.tensors.iter().any(is_output)
             && !model.tensors.iter().any(is_output),
         unfitted: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_suit_the_blocks_of_the_main_type() {
+        let granule = |name: &str| granule(&name.parse().unwrap());
+        for (name, expected) in [
+            ("source", 32),
+            ("f16", 32),
+            ("q8_0", 32),
+            ("iq4_nl", 32),
+            ("iq4_xs", 256),
+            ("q4_k_m", 256),
+            ("tq1_0", 256),
+            ("tq2_0", 256),
+        ] {
+            assert_eq!(granule(name), expected, "{name}");
+        }
     }
 }

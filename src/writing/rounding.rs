@@ -46,7 +46,7 @@ impl<'a> Rounder<'a> {
     ) -> Result<(Vec<u8>, ErrorSums), TransformError> {
         let w = self.subject.rows(tensor, rows.clone())?;
         let row_len = tensor.shape[0] as usize;
-        let per_slice = tensor.shape.get(1).copied().unwrap_or(1);
+        let per_slice = tensor.rows_per_slice();
         let mut bytes = Vec::new();
         let mut row = rows.start;
         while row < rows.end {
@@ -77,10 +77,7 @@ impl<'a> Rounder<'a> {
             .importance
             .and_then(|i| i.columns(&tensor.name, row_len, slice));
         let Some(gram) = self.subject.measured.gram(&tensor.name, slice)? else {
-            let len = ty.bytes(&[row_len as u64, rows as u64]).unwrap_or(0);
-            let mut bytes = vec![0; len as usize];
-            ggml::quantize(ty, w, row_len, importance, &mut bytes)?;
-            return Ok(bytes);
+            return Ok(ggml::quantized(ty, w, row_len, importance)?);
         };
         let slot = self.slot(tensor, slice);
         let made = slot.get_or_init(|| Curvature::new(gram, DAMPING));

@@ -88,9 +88,9 @@ pub(super) fn encode(
     importance: Option<&Importance>,
 ) -> Result<Vec<u8>, GgmlError> {
     let row_len = tensor.shape[0] as usize;
-    let row_bytes = ty.bytes(&tensor.shape[..1]).unwrap_or(0) as usize;
+    let row_bytes = ty.row_bytes(tensor.row_len()) as usize;
     let mut out = vec![0; (rows.end - rows.start) as usize * row_bytes];
-    let per_slice = tensor.shape.get(1).copied().unwrap_or(1);
+    let per_slice = tensor.rows_per_slice();
     let mut row = rows.start;
     while row < rows.end {
         let slice = row / per_slice;
@@ -116,9 +116,7 @@ pub(super) fn round_trip(
     values: &[f32],
     row_len: usize,
 ) -> Result<(Vec<u8>, Vec<f32>), GgmlError> {
-    let len = ty.bytes(&[row_len as u64, (values.len() / row_len) as u64]);
-    let mut bytes = vec![0; len.unwrap_or(0) as usize];
-    ggml::quantize(ty, values, row_len, None, &mut bytes)?;
+    let bytes = ggml::quantized(ty, values, row_len, None)?;
     let mut back = vec![0f32; values.len()];
     ggml::dequantize(ty, &bytes, &mut back)?;
     Ok((bytes, back))

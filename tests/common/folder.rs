@@ -128,45 +128,46 @@ impl Folder {
                 ),
             ],
         };
-        let (query, key) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
         folder.add("model.embed_tokens.weight", &[VOCABULARY, HIDDEN]);
         folder.add("model.norm.weight", &[HIDDEN]);
         if parts.output {
             folder.add("lm_head.weight", &[VOCABULARY, HIDDEN]);
         }
-        for layer in 0..LAYERS {
-            let prefix = format!("model.layers.{layer}");
-            let mut add =
-                |name: &str, shape: &[usize]| folder.add(&format!("{prefix}.{name}"), shape);
-            add("input_layernorm.weight", &[HIDDEN]);
-            add("post_attention_layernorm.weight", &[HIDDEN]);
-            for (name, rows) in [("q", query), ("k", key), ("v", key)] {
-                add(&format!("self_attn.{name}_proj.weight"), &[rows, HIDDEN]);
-                if parts.biases {
-                    add(&format!("self_attn.{name}_proj.bias"), &[rows]);
-                }
-            }
-            add("self_attn.o_proj.weight", &[HIDDEN, query]);
-            if parts.head_norms {
-                add("self_attn.q_norm.weight", &[HEAD_DIM]);
-                add("self_attn.k_norm.weight", &[HEAD_DIM]);
-            }
-            let up = [FEED_FORWARD, HIDDEN];
-            let down = [HIDDEN, FEED_FORWARD];
-            if let Some((router, experts, names)) = parts.experts {
-                add(router, &[EXPERTS, HIDDEN]);
-                for expert in 0..EXPERTS {
-                    for (name, shape) in names.iter().zip([up, down, up]) {
-                        add(&format!("{experts}.{expert}.{name}.weight"), &shape);
-                    }
-                }
-            } else {
-                add("mlp.gate_proj.weight", &up);
-                add("mlp.up_proj.weight", &up);
-                add("mlp.down_proj.weight", &down);
+        (0..LAYERS).for_each(|layer| folder.add_layer(layer, parts));
+        folder
+    }
+
+    fn add_layer(&mut self, layer: usize, parts: &Parts) {
+        let (query, key) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
+        let prefix = format!("model.layers.{layer}");
+        let mut add = |name: &str, shape: &[usize]| self.add(&format!("{prefix}.{name}"), shape);
+        add("input_layernorm.weight", &[HIDDEN]);
+        add("post_attention_layernorm.weight", &[HIDDEN]);
+        for (name, rows) in [("q", query), ("k", key), ("v", key)] {
+            add(&format!("self_attn.{name}_proj.weight"), &[rows, HIDDEN]);
+            if parts.biases {
+                add(&format!("self_attn.{name}_proj.bias"), &[rows]);
             }
         }
-        folder
+        add("self_attn.o_proj.weight", &[HIDDEN, query]);
+        if parts.head_norms {
+            add("self_attn.q_norm.weight", &[HEAD_DIM]);
+            add("self_attn.k_norm.weight", &[HEAD_DIM]);
+        }
+        let up = [FEED_FORWARD, HIDDEN];
+        let down = [HIDDEN, FEED_FORWARD];
+        if let Some((router, experts, names)) = parts.experts {
+            add(router, &[EXPERTS, HIDDEN]);
+            for expert in 0..EXPERTS {
+                for (name, shape) in names.iter().zip([up, down, up]) {
+                    add(&format!("{experts}.{expert}.{name}.weight"), &shape);
+                }
+            }
+        } else {
+            add("mlp.gate_proj.weight", &up);
+            add("mlp.up_proj.weight", &up);
+            add("mlp.down_proj.weight", &down);
+        }
     }
 
     /// Adds a BF16 tensor whose bytes differ from row to row and from tensor to tensor.

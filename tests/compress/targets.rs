@@ -373,6 +373,7 @@ fn a_sweep_orders_files_and_draws_them() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_makes_no_sense_is_refused() {
     let dir = tempdir().unwrap();
     let own = dir.path().join("own.gguf");

@@ -12,6 +12,7 @@ use crate::common::server::{Server, answer, read, request};
 use crate::common::tiny::tiny;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one server answers all of it")]
 fn completions_are_those_of_run_alone_and_side_by_side() {
     let dir = tempdir().unwrap();
     let file = dir.path().join("k.dwn");

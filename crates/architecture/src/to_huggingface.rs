@@ -161,7 +161,7 @@ fn place<'a>(
                 let made = |slice| CheckpointTensor::new(tensor, source, slice, of_heads);
                 placed += 1;
                 if is_expert(weight) {
-                    for expert in 0..tensor.shape.get(2).copied().unwrap_or(1) {
+                    for expert in 0..tensor.slices() as u64 {
                         let name = fill(weight.source).replace("{e}", &expert.to_string());
                         tensors.push((name, made(expert)));
                     }
@@ -317,7 +317,7 @@ impl<'a> CheckpointTensor<'a> {
     }
 
     fn rows(&self) -> Cow<'_, [u8]> {
-        let rows = self.tensor.shape.get(1).copied().unwrap_or(1);
+        let rows = self.tensor.rows_per_slice();
         let first = self.slice * rows;
         let bytes = self.tensor.rows(self.source, first..first + rows);
         let ty = self.tensor.source_type(self.source);

@@ -118,6 +118,22 @@ pub fn requires_importance(ty: TensorType) -> bool {
     matches!(ty, IQ1_S | IQ2_XXS | IQ2_XS)
 }
 
+/// Rows of values in an element type, as [`quantize`] writes them.
+///
+/// # Errors
+/// As [`quantize`].
+pub fn quantized(
+    ty: TensorType,
+    values: &[f32],
+    row_len: usize,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>, GgmlError> {
+    let rows = values.len().checked_div(row_len).unwrap_or(0);
+    let mut out = vec![0; rows * ty.row_bytes(row_len as u64) as usize];
+    quantize(ty, values, row_len, importance, &mut out)?;
+    Ok(out)
+}
+
 /// Writes rows of values in an element type.
 ///
 /// `values` are whole rows of `row_len`; `importance` has one weight per column, the same for every

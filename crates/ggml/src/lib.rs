@@ -8,7 +8,8 @@ mod library;
 mod mixture;
 
 pub use convert::{
-    GgmlError, MAX_MAGNITUDE, dequantize, quantize, readable, requires_importance, writable,
+    GgmlError, MAX_MAGNITUDE, dequantize, quantize, quantized, readable, requires_importance,
+    writable,
 };
 pub use library::{Library, install, mixture_types};
 pub use mixture::{

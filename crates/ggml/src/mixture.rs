@@ -12,52 +12,59 @@ pub struct FileType {
     pub name: &'static str,
     /// `general.file_type` of the output (llama.cpp's `llama_ftype`).
     pub id: u32,
+    /// The type that a matrix gets where the mixture has no reason for another one.
+    pub ty: TensorType,
 }
 
 /// Every file type that llama-quantize makes, in the order of its help.
 pub const FILE_TYPES: &[FileType] = &[
-    ft("q1_0", 40),
-    ft("q2_0", 41),
-    ft("q4_0", 2),
-    ft("q4_1", 3),
-    ft("mxfp4_moe", 38),
-    ft("q5_0", 8),
-    ft("q5_1", 9),
-    ft("iq2_xxs", 19),
-    ft("iq2_xs", 20),
-    ft("iq2_s", 28),
-    ft("iq2_m", 29),
-    ft("iq1_s", 24),
-    ft("iq1_m", 31),
-    ft("tq1_0", 36),
-    ft("tq2_0", 37),
-    ft("q2_k", 10),
-    ft("q2_k_s", 21),
-    ft("iq3_xxs", 23),
-    ft("iq3_s", 26),
-    ft("iq3_m", 27),
-    ft("iq3_xs", 22),
-    ft("q3_k_s", 11),
-    ft("q3_k_m", 12),
-    ft("q3_k_l", 13),
-    ft("iq4_nl", 25),
-    ft("iq4_xs", 30),
-    ft("q4_k_s", 14),
-    ft("q4_k_m", 15),
-    ft("q5_k_s", 16),
-    ft("q5_k_m", 17),
-    ft("q6_k", 18),
-    ft("q8_0", 7),
-    ft("f16", 1),
-    ft("bf16", 32),
-    ft("f32", 0),
+    ft("q1_0", 40, TensorType::Q1_0),
+    ft("q2_0", 41, TensorType::Q2_0),
+    ft("q4_0", 2, TensorType::Q4_0),
+    ft("q4_1", 3, TensorType::Q4_1),
+    ft("mxfp4_moe", 38, TensorType::MXFP4),
+    ft("q5_0", 8, TensorType::Q5_0),
+    ft("q5_1", 9, TensorType::Q5_1),
+    ft("iq2_xxs", 19, TensorType::IQ2_XXS),
+    ft("iq2_xs", 20, TensorType::IQ2_XS),
+    ft("iq2_s", 28, TensorType::IQ2_XS),
+    ft("iq2_m", 29, TensorType::IQ2_S),
+    ft("iq1_s", 24, TensorType::IQ1_S),
+    ft("iq1_m", 31, TensorType::IQ1_M),
+    ft("tq1_0", 36, TensorType::TQ1_0),
+    ft("tq2_0", 37, TensorType::TQ2_0),
+    ft("q2_k", 10, TensorType::Q2_K),
+    ft("q2_k_s", 21, TensorType::Q2_K),
+    ft("iq3_xxs", 23, TensorType::IQ3_XXS),
+    ft("iq3_s", 26, TensorType::IQ3_S),
+    ft("iq3_m", 27, TensorType::IQ3_S),
+    ft("iq3_xs", 22, TensorType::IQ3_S),
+    ft("q3_k_s", 11, TensorType::Q3_K),
+    ft("q3_k_m", 12, TensorType::Q3_K),
+    ft("q3_k_l", 13, TensorType::Q3_K),
+    ft("iq4_nl", 25, TensorType::IQ4_NL),
+    ft("iq4_xs", 30, TensorType::IQ4_XS),
+    ft("q4_k_s", 14, TensorType::Q4_K),
+    ft("q4_k_m", 15, TensorType::Q4_K),
+    ft("q5_k_s", 16, TensorType::Q5_K),
+    ft("q5_k_m", 17, TensorType::Q5_K),
+    ft("q6_k", 18, TensorType::Q6_K),
+    ft("q8_0", 7, TensorType::Q8_0),
+    ft("f16", 1, TensorType::F16),
+    ft("bf16", 32, TensorType::BF16),
+    ft("f32", 0, TensorType::F32),
 ];
 
-const fn ft(name: &'static str, id: u32) -> FileType {
-    FileType { name, id }
+const fn ft(name: &'static str, id: u32, ty: TensorType) -> FileType {
+    FileType { name, id, ty }
 }
 
 impl FileType {
+    /// Every weight in F16.
+    pub const F16: FileType = ft("f16", 1, TensorType::F16);
+    /// Every weight in BF16.
+    pub const BF16: FileType = ft("bf16", 32, TensorType::BF16);
+
     /// The file type of this name, in any case; llama-quantize's aliases `q3_k`, `q4_k` and `q5_k`
     /// mean their `_m` variants.
     pub fn from_name(name: &str) -> Option<FileType> {
@@ -146,5 +153,6 @@ mod tests {
         }
         assert_eq!(FileType::from_name("Q5_K").unwrap().name, "q5_k_m");
         assert_eq!(FileType::from_name("q4_k_x"), None);
+        assert_eq!(FileType::from_name("f16"), Some(FileType::F16));
     }
 }

@@ -4,6 +4,8 @@
 //! right is one matrix product; which weights go is decided at the start of each block, by
 //! w² / [H⁻¹]_jj with what earlier columns have already added.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 
@@ -90,18 +92,7 @@ fn prune_block(
             let row = &wt.col_as_slice(i)[start..end];
             scores.extend((start..end).zip(row).map(|(j, v)| score(*v, j)));
         }
-        let (len, zeros) = match scope {
-            Scope::Row => (width, pattern.zeros(end) - pattern.zeros(start)),
-            Scope::Matrix => (
-                rows * width,
-                pattern.zeros(end * rows) - pattern.zeros(start * rows),
-            ),
-        };
-        for (gone, scores) in gone.chunks_mut(len.max(1)).zip(scores.chunks(len.max(1))) {
-            least(scores, zeros, &mut order)
-                .iter()
-                .for_each(|&k| gone[k] = true);
-        }
+        gone = least_of_block(&scores, rows, start..end, pattern, scope);
     }
     let mut errors = Mat::<f64>::zeros(width, rows);
     for i in 0..rows {
@@ -140,6 +131,31 @@ fn prune_block(
             Par::Seq,
         );
     }
+}
+
+/// Which elements of a block of columns go, by their scores, a row of W after another.
+fn least_of_block(
+    scores: &[f64],
+    rows: usize,
+    columns: Range<usize>,
+    pattern: Pattern,
+    scope: Scope,
+) -> Vec<bool> {
+    let width = columns.len();
+    let zeros =
+        |scale: usize| pattern.zeros(columns.end * scale) - pattern.zeros(columns.start * scale);
+    let (len, zeros) = match scope {
+        Scope::Row => (width, zeros(1)),
+        Scope::Matrix => (rows * width, zeros(rows)),
+    };
+    let mut order = Vec::new();
+    let mut gone = vec![false; rows * width];
+    for (gone, scores) in gone.chunks_mut(len.max(1)).zip(scores.chunks(len.max(1))) {
+        least(scores, zeros, &mut order)
+            .iter()
+            .for_each(|&k| gone[k] = true);
+    }
+    gone
 }
 
 /// The transpose of the upper triangular U with UᵀU = (G + damping)⁻¹, lower triangular.

@@ -86,33 +86,7 @@ pub fn decompose(
             bases[k] = Some(eigen.leading(ranks[k]));
         }
     }
-    let mut core = project(&tensor, &bases, None);
-    let mut captured = core.energy();
-    let mut errors = vec![relative(total, captured)];
-    for _ in 0..sweeps {
-        // One basis alone is already the best.
-        if bases.iter().flatten().count() < 2 {
-            break;
-        }
-        let mut next = bases.clone();
-        for k in 0..3 {
-            if next[k].is_some() {
-                let eigen = project(&tensor, &next, Some(k)).mode(k)?;
-                next[k] = Some(eigen.leading(ranks[k]));
-            }
-        }
-        let next_core = project(&tensor, &next, None);
-        let gain = next_core.energy() - captured;
-        if gain <= 0.0 {
-            break;
-        }
-        let enough = gain < LEAST_GAIN * (total - captured);
-        (bases, core, captured) = (next, next_core, captured + gain);
-        errors.push(relative(total, captured));
-        if enough {
-            break;
-        }
-    }
+    let (mut core, errors) = improve(&tensor, &mut bases, &ranks, sweeps)?;
     if let Some(whitening) = whitening {
         match &mut bases[2] {
             Some(basis) => *basis = whitening.unwhiten(basis.as_ref())?,
@@ -126,6 +100,45 @@ pub fn decompose(
         factors: bases.map(|basis| basis.map(|b| narrow_rows(b.as_ref()))),
         errors,
     })
+}
+
+/// Turns the bases in sweeps, each for what the others leave, until little is gained: the core, and the
+/// error before the first sweep and after each.
+fn improve(
+    tensor: &Tensor,
+    bases: &mut [Option<Mat<f64>>; 3],
+    ranks: &[usize; 3],
+    sweeps: usize,
+) -> Result<(Tensor, Vec<f64>), MethodError> {
+    let total = tensor.energy();
+    let mut core = project(tensor, bases, None);
+    let mut captured = core.energy();
+    let mut errors = vec![relative(total, captured)];
+    for _ in 0..sweeps {
+        // One basis alone is already the best.
+        if bases.iter().flatten().count() < 2 {
+            break;
+        }
+        let mut next = bases.clone();
+        for k in 0..3 {
+            if next[k].is_some() {
+                let eigen = project(tensor, &next, Some(k)).mode(k)?;
+                next[k] = Some(eigen.leading(ranks[k]));
+            }
+        }
+        let next_core = project(tensor, &next, None);
+        let gain = next_core.energy() - captured;
+        if gain <= 0.0 {
+            break;
+        }
+        let enough = gain < LEAST_GAIN * (total - captured);
+        (*bases, core, captured) = (next, next_core, captured + gain);
+        errors.push(relative(total, captured));
+        if enough {
+            break;
+        }
+    }
+    Ok((core, errors))
 }
 
 impl Tucker {

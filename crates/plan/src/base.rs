@@ -23,16 +23,14 @@ pub(super) fn base_types(
             t.source_type(source)
         }
     };
-    let name = match base {
+    let file_type = match base {
         Base::Source => {
             let types: Vec<_> = model.tensors.iter().map(kept).collect();
             let id = dominant_file_type(model, &types);
             return Ok((types, id));
         }
-        Base::FileType(name) => name,
+        Base::FileType(file_type) => *file_type,
     };
-    let file_type =
-        FileType::from_name(name).ok_or_else(|| PlanError::UnknownBase(name.clone()))?;
     if let Some(plain) = plain_type(file_type.name) {
         let types = model
             .tensors

@@ -1,5 +1,6 @@
 //! Ranges of layers, as a recipe writes them.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// Layers from a start up to and without an end.
@@ -34,6 +35,22 @@ impl LayerRange {
     pub fn contains(&self, layer: u32, count: u32) -> bool {
         let layer = i64::from(layer);
         layer >= self.start.of(count) && self.end.is_none_or(|end| layer < end.of(count))
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::Layer(n) => write!(f, "{n}"),
+            Bound::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+impl fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..", self.start)?;
+        self.end.map_or(Ok(()), |end| write!(f, "{end}"))
     }
 }
 

@@ -22,7 +22,7 @@ pub use layers::LayerRange;
 pub use methods::Make;
 pub use operand::{Operand, TransformError};
 pub use preset::{PRESETS, Preset, preset};
-pub use recipe::{Base, Recipe, RecipeError, Rounding, Rule};
+pub use recipe::{Base, Recipe, RecipeError, Rounding, Rule, UnknownBase};
 pub use resolve::{Plan, PlanError, resolve};
 pub use structure::{Dropped, Structure};
 pub use subject::Subject;

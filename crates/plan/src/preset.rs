@@ -1,6 +1,6 @@
 //! Presets: named recipes. Each is the text that a user could have written.
 
-use super::recipe::Recipe;
+use super::recipe::{Recipe, RecipeError};
 
 /// A named recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,19 +221,19 @@ type = "q8_0"
 ];
 
 /// The recipe of a preset or of a file type.
-pub fn preset(name: &str) -> Recipe {
+///
+/// # Errors
+/// [`RecipeError::UnknownBase`].
+pub fn preset(name: &str) -> Result<Recipe, RecipeError> {
     let name = name.to_ascii_lowercase();
-    PRESETS
-        .iter()
-        .find(|p| p.name == name)
-        // A test holds every preset's text against the parser.
-        .and_then(|p| p.recipe.parse().ok())
-        .unwrap_or_else(|| Recipe::base(&name))
+    match PRESETS.iter().find(|p| p.name == name) {
+        Some(preset) => preset.recipe.parse(),
+        None => Ok(Recipe::of(name.parse()?)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::recipe::Base;
     use super::*;
 
     #[test]
@@ -241,7 +241,11 @@ mod tests {
         for p in PRESETS {
             p.recipe.parse::<Recipe>().unwrap();
         }
-        assert_eq!(preset("k-proj").rules.len(), 2);
-        assert_eq!(preset("Q4_K_M").base, Base::FileType("q4_k_m".into()));
+        assert_eq!(preset("k-proj").unwrap().rules.len(), 2);
+        assert!(matches!(
+            preset("k-projj"),
+            Err(RecipeError::UnknownBase(_))
+        ));
+        assert_eq!(preset("Q4_K_M").unwrap().base, "q4_k_m".parse().unwrap());
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use dwindle_formats::gguf::TensorType;
+use dwindle_ggml::{FILE_TYPES, FileType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use toml::Spanned;
@@ -12,6 +13,7 @@ use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use super::layers::LayerRange;
 use super::methods::{Method, Quantize};
+use super::preset::PRESETS;
 use super::rule;
 use crate::structure::Structure;
 
@@ -28,6 +30,9 @@ pub enum RecipeError {
         /// Counted from one.
         number: usize,
     },
+    /// A `type` that is no file type, or a preset that is none.
+    #[error(transparent)]
+    UnknownBase(#[from] UnknownBase),
     /// Not TOML, or not a recipe.
     #[error("the recipe can't be read: {0}")]
     Toml(#[from] toml::de::Error),
@@ -69,19 +74,53 @@ pub enum Rounding {
 }
 
 /// The type of everything that no rule names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
     /// Each tensor in its source's type.
     Source,
     /// One of llama-quantize's file types (`f16`, `q8_0`, `q4_k_m`), with its mixture of types.
-    FileType(String),
+    FileType(FileType),
+}
+
+impl Base {
+    /// Every weight in F16.
+    pub const F16: Base = Base::FileType(FileType::F16);
+    /// Every weight in BF16.
+    pub const BF16: Base = Base::FileType(FileType::BF16);
+}
+
+/// Neither a preset nor a file type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no preset and no file type; presets are {presets}, file types are {types}",
+    presets = names(PRESETS.iter().map(|p| p.name)),
+    types = names(FILE_TYPES.iter().map(|t| t.name))
+)]
+pub struct UnknownBase(pub String);
+
+fn names(names: impl Iterator<Item = &'static str>) -> String {
+    let quoted: Vec<String> = names.map(|n| format!("`{n}`")).collect();
+    quoted.join(", ")
+}
+
+impl FromStr for Base {
+    type Err = UnknownBase;
+
+    fn from_str(name: &str) -> Result<Base, UnknownBase> {
+        match name {
+            "source" => Ok(Base::Source),
+            name => FileType::from_name(name)
+                .map(Base::FileType)
+                .ok_or_else(|| UnknownBase(name.to_ascii_lowercase())),
+        }
+    }
 }
 
 impl fmt::Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Base::Source => f.write_str("source"),
-            Base::FileType(name) => f.write_str(name),
+            Base::FileType(file_type) => f.write_str(file_type.name),
         }
     }
 }
@@ -144,9 +183,9 @@ impl Recipe {
     }
 
     /// A recipe without rules.
-    pub fn base(name: &str) -> Recipe {
+    pub fn of(base: Base) -> Recipe {
         Recipe {
-            base: parse_base(name),
+            base,
             rules: Vec::new(),
             rounding: Rounding::default(),
             structure: None,
@@ -183,19 +222,12 @@ impl FromStr for Recipe {
         };
         let rules = rules.into_iter().enumerate().map(rule);
         Recipe {
-            base: parse_base(&raw.base),
+            base: raw.base.parse::<Base>()?,
             rules: rules.collect::<Result<Vec<Rule>, _>>()?,
             rounding: raw.rounding,
             structure: raw.structure,
         }
         .checked()
-    }
-}
-
-fn parse_base(name: &str) -> Base {
-    match name {
-        "source" => Base::Source,
-        other => Base::FileType(other.to_ascii_lowercase()),
     }
 }
 
@@ -205,6 +237,24 @@ impl Rule {
         let name = self.name.as_deref()?;
         let exact = !name.contains('*') && self.roles.is_empty() && self.layers.is_empty();
         exact.then_some(name)
+    }
+
+    /// What the rule looks for, in words.
+    pub(crate) fn sought(&self) -> String {
+        let list = |what: &str, all: Vec<String>| {
+            (!all.is_empty()).then(|| format!("{what} {}", all.join(", ")))
+        };
+        let quoted = |text: &dyn fmt::Display| format!("`{text}`");
+        let sought = [
+            list("roles", self.roles.iter().map(|r| quoted(r)).collect()),
+            list("layers", self.layers.iter().map(|l| quoted(l)).collect()),
+            list("name", self.name.iter().map(|n| quoted(n)).collect()),
+        ];
+        let sought: Vec<String> = sought.into_iter().flatten().collect();
+        if sought.is_empty() {
+            return "any name".to_string();
+        }
+        sought.join(" and ")
     }
 
     /// Whether the rule speaks of a tensor.
@@ -259,6 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rule_looks_for_is_said_in_words() {
+        let sought = |keys: &str| {
+            let text = format!("type = \"f16\"\n[[rule]]\ntype = \"q8_0\"\n{keys}");
+            text.parse::<Recipe>().unwrap().rules[0].sought()
+        };
+        assert_eq!(
+            sought("roles = [\"attn_k\", \"x\"]\nlayers = [\"2..-2\", \"50%..\"]"),
+            "roles `attn_k`, `x` and layers `2..-2`, `50%..`"
+        );
+        assert_eq!(sought("name = \"blk.*\""), "name `blk.*`");
+        assert_eq!(sought(""), "any name");
+    }
+
+    #[test]
     fn a_recipe_is_read_and_its_mistakes_are_named() {
         let recipe: Recipe = r#"
             type = "q8_0"
@@ -271,7 +335,7 @@ mod tests {
         "#
         .parse()
         .unwrap();
-        assert_eq!(recipe.base, Base::FileType("q8_0".into()));
+        assert_eq!(recipe.base, "q8_0".parse().unwrap());
         assert_eq!(
             format!("{:?}", recipe.rules[0].method),
             "Svd { rank: Energy(0.9), ty: F16 }"
@@ -297,6 +361,7 @@ mod tests {
                 "`q9` is no ggml type",
             ),
             ("type = \"f16\"\nrules = 1", "unknown field"),
+            ("type = \"q9\"", "`q9` is no preset and no file type"),
             (
                 "type = \"f16\"\n[structure]\nkeep = 0.8\n[[rule]]\nmethod = \"svd\"\nkeep = 0.5",
                 "rule 1 of the recipe: `[structure]` goes with `quantize` alone",

@@ -38,12 +38,6 @@ pub struct Plan {
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum PlanError {
     #[error(
-        "`{0}` is no preset and no file type; presets are {presets}, file types are {types}",
-        presets = names(super::PRESETS.iter().map(|p| p.name)),
-        types = names(dwindle_ggml::FILE_TYPES.iter().map(|t| t.name))
-    )]
-    UnknownBase(String),
-    #[error(
         "tensor `{tensor}` as {ty} needs importance weights; supply them, or choose another type"
     )]
     ImportanceMissing { tensor: String, ty: TensorType },
@@ -80,12 +74,6 @@ pub enum PlanError {
     NothingMatches(String, String),
 }
 
-fn names(iter: impl Iterator<Item = &'static str>) -> String {
-    iter.map(|n| format!("`{n}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 impl Plan {
     /// What the file will say of its tensors.
     pub fn stored(&self) -> StoredPlan {
@@ -116,7 +104,7 @@ impl Plan {
 /// Resolves a recipe against a model. Reads tensor data only where a rule's ranks depend on it.
 ///
 /// # Errors
-/// An unknown base, a type that can't be written or lacks importance weights, a rule that matches
+/// A type that can't be written or lacks importance weights, a rule that matches
 /// nothing, weights that can't be decomposed.
 pub fn resolve(recipe: &Recipe, subject: &Subject<'_>) -> Result<Plan, PlanError> {
     let Subject {
@@ -200,11 +188,7 @@ fn check_rules_match(recipe: &Recipe, model: &Model, layers: u32) -> Result<(), 
             let mut roles: Vec<&str> = weights.iter().map(|t| role(&t.name).1).collect();
             roles.sort_unstable();
             roles.dedup();
-            let sought = format!(
-                "roles {:?}, layers {:?}, name {:?}",
-                rule.roles, rule.layers, rule.name
-            );
-            return Err(PlanError::NothingMatches(sought, roles.join(", ")));
+            return Err(PlanError::NothingMatches(rule.sought(), roles.join(", ")));
         }
     }
     Ok(())

@@ -146,6 +146,11 @@ impl TensorType {
             .try_fold(row_bytes, |acc, n| acc.checked_mul(*n))
     }
 
+    /// Bytes of a row of so many elements; 0 when it does not divide into blocks.
+    pub fn row_bytes(self, elements: u64) -> u64 {
+        self.bytes(&[elements]).unwrap_or(0)
+    }
+
     /// Whether this is a block-quantized type, as opposed to a plain number.
     pub fn is_quantized(self) -> bool {
         self.block_len() > 1

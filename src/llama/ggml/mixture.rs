@@ -181,6 +181,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_main_type_of_a_file_type_is_llama_quantizes() {
+        let tensors = [MixtureTensor {
+            name: "blk.3.ffn_gate.weight",
+            shape: &[512, 1024],
+            ty: TensorType::F32,
+        }];
+        for file_type in FILE_TYPES {
+            let found = mixture_types(&desc(8), &tensors, *file_type, true, true).unwrap();
+            let ty = found[0].ty.unwrap_or(TensorType::F32);
+            assert_eq!(ty, file_type.ty, "{}", file_type.name);
+        }
+    }
+
     fn types(name: &str, importance: bool, n_ff: u64) -> Vec<(String, Option<TensorType>)> {
         let mut shapes = vec![
             ("token_embd.weight".to_string(), vec![512, 1000]),

@@ -118,7 +118,7 @@ impl Grid {
 
     /// Bytes of a block.
     pub fn bytes(&self) -> usize {
-        self.ty.bytes(&[self.len as u64]).unwrap_or(0) as usize
+        self.ty.row_bytes(self.len as u64) as usize
     }
 
     /// The level of a code.

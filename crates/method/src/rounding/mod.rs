@@ -57,7 +57,7 @@ pub fn round(
 ) -> Result<Vec<u8>, RoundingError> {
     let n = curvature.n();
     check_weights(w, &[rows, n])?;
-    let row_bytes = ty.bytes(&[n as u64]).unwrap_or(0) as usize;
+    let row_bytes = ty.row_bytes(n as u64) as usize;
     let mut nearest = vec![0; rows * row_bytes];
     ggml::quantize(ty, w, n, importance, &mut nearest)?;
     let mut fitted = nearest.clone();
