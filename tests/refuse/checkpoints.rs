@@ -75,7 +75,7 @@ fn unknown_tokenizers_are_refused() {
         &["pre-tokenizer", "Split by `x+`", "structure of `gpt-2`"],
     );
     f.file("tokenizer.json", "{");
-    says(&refused(&f), &["`tokenizer.json` can't be used"]);
+    says(&refused(&f), &["tokenizer.json` can't be read as JSON"]);
     let mut wordpiece = folder::tokenizer(folder::gpt2());
     wordpiece["model"]["type"] = json!("WordPiece");
     f.file("tokenizer.json", wordpiece.to_string());

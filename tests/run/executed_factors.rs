@@ -157,6 +157,7 @@ fn adapters_are_added_to_executed_factors() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of forms")]
 fn every_form_gives_what_its_product_gives() {
     let dir = tempdir().unwrap();
     let calibrate = |model: &Path, to: &Path| {

@@ -53,7 +53,8 @@ fn the_perplexity_of_held_out_text_is_what_training_left() {
     let source = number(&eval(&checkpoint(), None), PERPLEXITY);
     let converted = number(&eval(&f16, None), PERPLEXITY);
     assert!((18.5..19.5).contains(&source), "{source}");
-    assert!((source - converted).abs() < 1e-3, "{source} {converted}");
+    // ggml rounds activations to the weights' type, BF16 or F16.
+    assert!((source - converted).abs() < 2e-3, "{source} {converted}");
 }
 
 #[test]
