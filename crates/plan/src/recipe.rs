@@ -358,7 +358,7 @@ mod tests {
             ),
             (
                 "type = \"f16\"\n[[rule]]\ntype = \"q9\"",
-                "`q9` is no ggml type",
+                "`q9` is not a ggml type",
             ),
             ("type = \"f16\"\nrules = 1", "unknown field"),
             ("type = \"q9\"", "`q9` is no preset and no file type"),
