@@ -245,7 +245,7 @@ fn a_type_that_cant_hold_a_value_is_left_out() {
     only.arg(&model).arg("--stats").arg(&stats);
     only.arg("--text").arg(fixture("kjv-calibration.txt"));
     only.arg("-o").arg(dir.path().join("none.gguf"));
-    says(&refusal(&mut only, 3), &[name, "100000", "`f16`", "`bf16`"]);
+    says(&refusal(&mut only, 3), &[name, "100000", "`F16`", "`bf16`"]);
 }
 
 #[test]
