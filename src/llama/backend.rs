@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
+use llama_cpp_2::LlamaBackendDeviceType;
 use llama_cpp_sys_2 as sys;
 
 pub use super::start::init;
@@ -23,7 +24,19 @@ pub struct Device {
 
 /// Every device that this build of llama.cpp sees.
 pub fn devices() -> Vec<Device> {
-    raw_devices().map(describe).collect()
+    init();
+    let all = llama_cpp_2::list_llama_ggml_backend_devices().into_iter();
+    all.map(|d| Device {
+        name: d.name,
+        description: d.description,
+        offload: matches!(
+            d.device_type,
+            LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
+        ),
+        memory_free: d.memory_free as u64,
+        memory_total: d.memory_total as u64,
+    })
+    .collect()
 }
 
 pub(super) fn raw_devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {

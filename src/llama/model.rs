@@ -10,7 +10,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::adapter::{self, Adapter};
 use super::admission::file::admit_file;
-use super::backend::{describe, raw_devices};
+use super::backend::{describe, devices, raw_devices};
 use super::device::Devices;
 pub use super::error::LlamaError;
 use super::feed::{TensorFeed, with_stream};
@@ -271,7 +271,7 @@ pub(super) fn device_list(
     for name in names {
         let found = raw_devices().find(|dev| describe(*dev).name.eq_ignore_ascii_case(name));
         list.push(found.ok_or_else(|| {
-            let known: Vec<String> = raw_devices().map(|dev| describe(dev).name).collect();
+            let known: Vec<String> = devices().into_iter().map(|d| d.name).collect();
             LlamaError::Device {
                 name: name.clone(),
                 known: known.join(", "),

@@ -43,8 +43,8 @@ fn main() -> ExitCode {
         ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
         ["native"] => setup::install_missing().and_then(|()| native::main()),
         ["soak", ref rest @ ..] => setup::prepare().and_then(|()| soak::main(rest)),
-        ["test"] => setup::prepare().and_then(|()| test::main()),
-        ["test", "--quick"] => setup::prepare().and_then(|()| test::quick()),
+        ["test"] => setup::install_missing().and_then(|()| test::main()),
+        ["test", "--quick"] => setup::install_missing().and_then(|()| test::quick()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

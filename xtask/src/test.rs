@@ -49,8 +49,9 @@ const SLOW: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// All of it.
+/// All of it. What is tested is built once, by the tests themselves: a build without them has other features.
 pub fn main() -> Result<(), String> {
+    eprintln!("the first time, this compiles llama.cpp: some 6 minutes on 2 cores");
     format_and_lint()?;
     run(cargo(&[
         "doc",
