@@ -1,7 +1,7 @@
 //! Chooses a type per tensor for a size or a quality.
 //!
 //! What a type does to a tensor's output is predicted from a sample of its rows
-//! ([`candidates`]); what an error of a tensor's output costs the model is measured, as the KL
+//! (`candidates.rs`); what an error of a tensor's output costs the model is measured, as the KL
 //! divergence of the running model with only this tensor, or a few, rounded ([`measure`]).
 //! Divergences of small errors add up. So the best file of a size is a choice of one type for each
 //! tensor with the least sum, and is found along the convex hulls ([`Costs::allocate`]). With more

@@ -28,7 +28,10 @@ fn a_prompt_is_refused_by_its_bytes_before_it_is_tokenized() {
         let (status, answer) = server.post(path, &body);
         assert_eq!(status, 400, "{answer}");
         assert_eq!(answer["error"]["code"], "context_length_exceeded");
-        says(&answer.to_string(), &["bytes", "64 tokens", "--ctx"]);
+        says(
+            &answer.to_string(),
+            &["bytes", "64 tokens", "a larger context"],
+        );
     }
 }
 
