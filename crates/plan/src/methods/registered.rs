@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn an_unknown_method_is_told_the_known_ones() {
-        assert_eq!(
-            find("magic").err().unwrap(),
-            "method `magic` is not known; known are `quantize`, `svd`, `sparse-low-rank`, `tucker`, \
-             `cp`, `tensor-train`, `magnitude`, `wanda` and `sparsegpt`"
-        );
+        let error = find("magic").err().unwrap();
+        let start = "method `magic` is not known; known are `quantize`, `svd`, ";
+        assert!(error.starts_with(start), "{error}");
+        let last = METHODS[METHODS.len() - 1].name;
+        assert!(error.ends_with(&format!(" and `{last}`")), "{error}");
     }
 }
