@@ -14,9 +14,6 @@ const FILE: &str = ".tmp";
 /// How the names of folders end.
 const FOLDER: &str = ".scratch";
 
-/// The file in each folder that its run holds a lock on.
-pub(super) const LOCK: &str = "lock";
-
 /// A name that this process has not given before. Another that is dead may have: then the next is
 /// tried.
 fn next() -> String {
@@ -49,16 +46,16 @@ pub(super) fn remove(folder: &Path) {
             if let Some(_lock) = orphan(&path) {
                 drop(fs::remove_file(&path));
             }
-        } else if kind.is_dir() && name.ends_with(FOLDER) {
-            // A folder that has no lock yet is just being made.
-            if let Some(_lock) = orphan(&path.join(LOCK)) {
-                drop(fs::remove_dir_all(&path));
-            }
+        } else if kind.is_dir()
+            && name.ends_with(FOLDER)
+            && let Some(_lock) = orphan(&path)
+        {
+            drop(fs::remove_dir_all(&path));
         }
     }
 }
 
-/// An unlocked file, locked for us until it is removed.
+/// An unlocked file or folder, locked for us until it is removed.
 fn orphan(path: &Path) -> Option<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true);

@@ -1,19 +1,20 @@
 //! Folders for files that only one run needs.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::abandoned::{self, LOCK};
+use super::abandoned;
+use super::place::is_named;
 
 /// A folder that is gone when it is dropped. Those of runs that were killed go when the next one
 /// begins in the same place.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
-    _lock: File,
+    /// The folder itself, locked.
+    _lock: fs::File,
 }
 
 impl Scratch {
@@ -29,12 +30,14 @@ impl Scratch {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
-            // The lock gets its name when it is held: no other run finds it before.
-            let early = path.join("early");
-            let lock = File::create_new(&early)?;
-            lock.try_lock()?;
-            fs::rename(early, path.join(LOCK))?;
-            return Ok(Scratch { path, _lock: lock });
+            // Until it is locked it looks abandoned, and another process may just be removing it.
+            let lock = match fs::File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            if lock.file().try_lock().is_ok() && is_named(&lock, &path) {
+                return Ok(Scratch { path, _lock: lock });
+            }
         }
     }
 
@@ -74,7 +77,7 @@ mod tests {
         std::fs::write(used.path().join("file"), "x").unwrap();
         let abandoned = folder.path().join(".dwindle-1-1.scratch");
         std::fs::create_dir(&abandoned).unwrap();
-        std::fs::write(abandoned.join(LOCK), "").unwrap();
+        std::fs::write(abandoned.join("file"), "x").unwrap();
         let other = Scratch::new_in(folder.path()).unwrap();
         assert!(!abandoned.exists());
         assert!(used.path().join("file").exists());
