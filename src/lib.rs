@@ -71,6 +71,8 @@ pub use dwindle_plan as plan;
 #[doc(hidden)]
 pub use dwindle_statistics as statistics;
 
+#[doc(hidden)]
+pub mod blockwise;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -32,6 +32,9 @@ pub trait Progress: Sync {
     /// What becomes of each tensor is decided; writing comes next.
     fn planned(&self, _plan: &Plan, _is_stock: bool) {}
 
+    /// Something that an earlier run has measured is used again.
+    fn reuse(&self, _what: &str) {}
+
     /// Something that the user should know.
     fn note(&self, _text: &str) {}
 

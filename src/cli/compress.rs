@@ -108,6 +108,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .text(args.text.clone())
         .gate(args.choosing.gate.clone())
         .choosing(args.choosing.choosing())
+        .workspaces(args.choosing.workspace.clone())
         .sequential(args.sequential, args.fit_options())
         .memory(args.resources.memory)
         .threads(args.resources.threads);
@@ -157,12 +158,6 @@ impl Args {
         let target = self.target.goal().is_some();
         let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
         let wrong = match () {
-            () if target && self.stats.is_none() => {
-                "a target shares bytes by each layer's input statistics; measure them with `dwindle calibrate`, and pass the file as `--stats`"
-            }
-            () if target && self.text.is_none() => {
-                "a target shares bytes by measured sensitivity; give the text to measure on with `--text`"
-            }
             () if target && is_stock == Some(false) => {
                 "a target writes a stock file; name an output that ends in `.gguf`"
             }

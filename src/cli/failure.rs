@@ -91,7 +91,7 @@ input_errors!(
     crate::measure::DiagnoseError,
     crate::ggml::GgmlError,
     crate::statistics::StatisticsError,
-    crate::statistics::SensitivityError,
+    crate::statistics::SurveyError,
     crate::eval::EvalError,
     crate::structure::StructureError,
 );

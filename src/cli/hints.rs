@@ -34,7 +34,7 @@ no_hints!(
     crate::runtime::StockError,
     crate::plan::RecipeError,
     crate::ggml::GgmlError,
-    crate::statistics::SensitivityError,
+    crate::statistics::SurveyError,
     dwindle_formats::output::ClaimError,
     std::io::Error,
 );

@@ -9,17 +9,17 @@ use serde::Serialize;
 use super::Failure;
 use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
-use super::output::{at_least_one, checkpoint_path, json, line, size, table, warn_of_norms};
+use super::output::{at_least_one, checkpoint_path, json, line, size, table};
 use super::progress::Terminal;
 use super::resources::Resources;
 use super::target::{ChoosingArgs, FileSize, file_size};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::plan::Subject;
-use crate::statistics::{Importance, Measured, Statistics};
 use crate::target::{BudgetError, Rung, rung, rungs};
 use crate::workbench::{
-    Check, Point, Row, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep, thriftiest,
+    Check, Point, Row, Study, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep,
+    thriftiest, workspace,
 };
 
 /// Measure the frontier: the best files of several sizes beside llama-quantize's file types
@@ -31,13 +31,10 @@ use crate::workbench::{
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
     checkpoint: PathBuf,
-    /// Statistics of `dwindle calibrate`
+    /// Text to measure the model on and to fit its layers to, UTF-8 [default: one that the model writes]
     #[arg(long, value_name = "FILE")]
-    stats: PathBuf,
-    /// Text to measure sensitivities on, UTF-8
-    #[arg(long, value_name = "FILE")]
-    text: PathBuf,
-    /// Text to measure files on, UTF-8 [default: --text]
+    text: Option<PathBuf>,
+    /// Text to measure files on, UTF-8 [default: --text, or another that the model writes]
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
     /// Chunks of 512 tokens to measure files on
@@ -103,35 +100,35 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let path = checkpoint::resolve(&args.checkpoint, &Caches::from_env())
         .map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(&path)?;
-    let statistics = Statistics::open(&args.stats)?;
-    warn_of_norms(statistics.check_model(&model, source.as_ref())?);
-    let importance = Importance::from_statistics(&statistics);
-    let bench = Workbench {
+    let mut bench = Workbench {
         path: &path,
-        subject: Subject {
-            model: &model,
-            source: source.as_ref(),
-            measured: Measured {
-                importance: Some(&importance),
-                statistics: Some(&statistics),
-                diagnosis: None,
-            },
-        },
+        subject: Subject::unmeasured(&model, source.as_ref()),
         rounding: args.rounding,
         options: args.resources.options(false),
         scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
+        study: None,
         progress: &Terminal::default(),
     };
     let whole = bench.subject.bytes();
-    let text = Text::read(&args.text)?;
+    let text = args.text.as_deref().map(Text::read).transpose()?;
     let eval = args.eval.as_deref().map(Text::read).transpose()?;
+    let choosing = args.choosing.choosing();
+    let workspaces = match &args.choosing.workspace {
+        Some(folder) => folder.clone(),
+        None => workspace::default_folder()?,
+    };
+    let how = (Some(&choosing), choosing.effort);
+    let study = Study::of(&bench, &workspaces, text.as_ref(), how)?;
+    bench.subject.measured = study.measured();
+    bench.study = Some(&study);
+    let own = study.held_out.as_ref().unwrap_or(&study.text);
     let found = sweep(
         &bench,
         Sweep {
             sizes: args.sizes(&bench)?,
-            choosing: &args.choosing.choosing(),
-            text: &text,
-            eval: eval.as_ref().unwrap_or(&text),
+            choosing: &choosing,
+            study: &study,
+            eval: eval.as_ref().unwrap_or(own),
             gate: args.choosing.gate()?.as_ref(),
             chunks: args.chunks,
             check: args.check,
@@ -164,12 +161,10 @@ impl Args {
     fn claim(&self) -> Result<(), Failure> {
         Claims::new()
             .reads("the checkpoint", [checkpoint_path(&self.checkpoint)])
-            .reads("the statistics", [&self.stats])
-            .reads("a text", [&self.text])
+            .reads("a text", &self.text)
             .reads("a text", &self.eval)
             .reads("a text", &self.choosing.gate)
             .writes(&self.svg)
-            .writes(self.choosing.sensitivity())
             .check()?;
         Ok(())
     }

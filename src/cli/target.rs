@@ -1,6 +1,6 @@
 //! Options that set a size or a quality as the target.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use dwindle_formats::gguf::TensorType;
@@ -14,7 +14,7 @@ use crate::workbench::{Choosing, Effort, Goal, Text};
 pub struct Target {
     /// Write the best file of at most this size, in bytes (`90MB`, `2GiB`) or in percent of the
     /// checkpoint's weights (`35%`). Picks a type per tensor from measured sensitivity, then rounds
-    /// to minimise each layer's output error. Needs --stats and --text; writes a stock `.gguf`
+    /// to minimise each layer's output error. Measures the model first, once; writes a stock `.gguf`
     #[arg(long, value_name = "SIZE", value_parser = file_size, group = "target")]
     pub size: Option<FileSize>,
     /// Like --size, in bits per weight, metadata excluded
@@ -29,17 +29,17 @@ pub struct Target {
 /// How types are chosen.
 #[derive(Debug, Clone, Args)]
 pub struct ChoosingArgs {
-    /// How thoroughly to measure sensitivities
+    /// How thoroughly to measure the model
     #[arg(long, value_enum, default_value = "normal")]
     effort: EffortArg,
     /// Types to choose from [default: all k-, i- and legacy quants and F16; those below 2 bits only
     /// for sizes below 3 bits per weight]
     #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = element_type)]
     types: Vec<TensorType>,
-    /// Store the measured sensitivities in this file, and continue from it if it exists [default: a
-    /// file in the user's cache folder]
-    #[arg(long, value_name = "FILE")]
-    sensitivity: Option<PathBuf>,
+    /// Folder for what is measured of models, so that the next size is quicker [default: `dwindle` in the
+    /// user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
     /// A second text, unlike the others, UTF-8. Files are measured on it too; `compress` warns if
     /// its file is worse there than the largest of llama-quantize's file types of at most its size
     #[arg(long, value_name = "FILE")]
@@ -49,11 +49,11 @@ pub struct ChoosingArgs {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EffortArg {
-    /// A sixth of the layers at a time, on 1 chunk of the text
+    /// On 24 chunks of the text, an eighth of the blocks at a time
     Fast,
-    /// One tensor at a time, on 2 chunks
+    /// On 64 chunks, one block at a time
     Normal,
-    /// Refines normal's choice by building and measuring up to 32 more files, on 32 chunks
+    /// On 128 chunks; refines the choice by making and measuring up to 32 more files, on 32 chunks
     Best,
 }
 
@@ -98,16 +98,10 @@ impl Target {
 }
 
 impl ChoosingArgs {
-    /// The file for measured sensitivities, if one was named.
-    pub fn sensitivity(&self) -> Option<&Path> {
-        self.sensitivity.as_deref()
-    }
-
     /// The first of these options that was given.
     pub fn given(&self) -> Option<&'static str> {
         let given = [
             (!self.types.is_empty(), "--types"),
-            (self.sensitivity.is_some(), "--sensitivity"),
             (self.gate.is_some(), "--gate"),
             (self.effort != EffortArg::Normal, "--effort"),
         ];
@@ -123,7 +117,6 @@ impl ChoosingArgs {
                 EffortArg::Best => Effort::Best,
             },
             types: self.types.clone(),
-            sensitivity: self.sensitivity.clone(),
         }
     }
 

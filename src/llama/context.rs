@@ -192,7 +192,7 @@ impl<'m> Context<'m> {
     }
 
     /// Forgets one sequence.
-    pub(super) fn forget(&mut self, sequence: usize) {
+    pub fn forget(&mut self, sequence: usize) {
         if let Ok(sequence) = i32::try_from(sequence) {
             self.forget_in_llama(sequence);
         }
@@ -227,11 +227,38 @@ impl<'m> Context<'m> {
     /// More tokens, sequences or positions than the context has, tokens that the vocabulary does
     /// not have, or llama.cpp's words.
     pub fn decode(&mut self, tokens: &[BatchToken]) -> Result<(), LlamaError> {
+        self.evaluate(tokens, None)
+    }
+
+    /// As [`Self::decode`], where `rows`, one for each token and each as long as the model's
+    /// embedding, stand in place of the tokens' embeddings.
+    ///
+    /// # Errors
+    /// As [`Self::decode`], or the rows don't fit the tokens.
+    pub fn decode_rows(&mut self, tokens: &[BatchToken], rows: &[f32]) -> Result<(), LlamaError> {
+        self.evaluate(tokens, Some(rows))
+    }
+
+    fn evaluate(
+        &mut self,
+        tokens: &[BatchToken],
+        rows: Option<&[f32]>,
+    ) -> Result<(), LlamaError> {
         self.outputs = 0;
         if self.is_broken {
             return Err(LlamaError::Broken);
         }
         self.check(tokens)?;
+        if let Some(rows) = rows {
+            let (found, limit) = (rows.len(), tokens.len() * self.model.n_embd());
+            if found != limit {
+                return Err(LlamaError::Batch {
+                    what: "the number of values of all rows",
+                    found: found as i64,
+                    limit: limit as i64,
+                });
+            }
+        }
         let mut ids: Vec<i32> = tokens.iter().map(|t| t.token).collect();
         let mut positions: Vec<i32> = tokens.iter().map(|t| t.position).collect();
         let mut counts = vec![1i32; tokens.len()];
@@ -240,8 +267,12 @@ impl<'m> Context<'m> {
         let mut logits: Vec<i8> = tokens.iter().map(|t| i8::from(t.logits)).collect();
         let batch = sys::llama_batch {
             n_tokens: tokens.len() as i32, // at most `n_batch`, which is an `i32` in llama.cpp
-            token: ids.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            token: match rows {
+                Some(_) => std::ptr::null_mut(),
+                None => ids.as_mut_ptr(),
+            },
+            // llama.cpp reads them only.
+            embd: rows.map_or(std::ptr::null_mut(), |rows| rows.as_ptr().cast_mut()),
             pos: positions.as_mut_ptr(),
             n_seq_id: counts.as_mut_ptr(),
             seq_id: lists.as_mut_ptr(),
@@ -255,8 +286,8 @@ impl<'m> Context<'m> {
             .unwrap_or_else(PoisonError::into_inner);
         self.model.check_file()?;
         let mut code = -1;
-        // SAFETY: every array has `n_tokens` elements and outlives the call, and each list of
-        // sequences has the one element that its count says.
+        // SAFETY: every array has `n_tokens` elements, or as many rows, and outlives the call, and each
+        // list of sequences has the one element that its count says.
         let (decoded, mut reason) = logged(|failure| unsafe {
             dwindle_decode(self.raw.as_ptr(), &batch, &mut code, failure)
         });

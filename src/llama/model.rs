@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use dwindle_formats::gguf::Metadata;
 use llama_cpp_sys_2 as sys;
 
 use super::adapter::{self, Adapter};
@@ -153,6 +154,36 @@ impl Model {
             .with_adapters(options)
     }
 
+    /// Loads what a model's metadata say, the vocabulary above all, and no tensor: texts can be
+    /// tokenized, and nothing be evaluated. `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`Self::load_feed`].
+    pub fn load_vocabulary(name: &str, metadata: &Metadata) -> Result<Model, LlamaError> {
+        let failed = |source| LlamaError::Feed {
+            name: name.to_string(),
+            source,
+        };
+        let feed = TensorFeed::new(metadata, Vec::new(), Box::new(|_, _| Ok(()))).map_err(failed)?;
+        let feed = feed.admitted(name)?;
+        let mut params = params(&ModelOptions::default(), &mut None, sys::LLAMA_LOAD_MODE_NONE);
+        params.vocab_only = true;
+        let start = Instant::now();
+        let load = |file: *mut c_void| {
+            // SAFETY: the stream is open for reading during the call. llama.cpp does not keep or
+            // close the stream.
+            load_raw(|model, failure| unsafe { dwindle_load_stream(file, &params, model, failure) })
+        };
+        let (loaded, error) = with_stream(feed, load).map_err(failed)?;
+        if let Some(error) = error {
+            return Err(failed(error));
+        }
+        Model::from_raw(loaded, start, true).map_err(|reason| LlamaError::Load {
+            name: name.to_string(),
+            reason,
+        })
+    }
+
     /// The model that llama.cpp has loaded, or why there is none.
     pub(super) fn from_raw(
         loaded: Result<NonNull<sys::llama_model>, String>,
@@ -218,6 +249,13 @@ impl Model {
         // SAFETY: the model lives; a number is read.
         let n = unsafe { sys::llama_model_n_ctx_train(self.raw()) };
         u32::try_from(n).unwrap_or(0)
+    }
+
+    /// Elements of a row of the residual stream.
+    pub fn n_embd(&self) -> usize {
+        // SAFETY: the model lives; a number is read.
+        let n = unsafe { sys::llama_model_n_embd(self.raw()) };
+        usize::try_from(n).unwrap_or(0)
     }
 
     /// Bytes of all tensors.

@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::ptr::NonNull;
-use std::sync::TryLockError;
+use std::sync::{MutexGuard, TryLockError};
 
 use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
@@ -33,15 +33,37 @@ impl Model {
     /// The model is mapped from a file or evaluates at this moment, it has no such weight, or one
     /// of another size or of a type that can't be written.
     pub fn replace(&self, weight: &str, values: &[f32]) -> Result<(), LlamaError> {
-        let _busy = match self.busy.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(failed(weight, "the model evaluates at this moment"));
-            }
-        };
+        let _busy = self.idle(weight)?;
         // SAFETY: nobody evaluates while the lock is held.
         unsafe { replace(self, weight, values) }
+    }
+
+    /// As [`Self::replace`], with bytes in the type that the weight was loaded in.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
+    pub fn replace_bytes(&self, weight: &str, bytes: &[u8]) -> Result<(), LlamaError> {
+        let _busy = self.idle(weight)?;
+        if !self.owns_weights() {
+            return Err(failed(weight, "the model is mapped from a file"));
+        }
+        for tensor in places(self, weight)? {
+            // SAFETY: the model's tensors live as long as it, and nobody evaluates while the lock is
+            // held.
+            unsafe { set_bytes(tensor, weight, bytes)? };
+        }
+        Ok(())
+    }
+
+    /// The lock that evaluations hold.
+    fn idle(&self, weight: &str) -> Result<MutexGuard<'_, ()>, LlamaError> {
+        match self.busy.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(guard)) => Ok(guard.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(failed(weight, "the model evaluates at this moment"))
+            }
+        }
     }
 }
 
@@ -107,6 +129,23 @@ unsafe fn set(
     let mut bytes = vec![0; len];
     ggml::quantize(ty, values, ne[0] as usize, None, &mut bytes)
         .map_err(|e| failed(weight, &e.to_string()))?;
+    // SAFETY: valid by contract.
+    unsafe { set_bytes(tensor, weight, &bytes) }
+}
+
+/// # Safety
+/// The tensor is allocated, and nobody uses it now.
+unsafe fn set_bytes(
+    tensor: *mut sys::ggml_tensor,
+    weight: &str,
+    bytes: &[u8],
+) -> Result<(), LlamaError> {
+    // SAFETY: the tensor is valid.
+    let len = unsafe { sys::ggml_nbytes(tensor) };
+    if len != bytes.len() {
+        let reason = format!("it has {len} bytes, not {}", bytes.len());
+        return Err(failed(weight, &reason));
+    }
     // SAFETY: the weight is allocated and has as many bytes; its backend takes them in the order
     // of a file and lays them out as it needs.
     unsafe { sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, len) };

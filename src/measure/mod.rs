@@ -5,6 +5,7 @@ mod compare;
 mod diagnosis;
 mod experiment;
 mod predictions;
+mod sampling;
 
 pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs,
@@ -14,3 +15,4 @@ pub use compare::{TensorDifference, compare};
 pub use diagnosis::{DiagnoseError, activations, divergences, tensors};
 pub use experiment::{Experiment, ExperimentError};
 pub use predictions::Predictions;
+pub use sampling::sample;

@@ -8,9 +8,8 @@ use super::{BudgetError, Candidate, TensorCandidates};
 use crate::method::allocate::{Choice, choose};
 use crate::method::error::MethodError;
 use crate::plan::{Base, Recipe, Rounding, Rule};
-use crate::statistics::Sensitivities;
 
-/// A divergence below this is held for this: a group that measures as nothing is not free.
+/// A divergence below this is held for this: a tensor that measures as nothing is not free.
 const LEAST_DIVERGENCE: f64 = 1e-7;
 
 /// The range of bits in which choices are made at random, and how far around them types are taken.
@@ -40,25 +39,18 @@ pub struct Assignment {
 }
 
 impl Costs {
-    /// Puts together what was measured of groups and predicted of tensors. A group's divergence is
-    /// its tensors' together, each relative to its own output.
-    pub fn new(
-        tensors: Vec<TensorCandidates>,
-        groups: &[Vec<usize>],
-        known: &Sensitivities,
-    ) -> Costs {
-        let mut slopes = vec![0.0; tensors.len()];
-        for group in groups {
-            let names: Vec<String> = group.iter().map(|i| tensors[*i].name.clone()).collect();
-            let kld = known
-                .of(&names)
-                .map_or(0.0, |s| s.kld)
-                .max(LEAST_DIVERGENCE);
-            let error: f64 = group.iter().map(|i| tensors[*i].probe.error).sum();
-            for i in group {
-                slopes[*i] = if error > 0.0 { kld / error } else { 0.0 };
-            }
-        }
+    /// Of tensors with the divergence that each causes in its probe's type.
+    pub fn new(tensors: impl IntoIterator<Item = (TensorCandidates, f64)>) -> Costs {
+        let slope = |(tensor, kld): (TensorCandidates, f64)| {
+            let error = tensor.probe.error;
+            let slope = if error > 0.0 {
+                kld.max(LEAST_DIVERGENCE) / error
+            } else {
+                0.0
+            };
+            (tensor, slope)
+        };
+        let (tensors, slopes): (Vec<_>, Vec<_>) = tensors.into_iter().map(slope).unzip();
         Costs {
             factors: vec![1.0; tensors.len()],
             tensors,

@@ -1,13 +1,18 @@
 //! Predicts what each possible type of a tensor does to its output.
 
-use dwindle_formats::gguf::TensorType;
+use std::ops::Range;
 
-use super::{BudgetError, Task};
+use dwindle_formats::gguf::TensorType;
+use rayon::prelude::*;
+
+use super::BudgetError;
 use crate::architecture::ModelTensor;
 use crate::ggml::{self, GgmlError};
-use crate::method::rounding::{Curvature, DAMPING, RoundingError, errors, round};
-use crate::plan::{Rounding, TensorError, TransformError};
-use crate::writing::{Options, ordered};
+use crate::method::rounding::{Curvature, RoundingError, round_in_blocks};
+use crate::plan::{Rounding, Subject, TensorError, TransformError};
+
+/// The curvatures of an input's blocks.
+pub type Curvatures = Vec<(Range<usize>, Curvature)>;
 
 /// The types that are considered where nothing else is asked for: ggml's k-, i- and legacy quants,
 /// and F16.
@@ -67,56 +72,41 @@ pub struct TensorCandidates {
     pub probe: Candidate,
 }
 
-/// What each of `types` would do to each weight of a model. Weights whose input was not measured
-/// are judged by their own error. Threads and memory are those of `options`. `done` is called after
-/// each tensor.
+/// What is known of the input of a tensor.
+pub struct Known<'a> {
+    /// The curvature of each slice's input, or one for all.
+    pub curvatures: &'a [Curvatures],
+    /// Importance weights of each slice's columns, one slice after another, or one set for all.
+    pub importance: &'a [f32],
+}
+
+/// What each of `types` would do to a weight, by its position among the model's tensors. Without a known
+/// input it is judged by its own error.
 ///
 /// # Errors
-/// Values that can't be read, damaged statistics, a tensor that none of the types fits.
-pub fn candidates(
-    task: &Task<'_>,
-    types: &[TensorType],
-    options: Options,
-    done: &(dyn Fn() + Sync),
-) -> Result<Vec<TensorCandidates>, BudgetError> {
-    let tensors = &task.subject.model.tensors;
-    let weights: Vec<usize> = (0..tensors.len())
-        .filter(|i| tensors[*i].is_weight())
-        .collect();
-    let judge = |index: usize| Judge {
-        tensor: &tensors[index],
-        task,
+/// Values that can't be read, a tensor that none of the types fits.
+pub fn judge(
+    subject: &Subject<'_>,
+    index: usize,
+    (types, rounding): (&[TensorType], Rounding),
+    known: Option<&Known<'_>>,
+) -> Result<TensorCandidates, BudgetError> {
+    let judge = Judge {
+        tensor: &subject.model.tensors[index],
+        subject,
+        rounding,
+        known,
     };
-    let one = |index: &usize| {
-        let judge = judge(*index);
-        let found = judge.candidates(*index, types);
-        judge.tensor.release(task.subject.source);
-        done();
-        found
-    };
-    let mut found = Vec::new();
-    let cost = |index: &usize| judge(*index).memory();
-    ordered(
-        &weights,
-        options.threads,
-        options.memory,
-        cost,
-        one,
-        |_, candidates| {
-            found.push(candidates);
-            Ok(())
-        },
-    )?;
-    if found.is_empty() {
-        Err(BudgetError::NothingToChoose)
-    } else {
-        Ok(found)
-    }
+    let found = judge.candidates(index, types);
+    judge.tensor.release(subject.source);
+    found
 }
 
 struct Judge<'a> {
     tensor: &'a ModelTensor,
-    task: &'a Task<'a>,
+    subject: &'a Subject<'a>,
+    rounding: Rounding,
+    known: Option<&'a Known<'a>>,
 }
 
 /// Rows of one slice, and what they read.
@@ -124,22 +114,11 @@ struct Sample<'a> {
     w: Vec<f32>,
     rows: usize,
     /// `None` where the input was not measured.
-    curvature: Option<Curvature>,
+    curvatures: Option<&'a Curvatures>,
     importance: Option<&'a [f32]>,
 }
 
 impl<'a> Judge<'a> {
-    /// Bytes for judging: the samples' factored Grams, and one in progress.
-    fn memory(&self) -> u64 {
-        let square = self.tensor.shape[0].pow(2);
-        let statistics = self.task.subject.measured.statistics;
-        match statistics.and_then(|s| s.group(&self.tensor.name)) {
-            // Inputs too wide for one Gram count as not measured.
-            Some(group) if group.blocks.len() == 1 => (16 + 8 * self.slices().min(SLICES)) * square,
-            _ => 0,
-        }
-    }
-
     fn slices(&self) -> u64 {
         self.tensor.row_count() / self.tensor.shape[1].max(1)
     }
@@ -151,22 +130,20 @@ impl<'a> Judge<'a> {
     ) -> Result<TensorCandidates, BudgetError> {
         let samples = self.samples()?;
         let fits = |ty: &TensorType| self.fits(*ty, &samples);
-        // Why a type is left out, if one is because of its values.
-        let mut refused = None;
-        let mut candidate = |ty, rounding| -> Result<Option<Candidate>, BudgetError> {
+        let candidate = |ty, rounding| -> Result<Option<Candidate>, BudgetError> {
             match self.candidate(ty, rounding, &samples) {
-                Err(error) if is_unheld(&error) => {
-                    refused = Some(error);
-                    Ok(None)
-                }
+                Err(error) if is_unheld(&error) => Ok(None),
                 found => found.map(Some),
             }
         };
-        let mut all = Vec::new();
-        for ty in types.iter().copied().filter(fits) {
-            all.extend(candidate(ty, self.task.rounding)?);
-        }
-        let own = self.tensor.source_type(self.task.subject.source);
+        let fitting: Vec<TensorType> = types.iter().copied().filter(fits).collect();
+        let found: Vec<Option<Candidate>> = fitting
+            .par_iter()
+            .with_max_len(1)
+            .map(|ty| candidate(*ty, self.rounding))
+            .collect::<Result<_, _>>()?;
+        let all: Vec<Candidate> = found.into_iter().flatten().collect();
+        let own = self.tensor.source_type(self.subject.source);
         let probes = PROBES.into_iter().filter(|ty| fits(ty) && *ty != own);
         let mut probe = None;
         for ty in probes.chain([TensorType::F16, TensorType::BF16]) {
@@ -181,10 +158,14 @@ impl<'a> Judge<'a> {
                 all,
                 probe,
             }),
-            _ => Err(refused.unwrap_or_else(|| BudgetError::NoType {
-                tensor: self.tensor.name.clone(),
-                row: self.tensor.shape[0],
-            })),
+            // Why a type is left out, if one is because of its values.
+            _ => Err(fitting
+                .iter()
+                .find_map(|ty| self.candidate(*ty, self.rounding, &samples).err())
+                .unwrap_or_else(|| BudgetError::NoType {
+                    tensor: self.tensor.name.clone(),
+                    row: self.tensor.shape[0],
+                })),
         }
     }
 
@@ -203,7 +184,7 @@ impl<'a> Judge<'a> {
     ) -> Result<Candidate, BudgetError> {
         let bytes = ty.bytes(&self.tensor.shape).unwrap_or(u64::MAX);
         // What keeps its type is copied.
-        let error = if ty == self.tensor.source_type(self.task.subject.source) {
+        let error = if ty == self.tensor.source_type(self.subject.source) {
             0.0
         } else {
             relative_error(samples, ty, rounding).map_err(TensorError::of(&self.tensor.name))?
@@ -227,21 +208,23 @@ impl<'a> Judge<'a> {
                 let chosen: Vec<u64> = evenly(rows, SAMPLE.div_ceil(slices.min(SLICES))).collect();
                 for r in &chosen {
                     let at = first + r..first + r + 1;
-                    let read = self.task.subject.rows(tensor, at);
+                    let read = self.subject.rows(tensor, at);
                     w.extend(read.map_err(TensorError::of(&tensor.name))?);
                 }
                 let slice = slice as usize;
-                let measured = &self.task.subject.measured;
-                let gram = measured
-                    .gram(&tensor.name, slice)
-                    .map_err(TensorError::of(&tensor.name))?;
-                let curvature = gram.map(|gram| Curvature::new(gram, DAMPING)).transpose();
-                let importance = measured.importance;
+                let of_slice = |known: &'a Known<'a>| -> Option<&'a Curvatures> {
+                    known.curvatures.get(slice).or(known.curvatures.first())
+                };
+                let weights = |known: &'a Known<'a>| -> Option<&'a [f32]> {
+                    let sets = known.importance.len() / row;
+                    let set = if sets == 1 { 0 } else { slice };
+                    known.importance.get(set * row..(set + 1) * row)
+                };
                 Ok(Sample {
                     w,
                     rows: chosen.len(),
-                    curvature: curvature.map_err(TensorError::of(&tensor.name))?,
-                    importance: importance.and_then(|i| i.columns(&tensor.name, row, slice)),
+                    curvatures: self.known.and_then(of_slice),
+                    importance: self.known.and_then(weights),
                 })
             })
             .collect()
@@ -296,24 +279,34 @@ impl Sample<'_> {
         let Sample {
             w,
             rows,
-            curvature,
+            curvatures,
             importance,
         } = self;
         let n = w.len() / rows.max(&1);
         let nearest = || ggml::quantized(ty, w, n, *importance);
-        let Some(curvature) = curvature else {
+        let back = |bytes: &[u8]| -> Result<Vec<f32>, TransformError> {
             let mut back = vec![0f32; w.len()];
-            ggml::dequantize(ty, &nearest()?, &mut back)?;
-            let errors = w.iter().zip(&back).map(|(a, b)| a - b);
-            return Ok((energy(errors), energy(w.iter().copied())));
+            ggml::dequantize(ty, bytes, &mut back)?;
+            Ok(back.iter().zip(w).map(|(b, w)| w - b).collect())
+        };
+        let Some(curvatures) = curvatures else {
+            let errors = back(&nearest()?)?;
+            return Ok((energy(errors.into_iter()), energy(w.iter().copied())));
         };
         let bytes = if rounding == Rounding::Output && ty.is_quantized() {
-            round(w, *rows, curvature, ty, *importance)?
+            round_in_blocks(w, *rows, curvatures, ty, *importance)?
         } else {
             nearest()?
         };
-        let lost: f64 = errors(w, *rows, curvature, ty, &bytes)?.iter().sum();
-        Ok((lost, curvature.output_energy(w, *rows)))
+        let of_output = |values: &[f32]| -> f64 {
+            let of_block = |(columns, curvature): &(Range<usize>, Curvature)| {
+                let row = |row: &[f32]| row[columns.clone()].to_vec();
+                let block: Vec<f32> = values.chunks_exact(n).flat_map(row).collect();
+                curvature.output_energy(&block, *rows)
+            };
+            curvatures.iter().map(of_block).sum()
+        };
+        Ok((of_output(&back(&bytes)?), of_output(w)))
     }
 }
 

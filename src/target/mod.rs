@@ -1,29 +1,30 @@
 //! Chooses a type per tensor for a size or a quality.
 //!
-//! What a type does to a tensor's output is predicted from a sample of its rows
-//! (`candidates.rs`); what an error of a tensor's output costs the model is measured, as the KL
-//! divergence of the running model with only this tensor, or a few, rounded ([`measure`]).
-//! Divergences of small errors add up. So the best file of a size is a choice of one type for each
+//! One walk over the model finds what each type does to a tensor's output, by a sample of its rows
+//! (`candidates.rs`), and what an error of that output costs, as the KL divergence of a running model
+//! in which few blocks are rounded ([`survey`](fn@survey)). Divergences of small errors add up. So the best file of a size is a choice of one type for each
 //! tensor with the least sum, and is found along the convex hulls ([`Costs::allocate`]). With more
 //! effort, files are written and measured to refine that choice ([`Refinement`]).
 
 mod allocation;
 mod candidates;
 mod ladder;
+mod probe;
 mod refinement;
 mod search;
-mod sensitivity;
+mod survey;
 
 pub use allocation::{Assignment, Costs, bits_of};
-pub use candidates::{Candidate, TYPES, TensorCandidates, candidates};
+pub use candidates::{Candidate, TYPES, TensorCandidates};
 pub use ladder::{Rung, rung, rungs};
+pub use probe::fingerprint;
 pub use refinement::Refinement;
 pub use search::{Chosen, Search, Task, of_bits, of_size, planned};
-pub use sensitivity::{Grouping, fingerprint, groups, measure};
+pub use survey::{Survey, Surveyed, Task as SurveyTask, survey};
 
+use crate::blockwise::WalkError;
 use crate::eval::EvalError;
 use crate::llama::model::LlamaError;
-use crate::measure::ExperimentError;
 use crate::method::error::MethodError;
 use crate::plan::{PlanError, TensorError};
 
@@ -59,15 +60,10 @@ pub enum BudgetError {
     #[error(transparent)]
     Llama(#[from] LlamaError),
     #[error(transparent)]
+    Walk(WalkError),
+    #[error("the input of `{weight}` is not finite: the model's weights are damaged")]
+    NotFinite { weight: String },
+    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-impl From<ExperimentError> for BudgetError {
-    fn from(e: ExperimentError) -> BudgetError {
-        match e {
-            ExperimentError::Tensor(e) => e.into(),
-            ExperimentError::Eval(e) => e.into(),
-            ExperimentError::Llama(e) => e.into(),
-        }
-    }
-}

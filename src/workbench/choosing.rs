@@ -1,13 +1,11 @@
 //! Chooses the types of a file for a size or a quality.
 
-use std::path::PathBuf;
-
 use dwindle_formats::gguf::TensorType;
 
 use super::trial::Trial;
-use super::{Error, Text, Workbench, costs};
+use super::{Error, Study, Text, Workbench};
 use crate::progress::Unit;
-use crate::target::{Chosen, Costs, Grouping, Refinement, Search, of_bits, of_size};
+use crate::target::{Chosen, Costs, Refinement, Search, of_bits, of_size};
 
 /// What a file is to be like.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,12 +24,12 @@ pub enum Goal {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// A sixth of the layers at a time, on 1 chunk of the text.
+    /// Inputs are measured on 24 chunks of the text, errors of an eighth of the blocks at a time.
     Fast,
-    /// Each tensor for itself, on 2 chunks.
+    /// On 64 chunks, and errors of each block for itself.
     #[default]
     Normal,
-    /// Refines normal's choice by building and measuring up to 32 more files, on 32 chunks.
+    /// On 128 chunks; refines the choice by making and measuring up to 32 more files, on 32 chunks.
     Best,
 }
 
@@ -42,24 +40,6 @@ pub struct Choosing {
     pub effort: Effort,
     /// Types to choose from; empty for all that suit the size.
     pub types: Vec<TensorType>,
-    /// Where to keep what is measured; a file in the user's cache folder where it is not said.
-    pub sensitivity: Option<PathBuf>,
-}
-
-impl Effort {
-    pub(super) fn grouping(self) -> Grouping {
-        match self {
-            Effort::Fast => Grouping::Neighbours(6),
-            _ => Grouping::Single,
-        }
-    }
-
-    pub(super) fn chunks(self) -> usize {
-        match self {
-            Effort::Fast => 1,
-            Effort::Normal | Effort::Best => 2,
-        }
-    }
 }
 
 /// Chunks on which files are measured.
@@ -72,16 +52,6 @@ const REFINEMENTS: usize = 32;
 const REFINING_CHUNKS: usize = 32;
 
 impl Goal {
-    /// The bits a weight that it means, where it says so.
-    fn bits(self, bench: &Workbench<'_>) -> Option<f64> {
-        let of_bytes = |bytes: u64| Some(8.0 * bytes as f64 / bench.subject.elements() as f64);
-        match self {
-            Goal::Bits(bits) => Some(bits),
-            Goal::Bytes(_) | Goal::Part(_) => of_bytes(self.bytes(bench.subject.bytes())?),
-            Goal::Divergence(_) => None,
-        }
-    }
-
     /// The goal in bytes, for a checkpoint whose weights take `whole` bytes.
     pub fn bytes(self, whole: u64) -> Option<u64> {
         match self {
@@ -99,10 +69,10 @@ impl Goal {
 pub fn choose(
     bench: &Workbench<'_>,
     choosing: &Choosing,
-    text: &Text,
+    study: &Study,
     goal: Goal,
 ) -> Result<Chosen, Error> {
-    let costs = costs(bench, choosing, text, goal.bits(bench))?;
+    let (costs, text) = (study.costs(&choosing.types), &study.text);
     let chosen = by_costs(bench, &costs, text, goal)?;
     let Some((costs, better)) = refined(bench, choosing, text, &costs, &chosen)? else {
         return Ok(chosen);

@@ -33,6 +33,7 @@ pub struct Compress<'p> {
     diagnosis: Option<PathBuf>,
     text: Option<PathBuf>,
     gate: Option<PathBuf>,
+    workspaces: Option<PathBuf>,
     sequential: bool,
     fit: FitOptions,
     memory: u64,
@@ -55,6 +56,7 @@ impl<'p> Compress<'p> {
             diagnosis: None,
             text: None,
             gate: None,
+            workspaces: None,
             sequential: false,
             fit: FitOptions {
                 ctx: 512,
@@ -88,9 +90,9 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// A size or a quality, for which the type of each tensor is chosen. Needs [`Self::statistics`]
-    /// and [`Self::text`], and makes a stock `.gguf` whose codes are chosen for the layers'
-    /// outputs.
+    /// A size or a quality, for which the type of each tensor is chosen. Makes a stock `.gguf` whose codes
+    /// are chosen for the layers' outputs. Whatever that needs is measured first, on [`Self::text`] or on a
+    /// text that the model writes.
     pub fn goal(mut self, goal: Goal) -> Compress<'p> {
         self.recipe.rounding = Rounding::Output;
         self.goal = Some(goal);
@@ -146,6 +148,15 @@ impl<'p> Compress<'p> {
     pub fn gate(self, file: impl Into<Option<PathBuf>>) -> Compress<'p> {
         Compress {
             gate: file.into(),
+            ..self
+        }
+    }
+
+    /// The folder for what is measured of models, a folder in it for each; by default in the user's cache
+    /// folder.
+    pub fn workspaces(self, folder: impl Into<Option<PathBuf>>) -> Compress<'p> {
+        Compress {
+            workspaces: folder.into(),
             ..self
         }
     }
@@ -235,12 +246,14 @@ impl<'p> Compress<'p> {
                 importance: importance.as_ref(),
                 statistics: statistics.as_ref(),
                 diagnosis: diagnosis.as_ref(),
+                walked: false,
             },
             recipe,
             goal: self.goal,
             choosing: self.choosing.clone(),
             text,
             gate,
+            workspaces: self.workspaces.clone(),
             sequential: self.sequential,
             fit: self.fit.clone(),
             options: self.options(output.is_some() && !is_stock),
@@ -270,6 +283,5 @@ impl<'p> Compress<'p> {
             .reads("a text", &self.text)
             .reads("a text", &self.gate)
             .writes(output)
-            .writes(&self.choosing.sensitivity)
     }
 }

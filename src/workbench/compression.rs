@@ -6,15 +6,15 @@ use dwindle_formats::output::folder_of;
 
 use super::fitted::fit_layers;
 use super::shrink::{Following, Smaller, shrink};
-use super::{Choosing, Error, Goal, Outcome, StructureReport, Text, Workbench, choose};
+use super::{Choosing, Error, Goal, Outcome, StructureReport, Study, Text, Workbench, choose, workspace};
 use crate::architecture::Model;
 use crate::checkpoint::{self, Source};
-use crate::fitting::{FitOptions, Unfitted, describe};
-use crate::plan::{Plan, Recipe, Subject, resolve};
+use crate::fitting::{FitOptions, Unfitted};
+use crate::plan::{Plan, Recipe, Rounding, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
 use crate::target::Chosen;
-use crate::writing::{Fitted, Inputs, Options, Summary, compress};
+use crate::writing::{Inputs, Options, Summary, compress};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
 pub(super) struct Compression<'a> {
@@ -27,6 +27,7 @@ pub(super) struct Compression<'a> {
     pub choosing: Choosing,
     pub text: Option<Text>,
     pub gate: Option<Text>,
+    pub workspaces: Option<PathBuf>,
     pub sequential: bool,
     pub fit: FitOptions,
     pub options: Options,
@@ -79,9 +80,14 @@ impl Compression<'_> {
                 (&smaller.model, known)
             }
         };
-        let bench = self.bench(model, measured, scratch);
-        let chosen = match (self.goal, &self.text) {
-            (Some(goal), Some(text)) => Some(choose(&bench, &self.choosing, text, goal)?),
+        let mut bench = self.bench(model, measured, scratch);
+        let study = self.study(&bench)?;
+        if let Some(study) = &study {
+            bench.subject.measured = study.measured();
+            bench.study = Some(study);
+        }
+        let chosen = match (self.goal, &study) {
+            (Some(goal), Some(study)) => Some(choose(&bench, &self.choosing, study, goal)?),
             _ => None,
         };
         let plan = match &chosen {
@@ -123,8 +129,27 @@ impl Compression<'_> {
             rounding: self.recipe.rounding,
             options: self.options,
             scratch,
+            study: None,
             progress: self.progress,
         }
+    }
+
+    /// What is to be found out before: for a goal, and where layers are rounded for what they read and no
+    /// statistics say that.
+    fn study(&self, bench: &Workbench<'_>) -> Result<Option<Study>, Error> {
+        let measures = self.goal.is_some()
+            || (self.recipe.rounding == Rounding::Output && self.measured.statistics.is_none());
+        if !measures || self.sequential {
+            return Ok(None);
+        }
+        let choosing = self.goal.map(|_| &self.choosing);
+        let effort = self.choosing.effort;
+        let workspaces = match &self.workspaces {
+            Some(folder) => folder.clone(),
+            None => workspace::default_folder()?,
+        };
+        let text = self.text.as_ref();
+        Study::of(bench, &workspaces, text, (choosing, effort)).map(Some)
     }
 
     /// The pruned model, if the recipe has a `[structure]`. Layers are not fitted for a plan alone.
@@ -154,13 +179,10 @@ impl Compression<'_> {
             fitted: None,
             content: &content,
         };
-        let mut fitted: Option<Fitted> = None;
-        if let (Some(text), true) = (&self.text, fits) {
-            let (parts, unfitted) = fit_layers(bench, &done.plan, &inputs, (text, &self.fit))?;
-            describe(&unfitted, &mut done.plan);
-            done.unfitted = unfitted;
-            fitted = Some(parts);
-        }
+        let fitted = match (&self.text, fits) {
+            (Some(text), true) => Some(fit_layers(bench, &done.plan, &inputs, (text, &self.fit))?),
+            _ => bench.rounded(&done.plan, &inputs)?,
+        };
         inputs.fitted = fitted.as_ref();
         let total = done.plan.bytes();
         self.progress.begin("compressing", total, Unit::Bytes);
@@ -178,9 +200,10 @@ impl Compression<'_> {
         chosen: Option<&Chosen>,
         output: &Path,
     ) -> Result<Option<Outcome>, Error> {
-        let (Some(chosen), Some(text)) = (chosen, &self.text) else {
+        let (Some(chosen), Some(study)) = (chosen, bench.study) else {
             return Ok(None);
         };
+        let text = study.held_out.as_ref().unwrap_or(&study.text);
         Outcome::of(bench, chosen, output, text, self.gate.as_ref()).map(Some)
     }
 }

@@ -33,6 +33,8 @@ pub enum Error {
     #[error(transparent)]
     Calibrate(#[from] crate::measure::CalibrateError),
     #[error(transparent)]
+    Llama(#[from] crate::llama::model::LlamaError),
+    #[error(transparent)]
     Claims(#[from] dwindle_formats::output::ClaimError),
     #[error(transparent)]
     Importance(#[from] crate::statistics::ImportanceError),
@@ -51,13 +53,15 @@ pub enum Error {
     #[error(transparent)]
     Fit(#[from] crate::fitting::FitError),
     #[error(transparent)]
+    Blockwise(#[from] crate::blockwise::BlockwiseError),
+    #[error(transparent)]
     Load(#[from] crate::runtime::LoadError),
     #[error(transparent)]
     Structure(#[from] crate::structure::StructureError),
     #[error(transparent)]
     Statistics(#[from] crate::statistics::StatisticsError),
     #[error(transparent)]
-    Sensitivity(#[from] crate::statistics::SensitivityError),
+    Survey(#[from] crate::statistics::SurveyError),
     #[error(transparent)]
     Ggml(#[from] crate::ggml::GgmlError),
     #[error(transparent)]

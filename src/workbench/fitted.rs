@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::{Error, Text, Workbench};
-use crate::fitting::{FitOptions, FitText, Unfitted, fit};
+use super::surveyed::{scratch, sequences};
+use super::{Error, Text, Workbench, following};
+use crate::blockwise::fit;
+use crate::fitting::FitOptions;
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::Plan;
 use crate::progress::Unit;
@@ -40,15 +42,14 @@ pub(super) fn fit_layers(
     plan: &Plan,
     inputs: &Inputs<'_>,
     (text, options): (&Text, &FitOptions),
-) -> Result<(Fitted, Vec<Unfitted>), Error> {
-    let (original, running) = running_pair(bench.path)?;
+) -> Result<Fitted, Error> {
     bench.progress.begin("fitting", 0, Unit::Items);
-    let text = FitText {
-        words: &text.words,
-        options: options.clone(),
-    };
-    let reach = &mut |done, total| bench.progress.reach(done as u64, total as u64);
-    let fitted = fit(plan, inputs, [&original, &running], &text, reach)?;
+    let threads = bench.options.threads;
+    let sequences = sequences(bench.subject.model, text, options.chunks, threads)?;
+    let progress = bench.progress;
+    let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
+    let scratch = scratch(bench.subject.model, &sequences, bench.options.memory, bench.scratch);
+    let fitted = fit(plan, inputs, &sequences, following(), scratch, reach)?;
     bench.progress.end();
     Ok(fitted)
 }

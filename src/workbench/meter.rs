@@ -48,7 +48,7 @@ pub(super) fn context(model: &Model) -> u32 {
     own.map_or(CTX, |own| own.min(u64::from(CTX)) as u32)
 }
 
-fn load(path: &Path) -> Result<llama::model::Model, Error> {
+pub(super) fn load(path: &Path) -> Result<llama::model::Model, Error> {
     let options = ModelOptions::default();
     Ok(crate::runtime::load(
         path,

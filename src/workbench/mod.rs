@@ -4,7 +4,6 @@
 mod choosing;
 mod compress;
 mod compression;
-mod costs;
 mod error;
 mod evaluate;
 mod fitted;
@@ -12,29 +11,35 @@ mod frontier;
 mod meter;
 mod outcome;
 mod shrink;
+mod study;
+mod surveyed;
 mod sweep;
 mod text;
 mod trial;
 mod types_of;
+pub mod workspace;
 
 use std::path::Path;
 
 pub use choosing::{Choosing, Effort, Goal, choose, refined};
 pub use compress::Compress;
 pub use compression::{Compressed, is_stock};
-pub use costs::costs;
 pub use error::Error;
 pub use evaluate::{calibrate, evaluate, verify};
 pub use frontier::{Check, Point, Row, knee, mean_ratio, smallest_within, thriftiest};
 pub use outcome::{Gate, Outcome};
 pub use shrink::Report as StructureReport;
+pub use study::Study;
 pub use sweep::{Sweep, sweep};
 pub use text::Text;
 
-use crate::plan::{Plan, Rounding, Subject};
-use crate::progress::Progress;
+use crate::architecture::role;
+use crate::blockwise::fit;
+use crate::method::drift::Following;
+use crate::plan::{Plan, Rounding, Step, Subject, Treatment};
+use crate::progress::{Progress, Unit};
 use crate::target::Task;
-use crate::writing::{Inputs, Options, PipelineError};
+use crate::writing::{Fitted, Inputs, Options, compress};
 
 /// A checkpoint, what was measured of it, and the memory and threads to use.
 #[derive(Clone, Copy)]
@@ -49,6 +54,8 @@ pub struct Workbench<'a> {
     pub options: Options,
     /// A folder that has room for files of the model.
     pub scratch: &'a Path,
+    /// What layers that are rounded for their outputs are fitted to.
+    pub study: Option<&'a Study>,
     /// Receives progress.
     pub progress: &'a dyn Progress,
 }
@@ -66,15 +73,44 @@ impl<'a> Workbench<'a> {
     /// Writes the file of a plan, and gives its bytes.
     ///
     /// # Errors
-    /// [`PipelineError`].
-    pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, PipelineError> {
-        let inputs = Inputs {
+    /// [`Error`].
+    pub fn write(&self, plan: &Plan, file: &Path) -> Result<u64, Error> {
+        let mut inputs = Inputs {
             subject: self.subject,
             fitted: None,
             // The file is deleted after its measurement, so no run resumes it.
             content: &[0; 32],
         };
+        let fitted = self.rounded(plan, &inputs)?;
+        inputs.fitted = fitted.as_ref();
         let nothing = &mut |_| ();
-        Ok(crate::writing::compress(plan, &inputs, file, self.options, nothing)?.bytes)
+        Ok(compress(plan, &inputs, file, self.options, nothing)?.bytes)
+    }
+
+    /// The layers of a plan that are rounded for what the rounded layers before them give.
+    fn rounded(&self, plan: &Plan, inputs: &Inputs<'_>) -> Result<Option<Fitted>, Error> {
+        let is_rounded = |step: &Step| {
+            matches!(step.treatment, Treatment::Round) && role(&step.stored.name).0.is_some()
+        };
+        let Some(study) = self.study.filter(|_| plan.steps.iter().any(is_rounded)) else {
+            return Ok(None);
+        };
+        self.progress.begin("rounding", 0, Unit::Items);
+        let progress = self.progress;
+        let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
+        let scratch = study.scratch(self);
+        let fitted = fit(plan, inputs, &study.sequences, following(), scratch, reach)?;
+        self.progress.end();
+        Ok(Some(fitted))
+    }
+}
+
+/// How far rounded weights follow what their inputs have drifted by.
+pub(crate) fn following() -> Following {
+    let env = |n: &str, d: f64| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
+    Following {
+        blend: env("DW_BLEND", 1.0),
+        ridge: env("DW_RIDGE", 0.5),
+        repair: env("DW_REPAIR", 0.0),
     }
 }

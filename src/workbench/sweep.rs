@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::frontier::{Check, Point, Row};
 use super::meter::Meter;
-use super::{Choosing, Error, Text, Workbench, costs, refined};
+use super::{Choosing, Error, Study, Text, Workbench, refined};
 use crate::plan::Plan;
 use crate::progress::Unit;
 use crate::target::{BudgetError, Chosen, Costs, Rung, of_size, planned};
@@ -18,8 +18,8 @@ pub struct Sweep<'a> {
     pub sizes: Vec<(Option<Rung>, u64)>,
     /// How types are chosen.
     pub choosing: &'a Choosing,
-    /// The text that sensitivities are measured on.
-    pub text: &'a Text,
+    /// What types are chosen by.
+    pub study: &'a Study,
     /// The text that files are measured on.
     pub eval: &'a Text,
     /// A second text that files are measured on.
@@ -36,10 +36,7 @@ pub struct Sweep<'a> {
 /// A size that no file has, and whatever ends a measurement.
 pub fn sweep(bench: &Workbench<'_>, sweep: Sweep<'_>) -> Result<(Vec<Row>, Option<Check>), Error> {
     let measured = Measuring::new(bench, &sweep)?;
-    let least = sweep.sizes.iter().map(|(_, bytes)| *bytes).min();
-    let bits = least.map(|bytes| 8.0 * bytes as f64 / bench.subject.elements() as f64);
-    let bits = bits.filter(|_| sweep.check.is_none());
-    let costs = costs(bench, sweep.choosing, sweep.text, bits)?;
+    let costs = sweep.study.costs(&sweep.choosing.types);
     let check = sweep.check;
     let rows = measured.rows(sweep, &costs)?;
     let check = check
@@ -88,7 +85,7 @@ impl<'a> Measuring<'a> {
                     ..self.point(&r.plan)?
                 })
             });
-            let better = refined(self.bench, sweep.choosing, sweep.text, costs, &chosen)?;
+            let better = refined(self.bench, sweep.choosing, &sweep.study.text, costs, &chosen)?;
             let chosen = better.map_or(chosen, |(_, chosen)| chosen);
             rows.push(Row {
                 plain: plain.transpose()?,

@@ -18,5 +18,5 @@ pub use execute::{Options, PipelineError, Summary, TensorSummary, compress};
 pub(crate) use factored::{Factorizer, Made};
 pub use fitted::Fitted;
 pub use inputs::Inputs;
-pub(crate) use ordered::ordered;
+pub use rounding::Rounder;
 pub use transform::{ErrorSums, store_rows};

@@ -61,6 +61,25 @@ impl<'a> Rounder<'a> {
         Ok((bytes, ErrorSums::of(&w, &back)))
     }
 
+    /// Rows of any places as a quantized type holds them: what llama.cpp looks up of an embedding.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub fn looked_up(
+        &self,
+        tensor: &ModelTensor,
+        ty: TensorType,
+        places: &[u64],
+    ) -> Result<Vec<f32>, TransformError> {
+        let mut w = Vec::new();
+        for row in places {
+            w.extend(self.subject.rows(tensor, *row..*row + 1)?);
+        }
+        let bytes = self.matrix(tensor, 0, ty, &w, places.len())?;
+        ggml::dequantize(ty, &bytes, &mut w)?;
+        Ok(w)
+    }
+
     /// Rows of one slice.
     fn matrix(
         &self,

@@ -3,6 +3,7 @@
 
 pub mod allocate;
 pub mod cp;
+pub mod drift;
 mod eigen;
 pub mod error;
 pub mod fitting_type;

@@ -106,6 +106,8 @@ impl Fingerprint {
             statistics,
             // It decides ranks, which the plan has.
             diagnosis: _,
+            // What it changes, the treatments say.
+            walked: _,
         } = measured;
         self.bytes(importance.map_or([0; 32], |i| i.digest()).as_slice());
         self.bytes(statistics.map_or([0; 32], |s| s.digest()).as_slice());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dwindle_architecture::ModelTensor;
+use dwindle_architecture::{ModelTensor, role};
 use dwindle_formats::container::{Form, Part, StoredTensor};
 use dwindle_formats::gguf::TensorType;
 use dwindle_method::fitting_type::fitting_type;
@@ -155,7 +155,8 @@ impl<'a> Resolver<'a> {
     pub fn round_for_output(&self, index: usize, step: &mut Step) {
         let part = &step.stored.parts;
         let becomes = |ty: TensorType| ty.is_quantized() && ty != step.stored.ty;
-        if step.treatment.is_store() && becomes(part[0].ty) && self.is_measured(index) {
+        let walked = self.subject.measured.walked && role(&self.tensor(index).name).0.is_some();
+        if step.treatment.is_store() && becomes(part[0].ty) && (walked || self.is_measured(index)) {
             step.treatment = Treatment::Round;
             let parameters = &mut step.stored.parameters;
             parameters.insert("rounding".into(), "output".into());

@@ -23,6 +23,7 @@ const TILE: usize = 192;
 #[derive(Debug)]
 pub struct Accumulator {
     width: usize,
+    blocks: Vec<Range<usize>>,
     slices: Vec<SliceSums>,
 }
 
@@ -69,6 +70,7 @@ impl Accumulator {
         };
         Accumulator {
             width,
+            blocks: blocks.to_vec(),
             slices: (0..slices).map(|_| slice()).collect(),
         }
     }
@@ -111,6 +113,16 @@ impl Accumulator {
                 slice.panels.push(std::mem::take(&mut slice.open));
             }
         }
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The blocks whose products are summed, in order.
+    pub fn blocks(&self) -> Vec<Range<usize>> {
+        self.blocks.clone()
     }
 
     /// Rows that each slice has got.

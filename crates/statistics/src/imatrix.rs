@@ -85,6 +85,11 @@ impl Importance {
         Ok(Importance { columns })
     }
 
+    /// Weights by tensor name: of each slice's columns, or of all slices'.
+    pub fn of(columns: HashMap<String, Vec<f32>>) -> Importance {
+        Importance { columns }
+    }
+
     /// The mean squares of all inputs.
     pub fn from_statistics(statistics: &Statistics) -> Importance {
         let mut columns = HashMap::new();

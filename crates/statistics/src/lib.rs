@@ -8,7 +8,7 @@ mod imatrix;
 mod layout;
 mod reader;
 mod sample;
-mod sensitivity;
+mod survey;
 mod writer;
 
 pub use accumulate::{Accumulator, add_panels, cut};
@@ -19,7 +19,7 @@ pub use imatrix::{Entry, Importance, ImportanceError, Part, Run, entries, write 
 pub use layout::{Group, Provenance};
 pub use reader::{Gram, Statistics, StatisticsError};
 pub use sample::{Place, Sample};
-pub use sensitivity::{Sensitivities, Sensitivity, SensitivityError};
+pub use survey::{SurveyError, SurveyFile, TensorSurvey, TypeSurvey};
 pub use writer::StatisticsWriter;
 
 use dwindle_method as method;
@@ -33,6 +33,8 @@ pub struct Measured<'a> {
     pub statistics: Option<&'a Statistics>,
     /// What compressing each weight costs.
     pub diagnosis: Option<&'a Diagnosis>,
+    /// Whether the inputs of all layers in blocks will be measured while the weights are rounded.
+    pub walked: bool,
 }
 
 impl<'a> Measured<'a> {

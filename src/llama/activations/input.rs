@@ -25,9 +25,9 @@ pub struct LinearInput {
 }
 
 impl LinearInput {
-    /// The name of the first weight that reads it.
+    /// The name of the first weight that reads it; of a node without readers, none.
     pub fn name(&self) -> &str {
-        &self.readers[0].weight
+        self.readers.first().map_or("", |r| &r.weight)
     }
 }
 

@@ -52,7 +52,21 @@ impl<'m> Probe<'m> {
     /// # Errors
     /// llama.cpp's words.
     pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Probe<'m>, LlamaError> {
-        let state = Shared::new();
+        Probe::with_nodes(model, options, &[])
+    }
+
+    /// As [`Self::new`]. What the nodes of these names hold is shown as well: each that the graph
+    /// has once stands among [`Self::inputs`] as an input without readers.
+    ///
+    /// # Errors
+    /// llama.cpp's words.
+    pub fn with_nodes(
+        model: &'m Model,
+        options: &ContextOptions,
+        nodes: &[&str],
+    ) -> Result<Probe<'m>, LlamaError> {
+        let mut state = Shared::new();
+        state.get().nodes = nodes.iter().map(|n| n.to_string()).collect();
         let user_data = state.0.as_ptr().cast();
         let context = Context::observed(model, options, Some(on_node), user_data)?;
         let mut probe = Probe {
@@ -91,7 +105,21 @@ impl<'m> Probe<'m> {
         wanted: &[bool],
         observer: &mut Observer<'_>,
     ) -> Result<(), LlamaError> {
-        self.evaluate(tokens, wanted, false, observer)
+        self.evaluate((tokens, None), (wanted, false), observer)
+    }
+
+    /// As [`Self::run`], where rows stand in place of the tokens' embeddings; see
+    /// [`Context::decode_rows`].
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_rows(
+        &mut self,
+        (tokens, rows): (&[BatchToken], &[f32]),
+        wanted: &[bool],
+        observer: &mut Observer<'_>,
+    ) -> Result<(), LlamaError> {
+        self.evaluate((tokens, Some(rows)), (wanted, false), observer)
     }
 
     /// As [`Self::run`], but shows inputs before their readers are computed, where their producers
@@ -106,14 +134,13 @@ impl<'m> Probe<'m> {
         wanted: &[bool],
         observer: &mut Observer<'_>,
     ) -> Result<(), LlamaError> {
-        self.evaluate(tokens, wanted, true, observer)
+        self.evaluate((tokens, None), (wanted, true), observer)
     }
 
     fn evaluate(
         &mut self,
-        tokens: &[BatchToken],
-        wanted: &[bool],
-        ahead: bool,
+        (tokens, rows): (&[BatchToken], Option<&[f32]>),
+        (wanted, ahead): (&[bool], bool),
         observer: &mut Observer<'_>,
     ) -> Result<(), LlamaError> {
         let observer = std::ptr::from_mut(observer);
@@ -122,7 +149,10 @@ impl<'m> Probe<'m> {
             unsafe { std::mem::transmute::<*mut Observer<'_>, *mut Observer<'static>>(observer) };
         let state = self.state.get();
         state.begin(wanted, ahead, self.context.model(), observer);
-        let result = self.context.decode(tokens);
+        let result = match rows {
+            Some(rows) => self.context.decode_rows(tokens, rows),
+            None => self.context.decode(tokens),
+        };
         let state = self.state.get();
         state.end();
         if let Some(panic) = state.panic.take() {
@@ -179,6 +209,8 @@ enum Mode {
 #[derive(Default)]
 struct State {
     mode: Mode,
+    /// Names of nodes that are shown as inputs without readers.
+    nodes: Vec<String>,
     inputs: Vec<LinearInput>,
     /// Of each weight, its input.
     by_weight: HashMap<String, usize>,
@@ -284,7 +316,11 @@ impl State {
         run.ahead.clear();
         // The last input is always read where it is made, so that its layer need not be computed.
         let early = (0..count.min(wanted.len()))
-            .filter(|i| self.on_host && wanted[*i] && (ahead || Some(*i) == last));
+            .filter(|i| wanted[*i])
+            .filter(|i| {
+                let is_node = self.inputs[*i].readers.is_empty();
+                is_node || (self.on_host && (ahead || Some(*i) == last))
+            });
         for input in early {
             if let Some(producer) = &self.producers[input] {
                 run.ahead.insert(producer.clone(), input);
@@ -312,6 +348,14 @@ impl State {
         let known = self.found.nodes.len();
         self.on_host = (self.on_host || known == 0) && operand::is_on_host(node);
         *self.found.nodes.entry(name(node).to_string()).or_default() += 1;
+        if self.nodes.iter().any(|n| n == name(node)) {
+            self.inputs.push(LinearInput {
+                width: node.ne[0].max(0) as usize,
+                slices: 1,
+                readers: Vec::new(),
+            });
+            self.producers.push(Some(name(node).to_string()));
+        }
         let Some(linear) = Linear::of(node) else {
             return;
         };

@@ -21,6 +21,8 @@ pub mod grid;
 pub use curvature::{Curvature, DAMPING};
 use grid::{Block, Grid};
 
+use std::ops::Range;
+
 use dwindle_formats::gguf::TensorType;
 use faer::Mat;
 
@@ -78,6 +80,45 @@ pub fn round(
         fitted[row.clone()].copy_from_slice(&nearest[row]);
     }
     Ok(fitted)
+}
+
+/// As [`round`], for an input that is taken in blocks: the columns of W in each range are rounded for
+/// its curvature, as if those of other ranges were uncorrelated. Ranges follow one another from 0 to n
+/// and cut no block of the type.
+///
+/// # Errors
+/// [`RoundingError`].
+pub fn round_in_blocks(
+    w: &[f32],
+    rows: usize,
+    curvatures: &[(Range<usize>, Curvature)],
+    ty: TensorType,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>, RoundingError> {
+    if let [(_, curvature)] = curvatures {
+        return round(w, rows, curvature, ty, importance);
+    }
+    let n = curvatures.last().map_or(0, |(columns, _)| columns.end);
+    check_weights(w, &[rows, n])?;
+    let row_bytes = ty.row_bytes(n as u64) as usize;
+    let mut out = vec![0; rows * row_bytes];
+    for (columns, curvature) in curvatures {
+        let own: Vec<f32> = w
+            .chunks_exact(n)
+            .flat_map(|row| &row[columns.clone()])
+            .copied()
+            .collect();
+        let importance = importance.map(|v| &v[columns.clone()]);
+        let bytes = round(&own, rows, curvature, ty, importance)?;
+        let (start, len) = (
+            ty.row_bytes(columns.start as u64) as usize,
+            ty.row_bytes(columns.len() as u64) as usize,
+        );
+        for (out, bytes) in out.chunks_exact_mut(row_bytes).zip(bytes.chunks_exact(len)) {
+            out[start..start + len].copy_from_slice(bytes);
+        }
+    }
+    Ok(out)
 }
 
 /// The output error of each row of an approximation in a quantized type.

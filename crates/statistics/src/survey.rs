@@ -1,0 +1,102 @@
+//! What a survey of a model found, as a JSON file.
+
+use std::path::Path;
+
+use dwindle_formats::bounded;
+use serde::{Deserialize, Serialize};
+
+/// The version of this layout.
+const VERSION: u32 = 1;
+
+/// What choosing types for a model needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SurveyFile {
+    version: u32,
+    /// A digest of everything that it depends on.
+    key: String,
+    /// The weights, in the model's order.
+    pub tensors: Vec<TensorSurvey>,
+}
+
+/// What was found of one weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorSurvey {
+    /// Its name.
+    pub name: String,
+    /// Types that it may have.
+    pub types: Vec<TypeSurvey>,
+    /// The type in which its divergence was measured.
+    pub probe: TypeSurvey,
+    /// The mean KL divergence that it causes there.
+    pub kld: f64,
+    /// Importance weights of its columns, of each slice or of all; empty where its input is unknown.
+    pub importance: Vec<f32>,
+}
+
+/// One type of a weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TypeSurvey {
+    /// The type's name.
+    pub name: String,
+    /// The energy of the output's error over that of the output.
+    pub error: f64,
+}
+
+/// Why a file holds no survey.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum SurveyError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("`{path}` holds no survey of this model: {problem}; delete it")]
+    Foreign { path: String, problem: String },
+}
+
+impl SurveyFile {
+    /// What was found, for the digest of what it depends on.
+    pub fn new(key: String, tensors: Vec<TensorSurvey>) -> SurveyFile {
+        SurveyFile {
+            version: VERSION,
+            key,
+            tensors,
+        }
+    }
+
+    /// Reads a file, if there is one.
+    ///
+    /// # Errors
+    /// [`SurveyError`].
+    pub fn open(path: &Path, key: &str) -> Result<Option<SurveyFile>, SurveyError> {
+        let Some(bytes) = bounded::read_if_there(path, bounded::limits::MEASUREMENT)? else {
+            return Ok(None);
+        };
+        let foreign = |problem: String| SurveyError::Foreign {
+            path: path.display().to_string(),
+            problem,
+        };
+        let found: SurveyFile =
+            serde_json::from_slice(&bytes).map_err(|e| foreign(e.to_string()))?;
+        if found.version != VERSION || found.key != key {
+            return Err(foreign("it is of another version or text".into()));
+        }
+        let is_number = |t: &TensorSurvey| {
+            t.kld.is_finite()
+                && t.probe.error.is_finite()
+                && t.types.iter().all(|t| t.error.is_finite())
+                && t.importance.iter().all(|v| v.is_finite())
+        };
+        match found.tensors.iter().find(|t| !is_number(t)) {
+            Some(bad) => Err(foreign(format!("`{}` has impossible figures", bad.name))),
+            None => Ok(Some(found)),
+        }
+    }
+
+    /// Writes the file, which appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        dwindle_formats::output::write(path, &serde_json::to_vec(self)?)
+    }
+}

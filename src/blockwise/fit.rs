@@ -1,0 +1,324 @@
+//! Treats each layer as a plan says, for the inputs that the compressed layers before it give.
+
+use std::sync::Arc;
+
+use dwindle_formats::gguf::TensorType;
+use rayon::prelude::*;
+
+use super::walk::Treat;
+use crate::architecture::{ModelTensor, role};
+use crate::ggml;
+use crate::llama::error::BoxError;
+use crate::method::drift::{Correction, Drift, Following};
+use crate::method::error::MethodError;
+use crate::method::rounding::{Curvature, DAMPING, round_in_blocks};
+use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
+use crate::writing::{ErrorSums, Factorizer, Inputs, Made, store_rows};
+
+/// Rows that one thread rounds at a time.
+const ROWS: usize = 64;
+
+type Curvatures = Vec<(std::ops::Range<usize>, Curvature)>;
+
+/// Carries out a plan layer by layer.
+pub struct Fitting<'a> {
+    plan: &'a Plan,
+    inputs: &'a Inputs<'a>,
+    factorizer: Factorizer<'a>,
+    following: Following,
+    /// What a layer's output is multiplied by before it is added to the residual stream; `None` where
+    /// the architecture does not simply add it.
+    scale: Option<f32>,
+    /// Steps that are treated before the walk: values of each, in F32.
+    prepared: Vec<Option<Arc<Vec<f32>>>>,
+    steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
+}
+
+/// What is known of one input: of each slice, or of all.
+struct Known {
+    curvatures: Vec<Curvatures>,
+    corrections: Vec<Option<Correction>>,
+}
+
+impl<'a> Fitting<'a> {
+    /// Nothing is treated yet.
+    pub fn new(
+        plan: &'a Plan,
+        inputs: &'a Inputs<'a>,
+        following: Following,
+        scale: Option<f32>,
+    ) -> Fitting<'a> {
+        Fitting {
+            plan,
+            inputs,
+            factorizer: Factorizer::new(plan, inputs),
+            following,
+            scale,
+            prepared: vec![None; plan.steps.len()],
+            steps: plan.steps.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// Treats what no walk shows an input of: stacks over layers.
+    ///
+    /// # Errors
+    /// As the method's.
+    pub fn prepare(&mut self) -> Result<(), TensorError> {
+        for step in 0..self.plan.steps.len() {
+            let treatment = &self.plan.steps[step].treatment;
+            let Some(members) = treatment.stack().filter(|m| m.len() > 1) else {
+                continue;
+            };
+            let failed = TensorError::of::<TransformError>(&self.tensor(step).name);
+            let made = self.factorizer.make(step).map_err(failed)?;
+            let len = made.values.len() / members.len();
+            for (member, values) in members.iter().zip(made.values.chunks(len)) {
+                self.prepared[*member] = Some(Arc::new(values.to_vec()));
+            }
+            self.steps[step] = Some((made.parts, made.sums));
+        }
+        Ok(())
+    }
+
+    /// The parts of the steps that were treated, and what they lost.
+    pub fn finish(self) -> Vec<Option<(Vec<Vec<u8>>, ErrorSums)>> {
+        self.steps
+    }
+
+    fn tensor(&self, step: usize) -> &'a ModelTensor {
+        &self.inputs.subject.model.tensors[step]
+    }
+
+    fn subject(&self) -> &Subject<'a> {
+        &self.inputs.subject
+    }
+
+    /// Whether a tensor is rounded to a coarser type.
+    fn is_quantized(&self, step: usize) -> bool {
+        let tensor = self.tensor(step);
+        let ty = self.plan.steps[step].stored.parts[0].ty;
+        !tensor.always_f32
+            && ty.is_quantized()
+            && ty != tensor.source_type(self.subject().source)
+    }
+
+    fn known(&self, drifts: &[Drift]) -> Result<Known, MethodError> {
+        let is_lone = |drift: &Drift| drift.tokens() == 0;
+        let curvatures = |drift: &Drift| -> Result<Curvatures, MethodError> {
+            let grams: Vec<_> = drift.grams().collect();
+            let each = grams.into_par_iter().map(|(columns, values)| {
+                let gram = crate::method::gram::Gram::new(&values, columns.len())?;
+                Ok((columns, Curvature::new(gram, DAMPING)?))
+            });
+            each.collect()
+        };
+        let follows = self.following.blend > 0.0 || self.following.repair > 0.0;
+        let correction = |drift: &Drift| -> Result<Option<Correction>, MethodError> {
+            if !follows || is_lone(drift) {
+                return Ok(None);
+            }
+            drift.correction(self.following)
+        };
+        let (curvatures, corrections): (Result<Vec<_>, _>, Result<Vec<_>, _>) = rayon::join(
+            || drifts.par_iter().map(curvatures).collect(),
+            || drifts.par_iter().map(correction).collect(),
+        );
+        Ok(Known {
+            curvatures: curvatures?,
+            corrections: corrections?,
+        })
+    }
+
+    /// A tensor's values, fitted to the drift of its input.
+    fn fitted(&self, step: usize, known: &Known) -> Result<Vec<f32>, TransformError> {
+        let tensor = self.tensor(step);
+        let w = self.subject().values(tensor)?;
+        let row = tensor.row_len() as usize;
+        let rows = tensor.rows_per_slice() as usize;
+        let chunks: Vec<Vec<f32>> = w
+            .par_chunks(ROWS * row)
+            .enumerate()
+            .map(|(i, w)| self.follow(w, i * ROWS, (row, rows), known))
+            .collect::<Result<_, MethodError>>()?;
+        Ok(chunks.concat())
+    }
+
+    /// Rows from `first` on, fitted.
+    fn follow(
+        &self,
+        w: &[f32],
+        first: usize,
+        (row, per_slice): (usize, usize),
+        known: &Known,
+    ) -> Result<Vec<f32>, MethodError> {
+        let slice = first / per_slice;
+        let at = if known.corrections.len() == 1 { 0 } else { slice };
+        match &known.corrections[at] {
+            None => Ok(w.to_vec()),
+            Some(correction) => correction.apply(
+                w,
+                w.len() / row,
+                first % per_slice,
+                self.scale.unwrap_or(1.0),
+            ),
+        }
+    }
+
+    /// A dense tensor, rounded for its inputs.
+    fn rounded(&self, step: usize, known: &Known) -> Result<Made, TransformError> {
+        let tensor = self.tensor(step);
+        let ty = self.plan.steps[step].stored.parts[0].ty;
+        let row = tensor.row_len() as usize;
+        let per_slice = tensor.rows_per_slice() as usize;
+        let importance = self.subject().measured.importance;
+        let jobs: Vec<(usize, usize)> = (0..tensor.slices())
+            .flat_map(|slice| (0..per_slice).step_by(ROWS).map(move |r| (slice, r)))
+            .collect();
+        let made: Vec<(Vec<u8>, ErrorSums)> = jobs
+            .par_iter()
+            .with_max_len(1)
+            .map(|(slice, first)| {
+                let start = slice * per_slice + first;
+                let end = start + ROWS.min(per_slice - first);
+                let w = self.subject().rows(tensor, start as u64..end as u64)?;
+                let fitted = self.follow(&w, start, (row, per_slice), known)?;
+                let weights = importance.and_then(|i| i.columns(&tensor.name, row, *slice));
+                let at = if known.curvatures.len() == 1 { 0 } else { *slice };
+                let curvatures = &known.curvatures[at];
+                let bytes = round_in_blocks(&fitted, end - start, curvatures, ty, weights)?;
+                let mut back = vec![0f32; w.len()];
+                ggml::dequantize(ty, &bytes, &mut back)?;
+                Ok((bytes, ErrorSums::of(&w, &back)))
+            })
+            .collect::<Result<_, TransformError>>()?;
+        let mut sums = ErrorSums::default();
+        let mut bytes = Vec::new();
+        for (own, piece) in made {
+            sums.add(piece);
+            bytes.extend(own);
+        }
+        Ok(Made {
+            parts: vec![bytes],
+            values: Vec::new(),
+            sums,
+        })
+    }
+
+    /// Tensors that are treated together by a method.
+    fn treated(
+        &self,
+        members: &[usize],
+        known: &Known,
+        drifts: &[Drift],
+    ) -> Result<Vec<Made>, TransformError> {
+        let (mut original, mut fitted) = (Vec::new(), Vec::new());
+        for member in members {
+            original.extend(self.subject().values(self.tensor(*member))?);
+            fitted.extend(self.fitted(*member, known)?);
+        }
+        let first = self.tensor(members[0]);
+        let cols = first.row_len() as usize;
+        let grams: Vec<Vec<f32>> = drifts.iter().map(|d| whole(d, cols)).collect();
+        let per_slice = first.rows_per_slice() as usize * cols;
+        if self.plan.steps[members[0]].treatment.joint().is_some() {
+            let operand = Operand::with_gram(fitted, cols, &grams[0]);
+            return self.factorizer.make_joint(members, &operand, &original);
+        }
+        let operands: Vec<Operand<'_>> = fitted
+            .chunks(per_slice)
+            .enumerate()
+            .map(|(slice, w)| {
+                let gram = &grams[if grams.len() == 1 { 0 } else { slice }];
+                Operand::with_gram(w.to_vec(), cols, gram)
+            })
+            .collect();
+        let made = self
+            .factorizer
+            .make_of(members[0], &operands, Some(&original))?;
+        Ok(vec![made])
+    }
+
+    /// The bytes that the compressed block computes with.
+    fn bytes_of(&self, step: usize, made: &Made) -> Result<Vec<u8>, TransformError> {
+        if self.plan.steps[step].is_dense() {
+            return Ok(made.parts[0].clone());
+        }
+        let row = self.tensor(step).row_len() as usize;
+        Ok(ggml::quantized(self.ty(step), &made.values, row, None)?)
+    }
+}
+
+/// The whole of a Gram, with zeros between its blocks.
+fn whole(drift: &Drift, n: usize) -> Vec<f32> {
+    let mut all = vec![0f32; n * n];
+    for (columns, values) in drift.grams() {
+        for (i, row) in values.chunks(columns.len()).enumerate() {
+            let start = (columns.start + i) * n + columns.start;
+            all[start..start + columns.len()].copy_from_slice(row);
+        }
+    }
+    all
+}
+
+impl Treat for Fitting<'_> {
+    fn ty(&self, tensor: usize) -> TensorType {
+        let step = &self.plan.steps[tensor];
+        match step.is_dense() && self.prepared[tensor].is_none() {
+            true => step.stored.parts[0].ty,
+            false => TensorType::F32,
+        }
+    }
+
+    fn awaits(&self, tensor: usize) -> bool {
+        if role(&self.tensor(tensor).name).0.is_none() || self.prepared[tensor].is_some() {
+            return false;
+        }
+        match &self.plan.steps[tensor].treatment {
+            Treatment::Slice => false,
+            Treatment::Store => self.is_quantized(tensor),
+            Treatment::Round => true,
+            made => made.stack().is_none_or(|members| members.len() == 1),
+        }
+    }
+
+    fn bytes(&self, tensor: usize, ty: TensorType) -> Result<Vec<u8>, BoxError> {
+        let own = self.tensor(tensor);
+        if let Some(values) = &self.prepared[tensor] {
+            let row = own.row_len() as usize;
+            return Ok(ggml::quantized(ty, values, row, None)?);
+        }
+        let (source, importance) = (self.subject().source, self.subject().measured.importance);
+        let (bytes, _) = store_rows(own, source, ty, 0..own.row_count(), importance)
+            .map_err(TensorError::of::<TransformError>(&own.name))?;
+        Ok(bytes.into_owned())
+    }
+
+    fn layer(&mut self, tensors: &[usize], drifts: &[Drift]) -> Result<Vec<Vec<u8>>, BoxError> {
+        let known = self.known(drifts)?;
+        let mut all: Vec<Option<Vec<u8>>> = vec![None; tensors.len()];
+        for (at, tensor) in tensors.iter().enumerate() {
+            if all[at].is_some() {
+                continue;
+            }
+            let model = self.inputs.subject.model;
+            let failed = |step: usize| TensorError::of::<TransformError>(&model.tensors[step].name);
+            let treatment = &self.plan.steps[*tensor].treatment;
+            let members = treatment.joint().map_or_else(|| vec![*tensor], <[usize]>::to_vec);
+            let made = match treatment {
+                Treatment::Round => vec![self.rounded(*tensor, &known).map_err(failed(*tensor))?],
+                _ => self
+                    .treated(&members, &known, drifts)
+                    .map_err(failed(*tensor))?,
+            };
+            for (member, made) in members.into_iter().zip(made) {
+                let bytes = self.bytes_of(member, &made).map_err(failed(member))?;
+                if let Some(at) = tensors.iter().position(|t| *t == member) {
+                    all[at] = Some(bytes);
+                }
+                self.tensor(member).release(self.subject().source);
+                self.steps[member] = Some((made.parts, made.sums));
+            }
+        }
+        Ok(all.into_iter().flatten().collect())
+    }
+}

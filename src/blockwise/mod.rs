@@ -1,0 +1,19 @@
+//! Runs a model block by block over a text, the original and the compressed side by side, and treats
+//! each layer for what the compressed layers before it give.
+
+mod block;
+mod checkpoint;
+mod embedding;
+mod fit;
+mod run;
+mod runner;
+mod stream;
+mod walk;
+
+pub use block::Block;
+pub use checkpoint::Checkpoint;
+pub use embedding::{EmbeddingError, looked_up, streams_of};
+pub use run::{BlockwiseError, Sequences, Words, fit, pool};
+pub use runner::{Cut, Runner};
+pub use stream::Stream;
+pub use walk::{Original, WIDEST, WalkError};

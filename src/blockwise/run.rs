@@ -1,0 +1,145 @@
+//! A plan carried out block by block on a text.
+
+use std::path::Path;
+
+use dwindle_formats::gguf::{TensorType, Value};
+
+use super::checkpoint::Checkpoint;
+use super::embedding::{EmbeddingError, streams};
+use super::fit::Fitting;
+use super::runner::Cut;
+use super::walk::{Options, Walk, WalkError};
+use crate::architecture::{self, Traits};
+use crate::eval::{Chunks, EvalError, EvalOptions};
+use crate::llama::context::default_threads;
+use crate::llama::model::{LlamaError, Model, Token};
+use crate::method::drift::Following;
+use crate::plan::{Plan, TensorError};
+use crate::writing::{Fitted, Inputs};
+
+/// Why a plan was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum BlockwiseError {
+    #[error(transparent)]
+    Text(#[from] EvalError),
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Embedding(#[from] EmbeddingError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    #[error("can't start {threads} threads")]
+    Threads { threads: usize },
+}
+
+/// A text to walk on.
+#[derive(Debug, Clone)]
+pub struct Words<'a> {
+    /// The text.
+    pub words: &'a str,
+    /// Tokens of a sequence.
+    pub ctx: u32,
+    /// Sequences that layers are fitted to.
+    pub chunks: usize,
+    /// Threads, `None` for one per physical core.
+    pub threads: Option<u32>,
+}
+
+/// A text as whole sequences of tokens, and how they are cut.
+#[derive(Debug, Clone)]
+pub struct Sequences {
+    /// One sequence after another.
+    pub tokens: Vec<Token>,
+    /// How they are cut.
+    pub cut: Cut,
+}
+
+impl Sequences {
+    /// Cuts a text for a model, of which only the vocabulary is loaded.
+    ///
+    /// # Errors
+    /// A text that is too short, a model that is an encoder, or llama.cpp's words.
+    pub fn of(model: &architecture::Model, text: &Words<'_>) -> Result<Sequences, BlockwiseError> {
+        let vocabulary = Model::load_vocabulary("the checkpoint", &model.metadata)?;
+        let longest = number(model, "context_length");
+        let longest = longest.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let options = EvalOptions {
+            ctx: text.ctx.min(longest),
+            chunks: Some(text.chunks),
+            ..EvalOptions::default()
+        };
+        let chunks = Chunks::new(&vocabulary, text.words, &options)?;
+        let batch = chunks.batch(&vocabulary, 0..chunks.count, 0..chunks.ctx);
+        Ok(Sequences {
+            tokens: batch.iter().map(|t| t.token).collect(),
+            cut: Cut {
+                ctx: chunks.ctx,
+                threads: text.threads.unwrap_or_else(default_threads),
+            },
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.tokens.len() / self.cut.ctx
+    }
+}
+
+/// A number of the model's own metadata.
+fn number(model: &architecture::Model, key: &str) -> Option<u64> {
+    let key = format!("{}.{key}", model.architecture);
+    model.metadata.get(&key)?.as_u64()
+}
+
+/// Threads for work that is not llama.cpp's.
+///
+/// # Errors
+/// They can't be started.
+pub fn pool(threads: u32) -> Result<rayon::ThreadPool, BlockwiseError> {
+    let threads = threads as usize;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build().map_err(|_| BlockwiseError::Threads { threads })
+}
+
+/// Treats the layers of a plan one after the other, for the inputs that the sequences give. `done` is
+/// called with the blocks that were worked on and their number.
+///
+/// # Errors
+/// [`BlockwiseError`].
+pub fn fit(
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    text: &Sequences,
+    following: Following,
+    scratch: Option<&Path>,
+    done: &mut (dyn FnMut(u32, u32) + Send),
+) -> Result<Fitted, BlockwiseError> {
+    let subject = &inputs.subject;
+    let model = subject.model;
+    let key = format!("{}.residual_scale", model.architecture);
+    let scale = model.metadata.get(&key).and_then(Value::as_f64);
+    let scale = Traits::of(&model.architecture)
+        .residual
+        .then(|| scale.unwrap_or(1.0) as f32);
+    let blocks = number(model, "block_count").unwrap_or(0) as u32;
+    pool(text.cut.threads)?.install(|| {
+        let mut fitting = Fitting::new(plan, inputs, following, scale);
+        fitting.prepare()?;
+        let source = Checkpoint::new(*subject, TensorType::F16);
+        let options = Options {
+            cut: text.cut,
+            fitted: text.count(),
+            scratch,
+        };
+        let mut walk = Walk::new(model, options, streams(plan, inputs, &text.tokens, scratch)?);
+        for block in 0..blocks {
+            walk.block(block, &source, &mut fitting)?;
+            done(block + 1, blocks);
+        }
+        Ok(Fitted::new(fitting.finish()))
+    })
+}

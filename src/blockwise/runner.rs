@@ -1,0 +1,151 @@
+//! Runs one block on rows of a stream, some sequences at a time.
+
+use std::ops::{ControlFlow, Range};
+
+use super::block::NODES;
+use super::stream::Stream;
+use super::walk::WalkError;
+use crate::llama::activations::{Activation, LinearInput, Probe};
+use crate::llama::context::{BatchToken, ContextOptions};
+use crate::llama::model::Model;
+
+/// Tokens that are evaluated at once, where a sequence is not longer.
+const BATCH: usize = 2048;
+
+/// How a text is cut, and what it is run with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens of a sequence.
+    pub ctx: usize,
+    /// Threads.
+    pub threads: u32,
+}
+
+/// Sequences that are evaluated at once.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The rows of their tokens.
+    pub rows: Range<usize>,
+    tokens: Vec<BatchToken>,
+}
+
+impl Cut {
+    /// Batches of a range of sequences.
+    pub fn batches(self, sequences: Range<usize>) -> Vec<Batch> {
+        let most = (BATCH / self.ctx).max(1);
+        let token = |i: usize| BatchToken {
+            token: 0,
+            position: (i % self.ctx) as i32,
+            sequence: (i / self.ctx) as i32,
+            logits: true,
+        };
+        let starts = sequences.clone().step_by(most);
+        let batch = |first: usize| {
+            let last = (first + most).min(sequences.end);
+            Batch {
+                tokens: (0..(last - first) * self.ctx).map(token).collect(),
+                rows: first * self.ctx..last * self.ctx,
+            }
+        };
+        starts.map(batch).collect()
+    }
+
+    /// Sequences that a stream has.
+    pub fn sequences(self, stream: &Stream) -> usize {
+        stream.rows() / self.ctx
+    }
+
+    pub(super) fn context(self) -> ContextOptions {
+        let sequences = (BATCH / self.ctx).max(1);
+        let batch = (sequences * self.ctx) as u32;
+        ContextOptions {
+            ctx: self.ctx as u32,
+            sequences: sequences as u32,
+            batch,
+            ubatch: batch,
+            threads: Some(self.threads),
+            ..ContextOptions::default()
+        }
+    }
+}
+
+/// A block that llama.cpp has loaded.
+pub struct Runner<'m> {
+    probe: Probe<'m>,
+    cut: Cut,
+    /// The stream before the feed-forward layer, and behind the block, among the inputs.
+    pub nodes: [usize; 2],
+}
+
+impl<'m> Runner<'m> {
+    /// Finds the layers of a block.
+    ///
+    /// # Errors
+    /// llama.cpp's words, or a graph without the streams' names.
+    pub fn new(model: &'m Model, cut: Cut) -> Result<Runner<'m>, WalkError> {
+        let probe = Probe::with_nodes(model, &cut.context(), &NODES)?;
+        let inputs = probe.inputs().iter().enumerate();
+        let nodes: Vec<usize> = inputs
+            .filter(|(_, input)| input.readers.is_empty())
+            .map(|(i, _)| i)
+            .collect();
+        let Ok(nodes) = nodes.try_into() else {
+            return Err(WalkError::Node {
+                node: NODES.join("`, `"),
+            });
+        };
+        Ok(Runner { probe, cut, nodes })
+    }
+
+    /// How texts are cut.
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// What the block's layers read, and the two streams.
+    pub fn inputs(&self) -> &[LinearInput] {
+        self.probe.inputs()
+    }
+
+    /// Evaluates a batch of rows and shows the inputs that `wanted` has as true.
+    ///
+    /// # Errors
+    /// llama.cpp's words, or the observer's error.
+    pub fn run(
+        &mut self,
+        batch: &Batch,
+        rows: &[f32],
+        wanted: &[bool],
+        observer: &mut dyn FnMut(Activation<'_>) -> Result<(), WalkError>,
+    ) -> Result<(), WalkError> {
+        self.probe.clear();
+        let mut failed = None;
+        let run = self
+            .probe
+            .run_rows((&batch.tokens, rows), wanted, &mut |seen| match observer(seen) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            });
+        failed.map_or(Ok(()), Err)?;
+        Ok(run?)
+    }
+
+    /// Runs all rows of a stream through the block.
+    ///
+    /// # Errors
+    /// As [`Self::run`], or the stream's file fails.
+    pub fn advance(&mut self, stream: &mut Stream) -> Result<(), WalkError> {
+        let behind = self.nodes[1];
+        let wanted: Vec<bool> = (0..self.inputs().len()).map(|i| i == behind).collect();
+        for batch in self.cut.batches(0..self.cut.sequences(stream)) {
+            let rows = stream.read(batch.rows.start, batch.rows.len())?;
+            self.run(&batch, &rows, &wanted, &mut |seen| {
+                Ok(stream.write(batch.rows.start, seen.values)?)
+            })?;
+        }
+        Ok(())
+    }
+}

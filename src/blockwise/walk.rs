@@ -1,0 +1,306 @@
+//! The walk over a model, block by block, with two streams side by side: the rows that the original's
+//! blocks give, and those that the compressed ones give.
+//!
+//! The original's block runs once over all tokens; what its layers read is kept. The compressed block
+//! runs as often as it has inputs whose readers are treated, each time up to that input: what was
+//! treated before is in it, so that each layer is treated for what it will really read. Peak memory is
+//! one block of each model and the streams, which may be in files.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use dwindle_formats::gguf::TensorType;
+
+use super::block::Block;
+use super::runner::{Cut, Runner};
+use super::stream::Stream;
+use crate::architecture::{self, role};
+use crate::llama::activations::LinearInput;
+use crate::llama::error::BoxError;
+use crate::llama::model::LlamaError;
+use crate::method::drift::{Drift, Rows};
+use crate::method::error::MethodError;
+
+/// The widest block of an input whose second moments are measured.
+pub const WIDEST: usize = 4096;
+
+/// Rows with fewer experts than this have sums of their own.
+const MOST_SUMS: u64 = 1 << 30;
+
+/// Why a walk ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum WalkError {
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Method(#[from] MethodError),
+    #[error("a block can't be run by itself: its graph has not each of `{node}` once")]
+    Node { node: String },
+    #[error(transparent)]
+    Treatment(BoxError),
+}
+
+/// What becomes of a model's tensors in the compressed stream.
+pub trait Treat {
+    /// The type that a tensor has there.
+    fn ty(&self, tensor: usize) -> TensorType;
+
+    /// Whether a tensor is treated when its input is seen.
+    fn awaits(&self, tensor: usize) -> bool;
+
+    /// The bytes of a tensor that is not.
+    ///
+    /// # Errors
+    /// Any.
+    fn bytes(&self, tensor: usize, ty: TensorType) -> Result<Vec<u8>, BoxError>;
+
+    /// Treats tensors that read one input, and gives their bytes. Of stacks there is one drift for each
+    /// slice, or one for all.
+    ///
+    /// # Errors
+    /// Any.
+    fn layer(&mut self, tensors: &[usize], drifts: &[Drift]) -> Result<Vec<Vec<u8>>, BoxError>;
+}
+
+/// The original's tensors.
+pub trait Original {
+    /// The type in which a tensor is run.
+    fn ty(&self, tensor: usize) -> TensorType;
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// Any.
+    fn bytes(&self, tensor: usize, ty: TensorType) -> Result<Vec<u8>, BoxError>;
+}
+
+/// How tokens are walked.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// How they are cut.
+    pub cut: Cut,
+    /// Sequences that layers are treated for; those behind them are only carried along.
+    pub fitted: usize,
+    /// A folder for streams, where they are not to be in memory.
+    pub scratch: Option<&'a Path>,
+}
+
+/// Both streams, before some block.
+pub struct Walk<'a> {
+    model: &'a architecture::Model,
+    options: Options<'a>,
+    original: Stream,
+    now: Stream,
+    by_name: HashMap<&'a str, usize>,
+}
+
+impl<'a> Walk<'a> {
+    /// Before the first block: `streams` are the embeddings, the original's and the compressed.
+    pub fn new(
+        model: &'a architecture::Model,
+        options: Options<'a>,
+        [original, now]: [Stream; 2],
+    ) -> Walk<'a> {
+        let tensors = model.tensors.iter().enumerate();
+        Walk {
+            by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
+            model,
+            options,
+            original,
+            now,
+        }
+    }
+
+    /// Goes through a block.
+    ///
+    /// # Errors
+    /// [`WalkError`].
+    pub fn block(
+        &mut self,
+        number: u32,
+        source: &(dyn Original + Sync),
+        treat: &mut (dyn Treat + Sync),
+    ) -> Result<(), WalkError> {
+        let block = Block::new(self.model, number);
+        let recorded = self.record(&block, source, treat)?;
+        let zeros = |tensor: usize, ty: TensorType| {
+            if treat.awaits(tensor) {
+                let len = ty.bytes(&self.model.tensors[tensor].shape).unwrap_or(0);
+                return Ok(vec![0; len as usize]);
+            }
+            treat.bytes(tensor, ty)
+        };
+        let running = block.load(|i| treat.ty(i), &zeros)?;
+        let mut runner = Runner::new(&running, self.options.cut)?;
+        let inputs = runner.inputs().to_vec();
+        for (at, input) in inputs.iter().enumerate() {
+            let tensors = self.awaiting(&block, input, treat);
+            if tensors.is_empty() {
+                continue;
+            }
+            let drifts = self.drifts(&mut runner, at, &recorded)?;
+            let made = treat.layer(&tensors, &drifts).map_err(WalkError::Treatment)?;
+            for (tensor, bytes) in tensors.iter().zip(made) {
+                let name = block.name_here(&self.model.tensors[*tensor].name);
+                running.replace_bytes(&name, &bytes)?;
+            }
+        }
+        runner.advance(&mut self.now)?;
+        self.original = recorded.behind;
+        Ok(())
+    }
+
+    fn stream(&self, width: usize) -> std::io::Result<Stream> {
+        Stream::new(self.original.rows(), width, self.options.scratch)
+    }
+
+    /// Tensors that read an input and are treated for it.
+    fn awaiting(
+        &self,
+        block: &Block<'_>,
+        input: &LinearInput,
+        treat: &(dyn Treat + Sync),
+    ) -> Vec<usize> {
+        let names = input.readers.iter().map(|r| block.name_there(&r.weight));
+        let tensors = names.filter_map(|n| self.by_name.get(n.as_str()).copied());
+        tensors.filter(|i| treat.awaits(*i)).collect()
+    }
+
+    /// Runs the original's block over all tokens and keeps what its layers read.
+    fn record(
+        &self,
+        block: &Block<'_>,
+        source: &(dyn Original + Sync),
+        treat: &(dyn Treat + Sync),
+    ) -> Result<Recorded, WalkError> {
+        let model = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty))?;
+        let mut runner = Runner::new(&model, self.options.cut)?;
+        let inputs = runner.inputs().to_vec();
+        let [middle, behind] = runner.nodes;
+        let mut recorded = Recorded {
+            inputs: Vec::new(),
+            behind: self.stream(self.original.width())?,
+        };
+        for (at, input) in inputs.iter().enumerate() {
+            // What experts read of one another has no counterpart where others were chosen.
+            let is_read = input.slices == 1 && !self.awaiting(block, input, treat).is_empty();
+            let kept = (is_read || at == middle).then(|| self.stream(input.width));
+            recorded.inputs.push(kept.transpose()?);
+        }
+        let is_kept = |i: usize| recorded.inputs[i].is_some() || i == behind;
+        let wanted: Vec<bool> = (0..inputs.len()).map(is_kept).collect();
+        let cut = self.options.cut;
+        for batch in cut.batches(0..cut.sequences(&self.original)) {
+            let rows = self.original.read(batch.rows.start, batch.rows.len())?;
+            runner.run(&batch, &rows, &wanted, &mut |seen| {
+                let stream = match &mut recorded.inputs[seen.input] {
+                    Some(stream) => stream,
+                    None => &mut recorded.behind,
+                };
+                Ok(stream.write(batch.rows.start, seen.values)?)
+            })?;
+        }
+        Ok(recorded)
+    }
+
+    /// What the readers of an input read in both models.
+    fn drifts(
+        &self,
+        runner: &mut Runner<'_>,
+        at: usize,
+        recorded: &Recorded,
+    ) -> Result<Vec<Drift>, WalkError> {
+        let input = runner.inputs()[at].clone();
+        let middle = runner.nodes[0];
+        let alone = Drift::bytes(input.width, WIDEST, 0).saturating_mul(input.slices as u64);
+        let sums = if alone > MOST_SUMS { 1 } else { input.slices };
+        let mut drifts = vec![Drift::new(input.width, WIDEST); sums];
+        let ending = match role(input.name()).1 {
+            "attn_output" => Ending::Attention,
+            "ffn_down" => Ending::FeedForward,
+            _ => Ending::None,
+        };
+        let is_seen = |i: usize| i == at || (ending == Ending::FeedForward && i == middle);
+        let wanted: Vec<bool> = (0..runner.inputs().len()).map(is_seen).collect();
+        let cut = self.options.cut;
+        let fitted = self.options.fitted.min(cut.sequences(&self.original));
+        for batch in cut.batches(0..fitted) {
+            let (first, count) = (batch.rows.start, batch.rows.len());
+            let read = |stream: Option<&Stream>| stream.map(|s| s.read(first, count)).transpose();
+            let rows = self.now.read(first, count)?;
+            let original = read(recorded.inputs[at].as_ref())?;
+            let mut residual = read(match ending {
+                Ending::None => None,
+                Ending::Attention => Some(&self.original),
+                Ending::FeedForward => recorded.inputs[middle].as_ref(),
+            })?;
+            if let (Ending::Attention, Some(residual)) = (ending, &mut residual) {
+                subtract(residual, &rows);
+            }
+            runner.run(&batch, &rows, &wanted, &mut |seen| {
+                if seen.input != at {
+                    residual.iter_mut().for_each(|r| subtract(r, seen.values));
+                    return Ok(());
+                }
+                let rows = Rows {
+                    original: original.as_deref().unwrap_or(seen.values),
+                    now: seen.values,
+                    residual: residual.as_deref(),
+                };
+                Ok(add(&mut drifts, rows, seen.slices, input.width)?)
+            })?;
+        }
+        Ok(drifts)
+    }
+}
+
+/// What the original's layers read, by input, and the stream behind the block.
+struct Recorded {
+    inputs: Vec<Option<Stream>>,
+    behind: Stream,
+}
+
+/// Which layer's output is added to the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    None,
+    Attention,
+    FeedForward,
+}
+
+fn subtract(from: &mut [f32], rows: &[f32]) {
+    from.iter_mut().zip(rows).for_each(|(a, b)| *a -= b);
+}
+
+/// Adds rows to the sums of the slices that they go to.
+fn add(
+    drifts: &mut [Drift],
+    rows: Rows<'_>,
+    slices: Option<&[Vec<u32>]>,
+    width: usize,
+) -> Result<(), MethodError> {
+    let Some(slices) = slices else {
+        return drifts[0].add(rows);
+    };
+    let shared = drifts.len() == 1;
+    for (slice, routed) in slices.iter().enumerate() {
+        if routed.is_empty() {
+            continue;
+        }
+        let pick = |values: &[f32]| -> Vec<f32> {
+            let row = |r: &u32| &values[*r as usize * width..][..width];
+            routed.iter().flat_map(row).copied().collect()
+        };
+        let (original, now) = (pick(rows.original), pick(rows.now));
+        drifts[if shared { 0 } else { slice }].add(Rows {
+            original: &original,
+            now: &now,
+            residual: None,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,367 @@
+//! One block of the survey.
+
+use std::collections::{BTreeMap, HashMap};
+
+use dwindle_formats::gguf::TensorType;
+
+use super::super::probe::probed;
+use super::head::{Head, Probe};
+use super::layer::{Sums, candidates, judged};
+use super::{Survey, Surveyed, Task, shared};
+use crate::blockwise::{Block, Checkpoint, Original as _, Runner, Stream, WalkError, looked_up};
+use crate::llama::model::{Model, Token};
+use crate::plan::TensorError;
+use crate::statistics::Accumulator;
+use crate::target::BudgetError;
+
+/// The tensor that stands for the output layer in a block's graph.
+const OUTPUT: &str = "token_embd.weight";
+
+pub struct Surveyor<'a> {
+    task: &'a Task<'a>,
+    blocks: u32,
+    source: Checkpoint<'a>,
+    head: Option<Head<'a>>,
+    by_name: HashMap<&'a str, usize>,
+    /// The original's stream; its first rows are those that divergences are measured on.
+    stream: Stream,
+    /// Streams in which something was rounded: of the embedding, then of groups of blocks.
+    rounded: Vec<Rounded>,
+    /// The group that the last of them is of.
+    group: Option<usize>,
+    found: BTreeMap<usize, Surveyed>,
+    output: Option<(Vec<String>, Accumulator)>,
+    /// What the output layer reads in the original's stream.
+    normed: Vec<f32>,
+}
+
+/// A stream in which weights were rounded.
+struct Rounded {
+    stream: Stream,
+    /// What each of them does to the stream behind its block.
+    parts: BTreeMap<usize, f64>,
+    /// What the output layer reads, once the last block is behind.
+    normed: Vec<f32>,
+}
+
+impl Rounded {
+    fn new(stream: Stream, parts: BTreeMap<usize, f64>) -> Rounded {
+        Rounded {
+            stream,
+            parts,
+            normed: Vec::new(),
+        }
+    }
+
+    fn advance(&mut self, runner: &mut Runner<'_>, is_last: bool) -> Result<(), WalkError> {
+        if is_last {
+            self.normed = scored(runner, &self.stream)?;
+            return Ok(());
+        }
+        runner.advance(&mut self.stream)
+    }
+}
+
+/// What the output layer reads of the second half of each sequence.
+fn scored(runner: &mut Runner<'_>, stream: &Stream) -> Result<Vec<f32>, WalkError> {
+    let at = runner.inputs().iter().position(|i| i.name() == OUTPUT);
+    let wanted: Vec<bool> = (0..runner.inputs().len()).map(|i| Some(i) == at).collect();
+    let cut = runner.cut();
+    let mut all = Vec::new();
+    for batch in cut.batches(0..cut.sequences(stream)) {
+        let rows = stream.read(batch.rows.start, batch.rows.len())?;
+        let len = stream.width() * cut.ctx;
+        runner.run(&batch, &rows, &wanted, &mut |seen| {
+            for sequence in seen.values.chunks(len) {
+                all.extend_from_slice(&sequence[len / 2 / stream.width() * stream.width()..]);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(all)
+}
+
+impl<'a> Surveyor<'a> {
+    pub fn new(task: &'a Task<'a>, blocks: u32, stream: Stream) -> Result<Surveyor<'a>, BudgetError> {
+        let tensors = task.subject.model.tensors.iter().enumerate();
+        Ok(Surveyor {
+            blocks,
+            source: Checkpoint::new(task.subject, TensorType::F16),
+            head: Head::new(task.subject),
+            by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
+            stream,
+            rounded: Vec::new(),
+            group: None,
+            found: BTreeMap::new(),
+            output: None,
+            normed: Vec::new(),
+            task,
+        })
+    }
+
+    /// Rows that divergences are measured on.
+    fn measured(&self) -> usize {
+        let sequences = self.task.measured.min(self.task.cut.sequences(&self.stream));
+        sequences * self.task.cut.ctx
+    }
+
+    /// A stream whose embedding is rounded.
+    pub fn embedding(&mut self, tokens: &[Token]) -> Result<(), BudgetError> {
+        let Some(&index) = self.by_name.get(OUTPUT) else {
+            return Ok(());
+        };
+        let tensor = &self.task.subject.model.tensors[index];
+        if !tensor.is_weight() {
+            return Ok(());
+        }
+        // Its types are judged by what the output layer reads, where it is that layer's weight too.
+        let surveyed = Surveyed {
+            candidates: candidates(self.task, index, None)?,
+            importance: Vec::new(),
+            kld: 0.0,
+        };
+        let ty = surveyed.candidates.probe.ty;
+        let rows = self.measured();
+        if rows == 0 {
+            self.found.insert(index, surveyed);
+            return Ok(());
+        }
+        let values = looked_up(&self.task.subject, index, ty, &tokens[..rows])
+            .map_err(TensorError::of(&tensor.name))?;
+        let mut stream = Stream::new(rows, self.stream.width(), self.task.scratch)?;
+        stream.write(0, &values)?;
+        self.rounded.push(Rounded::new(stream, BTreeMap::from([(index, 1.0)])));
+        self.found.insert(index, surveyed);
+        Ok(())
+    }
+
+    /// Goes through a block.
+    pub fn block(&mut self, number: u32) -> Result<(), BudgetError> {
+        let block = Block::new(self.task.subject.model, number);
+        let source = &self.source;
+        let model = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty))?;
+        let mut runner = Runner::new(&model, self.task.cut)?;
+        let is_last = number + 1 == self.blocks;
+        let rows = self.measured();
+        let before = self.stream.read(0, rows)?;
+        let sums = self.observe(&mut runner, is_last)?;
+        let behind = self.stream.read(0, rows)?;
+        let weights = self.judge(&block, &runner, sums)?;
+        if rows == 0 {
+            return Ok(());
+        }
+        let groups = self.task.groups.clamp(1, self.blocks as usize);
+        let group = Some(number as usize * groups / self.blocks as usize);
+        let mut current = match self.group == group {
+            true => self.rounded.pop(),
+            false => None,
+        };
+        self.group = group;
+        for rounded in &mut self.rounded {
+            rounded.advance(&mut runner, is_last)?;
+        }
+        if is_last {
+            self.normed = scored(&mut runner, &self.copy(&before)?)?;
+        }
+        let parts = self.parts(&block, (&model, &mut runner), &weights, [&before, &behind])?;
+        // All of the block's weights are rounded now.
+        let mut rounded = match current.take() {
+            Some(rounded) => rounded,
+            None => Rounded::new(self.copy(&before)?, BTreeMap::new()),
+        };
+        rounded.parts.extend(parts);
+        rounded.advance(&mut runner, is_last)?;
+        self.rounded.push(rounded);
+        Ok(())
+    }
+
+    /// Runs the original's stream through the block, and sums what its layers read.
+    fn observe(
+        &mut self,
+        runner: &mut Runner<'_>,
+        is_last: bool,
+    ) -> Result<Vec<Option<Sums>>, BudgetError> {
+        let inputs = runner.inputs().to_vec();
+        let is_summed = |i: usize| {
+            let name = inputs[i].name();
+            !inputs[i].readers.is_empty() && (name != OUTPUT || is_last)
+        };
+        let new = |i: usize| is_summed(i).then(|| Sums::new(inputs[i].width, inputs[i].slices));
+        let mut sums: Vec<Option<Sums>> = (0..inputs.len()).map(new).collect();
+        let behind = runner.nodes[1];
+        let wanted: Vec<bool> = (0..inputs.len())
+            .map(|i| i == behind || sums[i].is_some())
+            .collect();
+        let cut = self.task.cut;
+        for batch in cut.batches(0..cut.sequences(&self.stream)) {
+            let rows = self.stream.read(batch.rows.start, batch.rows.len())?;
+            let stream = &mut self.stream;
+            runner.run(&batch, &rows, &wanted, &mut |seen| {
+                match &mut sums[seen.input] {
+                    Some(sums) => sums.add(seen.values, seen.slices),
+                    None => stream.write(batch.rows.start, seen.values)?,
+                }
+                Ok(())
+            })?;
+        }
+        sums.iter_mut().flatten().for_each(Sums::close);
+        match (0..inputs.len()).find(|i| sums[*i].as_ref().is_some_and(|s| !s.is_finite())) {
+            Some(i) => Err(BudgetError::NotFinite {
+                weight: inputs[i].name().to_string(),
+            }),
+            None => Ok(sums),
+        }
+    }
+
+    /// Judges the weights of the block, and gives their positions.
+    fn judge(
+        &mut self,
+        block: &Block<'_>,
+        runner: &Runner<'_>,
+        sums: Vec<Option<Sums>>,
+    ) -> Result<Vec<usize>, BudgetError> {
+        let mut weights = Vec::new();
+        for (input, sums) in runner.inputs().iter().zip(sums) {
+            let Some(sums) = sums else {
+                continue;
+            };
+            if input.name() == OUTPUT {
+                self.judge_output(sums)?;
+                continue;
+            }
+            let names = input.readers.iter().map(|r| block.name_there(&r.weight));
+            let tensors: Vec<usize> = names
+                .filter_map(|n| self.by_name.get(n.as_str()).copied())
+                .filter(|i| self.task.subject.model.tensors[*i].is_weight())
+                .collect();
+            if tensors.is_empty() {
+                continue;
+            }
+            for surveyed in judged(self.task, &tensors, &sums)? {
+                self.found.insert(surveyed.candidates.index, surveyed);
+            }
+            weights.extend(tensors);
+        }
+        // What no product shows.
+        for index in block.tensors() {
+            let tensor = &self.task.subject.model.tensors[*index];
+            if tensor.is_weight() && !self.found.contains_key(index) {
+                let surveyed = Surveyed {
+                    candidates: candidates(self.task, *index, None)?,
+                    importance: Vec::new(),
+                    kld: 0.0,
+                };
+                self.found.insert(*index, surveyed);
+                weights.push(*index);
+            }
+        }
+        Ok(weights)
+    }
+
+    fn judge_output(&mut self, sums: Sums) -> Result<(), BudgetError> {
+        let Some(index) = self.head.as_ref().map(|h| h.tensor) else {
+            return Ok(());
+        };
+        if !self.task.subject.model.tensors[index].is_weight() {
+            return Ok(());
+        }
+        for surveyed in judged(self.task, &[index], &sums)? {
+            self.found.insert(index, surveyed);
+        }
+        let name = self.task.subject.model.tensors[index].name.clone();
+        self.output = Some((vec![name], sums.into_accumulator()));
+        Ok(())
+    }
+
+    fn values(&self, index: usize) -> Result<Vec<f32>, BudgetError> {
+        let tensor = &self.task.subject.model.tensors[index];
+        let surveyed = &self.found[&index];
+        let values = probed(&self.task.subject, tensor, surveyed.candidates.probe.ty, &surveyed.importance);
+        tensor.release(self.task.subject.source);
+        Ok(values.map_err(TensorError::of(&tensor.name))?)
+    }
+
+    /// What each weight, rounded alone, does to the stream behind the block. Leaves all of them rounded.
+    fn parts(
+        &self,
+        block: &Block<'_>,
+        (model, runner): (&Model, &mut Runner<'_>),
+        weights: &[usize],
+        [before, behind]: [&[f32]; 2],
+    ) -> Result<BTreeMap<usize, f64>, BudgetError> {
+        let mut parts = BTreeMap::new();
+        let mut rounded = Vec::new();
+        for index in weights {
+            let tensor = &self.task.subject.model.tensors[*index];
+            let name = block.name_here(&tensor.name);
+            if !model.has_weight(&name) {
+                continue;
+            }
+            let values = self.values(*index)?;
+            model.replace(&name, &values)?;
+            rounded.push((name.clone(), values));
+            let mut stream = self.copy(before)?;
+            runner.advance(&mut stream)?;
+            let found = stream.read(0, stream.rows())?;
+            parts.insert(*index, relative_energy(behind, &found, self.stream.width()));
+            let ty = self.source.ty(*index);
+            let bytes = self.source.bytes(*index, ty).map_err(WalkError::Treatment)?;
+            model.replace_bytes(&name, &bytes)?;
+        }
+        for (name, values) in rounded {
+            model.replace(&name, &values)?;
+        }
+        Ok(parts)
+    }
+
+    fn copy(&self, rows: &[f32]) -> Result<Stream, BudgetError> {
+        let width = self.stream.width();
+        let mut stream = Stream::new(rows.len() / width, width, self.task.scratch)?;
+        stream.write(0, rows)?;
+        Ok(stream)
+    }
+
+    /// Measures the divergences of all streams, and shares them among the tensors.
+    pub fn finish(mut self) -> Result<Survey, BudgetError> {
+        let mut klds = HashMap::new();
+        if let Some(head) = self.head.as_ref().filter(|_| !self.normed.is_empty()) {
+            let mut others: Vec<(&[f32], Option<Probe<'_>>)> = Vec::new();
+            for rounded in &self.rounded {
+                others.push((&rounded.normed, None));
+            }
+            let mut parts: Vec<BTreeMap<usize, f64>> =
+                self.rounded.iter().map(|r| r.parts.clone()).collect();
+            if let Some(own) = self.found.get(&head.tensor) {
+                let probe = Probe {
+                    ty: own.candidates.probe.ty,
+                    importance: &own.importance,
+                };
+                others.push((&self.normed, Some(probe)));
+                parts.push(BTreeMap::from([(head.tensor, 1.0)]));
+            }
+            let found = head.divergences(&self.normed, &others)?;
+            for (kld, parts) in found.into_iter().zip(&parts) {
+                shared(kld, parts, &mut klds);
+            }
+        }
+        for (index, surveyed) in &mut self.found {
+            surveyed.kld = klds.get(index).copied().unwrap_or(0.0);
+        }
+        Ok(Survey {
+            tensors: self.found.into_values().collect(),
+            output: self.output,
+        })
+    }
+}
+
+/// The energy of a difference of rows, each relative to its own row's.
+fn relative_energy(rows: &[f32], others: &[f32], width: usize) -> f64 {
+    let pairs = rows.chunks(width).zip(others.chunks(width));
+    pairs
+        .map(|(a, b)| {
+            let energy: f64 = a.iter().map(|v| f64::from(v * v)).sum();
+            let lost: f64 = a.iter().zip(b).map(|(a, b)| f64::from((a - b).powi(2))).sum();
+            if energy > 0.0 { lost / energy } else { 0.0 }
+        })
+        .sum()
+}

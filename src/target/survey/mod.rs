@@ -1,0 +1,120 @@
+//! Measures in one walk over a model what choosing types needs: what each type of each tensor does to
+//! its layer's output, and what an error there costs the model.
+//!
+//! Block after block of the original is run over all tokens of a text; what its layers read is summed,
+//! the types of their weights are judged by it, and the sums are forgotten. Over the first sequences
+//! more streams run along. In one each, the weights of some neighbouring blocks are rounded to their
+//! probes' types; its divergence at the end is shared among them by what each, rounded alone, does to
+//! the stream behind its block. That takes one run for each group of blocks, instead of one for each
+//! tensor.
+
+mod block;
+mod head;
+mod layer;
+
+use std::collections::{BTreeMap, HashMap};
+
+use dwindle_formats::gguf::TensorType;
+
+use super::{BudgetError, TensorCandidates};
+use crate::blockwise::{Cut, EmbeddingError, WalkError, streams_of};
+use crate::llama::model::Token;
+use crate::plan::{Rounding, Subject};
+use crate::statistics::Accumulator;
+use block::Surveyor;
+
+/// What is surveyed.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    /// The model.
+    pub subject: Subject<'a>,
+    /// Types to judge.
+    pub types: &'a [TensorType],
+    /// How tensors will be rounded.
+    pub rounding: Rounding,
+    /// How the tokens are cut.
+    pub cut: Cut,
+    /// Sequences at the beginning on which divergences are measured.
+    pub measured: usize,
+    /// Groups of neighbouring blocks that are rounded together.
+    pub groups: usize,
+    /// A folder for streams, where they are not to be in memory.
+    pub scratch: Option<&'a std::path::Path>,
+}
+
+/// What was found of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Surveyed {
+    /// Its types.
+    pub candidates: TensorCandidates,
+    /// Importance weights of its columns, of each slice or of all; empty where its input is unknown.
+    pub importance: Vec<f32>,
+    /// The mean KL divergence that it causes in its probe's type.
+    pub kld: f64,
+}
+
+/// What was found of a model.
+pub struct Survey {
+    /// Of each weight, in the model's order.
+    pub tensors: Vec<Surveyed>,
+    /// What the output layer reads, and the weights that read it.
+    pub output: Option<(Vec<String>, Accumulator)>,
+}
+
+/// Surveys a model on tokens: whole sequences of the cut. `done` is called with the blocks that were gone
+/// through and their number.
+///
+/// # Errors
+/// [`BudgetError`].
+pub fn survey(
+    task: &Task<'_>,
+    tokens: &[Token],
+    done: &mut (dyn FnMut(u32, u32) + Send),
+) -> Result<Survey, BudgetError> {
+    let model = task.subject.model;
+    let key = format!("{}.block_count", model.architecture);
+    let blocks = model.metadata.get(&key).and_then(|v| v.as_u64());
+    let blocks = blocks.unwrap_or(0) as u32;
+    let stream = streams_of(&task.subject, tokens, task.scratch)?;
+    let mut surveyor = Surveyor::new(task, blocks, stream)?;
+    surveyor.embedding(tokens)?;
+    for number in 0..blocks {
+        surveyor.block(number)?;
+        done(number + 1, blocks);
+    }
+    surveyor.finish()
+}
+
+/// Shares a divergence among tensors by their parts.
+fn shared(kld: f64, parts: &BTreeMap<usize, f64>, into: &mut HashMap<usize, f64>) {
+    let total: f64 = parts.values().sum();
+    for (tensor, part) in parts {
+        let share = if total > 0.0 {
+            part / total
+        } else {
+            1.0 / parts.len() as f64
+        };
+        *into.entry(*tensor).or_default() += kld * share;
+    }
+}
+
+impl From<EmbeddingError> for BudgetError {
+    fn from(error: EmbeddingError) -> BudgetError {
+        match error {
+            EmbeddingError::Tensor(e) => e.into(),
+            EmbeddingError::Io(e) => e.into(),
+            EmbeddingError::Missing => BudgetError::NothingToChoose,
+        }
+    }
+}
+
+impl From<WalkError> for BudgetError {
+    fn from(error: WalkError) -> BudgetError {
+        match error {
+            WalkError::Llama(e) => e.into(),
+            WalkError::Io(e) => e.into(),
+            WalkError::Method(e) => e.into(),
+            other => BudgetError::Walk(other),
+        }
+    }
+}

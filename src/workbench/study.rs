@@ -1,0 +1,115 @@
+//! What is found out about a model before its file is made: a text of its own where none was given, and
+//! the survey. All of it stays in the model's workspace.
+
+use std::path::Path;
+
+use dwindle_formats::bounded::{self, limits};
+
+use super::surveyed::{Surveyed, scratch, sequences, surveyed};
+use super::workspace::Workspace;
+use super::{Choosing, Effort, Error, Text, Workbench};
+use crate::blockwise::Sequences;
+use crate::measure::sample;
+use crate::progress::Unit;
+use crate::statistics::Measured;
+use crate::target::{Costs, fingerprint};
+
+/// Sequences of the held-out text that the model writes.
+const HELD_OUT: usize = 10;
+
+/// Tokens of a sequence.
+const CTX: usize = 512;
+
+/// What was found out about a model.
+pub struct Study {
+    /// The text that layers are fitted to.
+    pub text: Text,
+    /// A text that nothing is chosen by; none where the only text is the user's.
+    pub held_out: Option<Text>,
+    /// The text as tokens.
+    pub sequences: Sequences,
+    /// The model's workspace.
+    pub workspace: Workspace,
+    found: Surveyed,
+}
+
+impl Study {
+    /// Finds out what is not known yet. Without a choice of types none are judged.
+    ///
+    /// # Errors
+    /// Whatever ends a measurement.
+    pub fn of(
+        bench: &Workbench<'_>,
+        workspaces: &Path,
+        text: Option<&Text>,
+        (choosing, effort): (Option<&Choosing>, Effort),
+    ) -> Result<Study, Error> {
+        let digest = fingerprint(&bench.subject)?;
+        let workspace = Workspace::open(workspaces, &digest, bench.path)?;
+        let (text, held_out) = match text {
+            Some(text) => (text.clone(), None),
+            None => {
+                let count = effort.sequences() * CTX;
+                let own = own_text(bench, &workspace, ("text", 1), count)?;
+                let other = own_text(bench, &workspace, ("held-out", 2), HELD_OUT * CTX)?;
+                (own, Some(other))
+            }
+        };
+        let found = surveyed(bench, &workspace, &text, choosing, effort)?;
+        let model = bench.subject.model;
+        Ok(Study {
+            sequences: sequences(model, &text, effort.sequences(), bench.options.threads)?,
+            text,
+            held_out,
+            workspace,
+            found,
+        })
+    }
+
+    /// What plans are made by.
+    pub fn measured(&self) -> Measured<'_> {
+        Measured {
+            importance: Some(&self.found.importance),
+            statistics: self.found.output.as_ref(),
+            diagnosis: None,
+            walked: true,
+        }
+    }
+
+    /// What each type of each tensor costs: of those that are wanted, or of all.
+    pub fn costs(&self, types: &[dwindle_formats::gguf::TensorType]) -> Costs {
+        self.found.costs(types)
+    }
+
+    /// A folder for streams, where they are not to be in memory.
+    pub fn scratch(&self, bench: &Workbench<'_>) -> Option<&Path> {
+        let folder = self.workspace.folder();
+        scratch(bench.subject.model, &self.sequences, bench.options.memory, folder)
+    }
+}
+
+/// A text that the model writes, or has written.
+fn own_text(
+    bench: &Workbench<'_>,
+    workspace: &Workspace,
+    (name, seed): (&str, u64),
+    tokens: usize,
+) -> Result<Text, Error> {
+    let path = workspace.file(&format!("{name}-{tokens}.txt"));
+    if path.exists() {
+        bench.progress.reuse("the model's own text");
+        let words = bounded::read_text(&path, limits::TEXT)?;
+        return Ok(Text { path, words });
+    }
+    bench.progress.begin("writing a text", tokens as u64, Unit::Items);
+    let model = super::meter::load(bench.path)?;
+    let total = tokens as u64;
+    // Words at the seams are tokenized anew, often into fewer tokens.
+    let wanted = tokens + tokens / 8 + CTX;
+    let words = sample(&model, wanted, seed, &mut |done| {
+        bench.progress.reach((done as u64).min(total), total);
+    })?;
+    bench.progress.end();
+    dwindle_formats::output::write(&path, words.as_bytes())?;
+    Ok(Text { path, words })
+}

@@ -1,0 +1,288 @@
+//! What choosing types and rounding need to know of a model: measured once, and kept in its workspace.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, TensorType};
+
+use super::workspace::Workspace;
+use super::{Choosing, Effort, Error, Text, Workbench};
+use crate::architecture::Model;
+use crate::blockwise::{Sequences, Words, pool};
+use crate::plan::{Rounding, Subject};
+use crate::progress::{Progress, Unit};
+use crate::statistics::{
+    Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile, TensorSurvey,
+    TypeSurvey, digest,
+};
+use crate::target::{
+    Candidate, Costs, Survey, Surveyed as Found, SurveyTask, TYPES, TensorCandidates, survey,
+};
+
+/// Tokens of a sequence.
+const CTX: u32 = 512;
+
+/// What was found of a model.
+pub struct Surveyed {
+    /// What each type of each tensor costs; empty where no types were judged.
+    tensors: Vec<(TensorCandidates, f64)>,
+    /// Importance weights of all layers.
+    pub importance: Importance,
+    /// What the output layer reads.
+    pub output: Option<Statistics>,
+}
+
+impl Surveyed {
+    /// The costs of types: of those that are wanted, or of all.
+    pub fn costs(&self, wanted: &[TensorType]) -> Costs {
+        let of = |(tensor, kld): &(TensorCandidates, f64)| {
+            let mut tensor = tensor.clone();
+            if !wanted.is_empty() {
+                tensor.all.retain(|c| wanted.contains(&c.ty));
+            }
+            (tensor, *kld)
+        };
+        Costs::new(self.tensors.iter().map(of))
+    }
+}
+
+impl Effort {
+    /// Sequences that inputs are measured on, and that layers are fitted to.
+    pub fn sequences(self) -> usize {
+        match self {
+            Effort::Fast => 24,
+            Effort::Normal => 64,
+            Effort::Best => 128,
+        }
+    }
+
+    /// Sequences that divergences are measured on.
+    fn measured(self) -> usize {
+        match self {
+            Effort::Fast => 1,
+            Effort::Normal | Effort::Best => 2,
+        }
+    }
+
+    /// Groups of blocks whose divergence is measured.
+    fn groups(self) -> usize {
+        match self {
+            Effort::Fast => 8,
+            Effort::Normal | Effort::Best => usize::MAX,
+        }
+    }
+}
+
+/// Cuts a text as it is walked on.
+///
+/// # Errors
+/// A text that is too short.
+pub fn sequences(
+    model: &Model,
+    text: &Text,
+    count: usize,
+    threads: usize,
+) -> Result<Sequences, Error> {
+    let words = Words {
+        words: &text.words,
+        ctx: CTX,
+        chunks: count,
+        threads: Some(threads as u32),
+    };
+    Sequences::of(model, &words).map_err(|e| match e {
+        crate::blockwise::BlockwiseError::Text(e) => text.blame(e),
+        e => e.into(),
+    })
+}
+
+/// Surveys a model, or reads what an earlier run has found. Without a choice of types only importance
+/// and the output layer's input are measured.
+///
+/// # Errors
+/// Whatever ends a measurement.
+pub fn surveyed(
+    bench: &Workbench<'_>,
+    workspace: &Workspace,
+    text: &Text,
+    choosing: Option<&Choosing>,
+    effort: Effort,
+) -> Result<Surveyed, Error> {
+    let subject = Subject::unmeasured(bench.subject.model, bench.subject.source);
+    let types = if choosing.is_some() { TYPES } else { &[] };
+    let names: Vec<String> = types.iter().map(ToString::to_string).collect();
+    let about = format!(
+        "{} {} {} {:?} {effort:?} {}",
+        env!("CARGO_PKG_VERSION"),
+        digest(text.words.as_bytes()),
+        effort.sequences(),
+        bench.rounding,
+        names.join(","),
+    );
+    let key = digest(about.as_bytes());
+    let short = &key[..16];
+    let file = workspace.file(&format!("survey-{short}.json"));
+    let output = workspace.file(&format!("output-{short}.safetensors"));
+    let found = match SurveyFile::open(&file, &key)? {
+        Some(found) => {
+            bench.progress.reuse("the survey");
+            found
+        }
+        None => {
+            let task = Task {
+                subject,
+                types,
+                effort,
+                rounding: bench.rounding,
+                scratch: workspace.folder(),
+                threads: bench.options.threads,
+                memory: bench.options.memory,
+                progress: bench.progress,
+            };
+            let made = task.run(text)?;
+            if let Some((weights, sums)) = &made.output {
+                let identity = Identity::of(subject.model, subject.source)?;
+                write_output(&output, identity, text, weights, sums)?;
+            }
+            let found = SurveyFile::new(key, made.tensors.iter().map(described).collect());
+            found.write(&file)?;
+            found
+        }
+    };
+    let output = output.exists().then(|| Statistics::open(&output));
+    read(&subject, found, output.transpose()?)
+}
+
+struct Task<'a> {
+    subject: Subject<'a>,
+    types: &'a [TensorType],
+    effort: Effort,
+    rounding: Rounding,
+    scratch: &'a Path,
+    threads: usize,
+    memory: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Task<'_> {
+    fn run(&self, text: &Text) -> Result<Survey, Error> {
+        let wanted = self.effort.sequences();
+        let sequences = sequences(self.subject.model, text, wanted, self.threads)?;
+        let measured = if self.types.is_empty() { 0 } else { self.effort.measured() };
+        let task = SurveyTask {
+            subject: self.subject,
+            types: self.types,
+            rounding: self.rounding,
+            cut: sequences.cut,
+            measured,
+            groups: self.effort.groups(),
+            scratch: scratch(self.subject.model, &sequences, self.memory, self.scratch),
+        };
+        self.progress.begin("measuring", 0, Unit::Items);
+        let progress = self.progress;
+        let made = pool(sequences.cut.threads)?.install(|| {
+            survey(&task, &sequences.tokens, &mut |done, total| {
+                progress.reach(done.into(), total.into());
+            })
+        });
+        self.progress.end();
+        Ok(made?)
+    }
+}
+
+/// The folder for streams, where they are not to be in memory: what a block's layers read takes about
+/// eight times the stream.
+pub fn scratch<'a>(
+    model: &Model,
+    sequences: &Sequences,
+    memory: u64,
+    folder: &'a Path,
+) -> Option<&'a Path> {
+    let key = format!("{}.embedding_length", model.architecture);
+    let width = model.metadata.get(&key).and_then(|v| v.as_u64());
+    let stream = 4 * sequences.tokens.len() as u64 * width.unwrap_or(0);
+    (12 * stream > memory / 2).then_some(folder)
+}
+
+fn write_output(
+    file: &Path,
+    identity: Identity,
+    text: &Text,
+    weights: &[String],
+    sums: &crate::statistics::Accumulator,
+) -> Result<(), Error> {
+    let tokens = sums.rows().next().unwrap_or(0);
+    let provenance = Provenance {
+        dwindle: env!("CARGO_PKG_VERSION").to_string(),
+        model: identity,
+        text: text.name(),
+        text_sha256: digest(text.words.as_bytes()),
+        tokens,
+        chunks: tokens / u64::from(CTX),
+        ctx: CTX,
+    };
+    let group = Group {
+        weights: weights.to_vec(),
+        width: sums.width(),
+        slices: 1,
+        blocks: sums.blocks(),
+    };
+    let mut writer = StatisticsWriter::create(file, provenance, vec![group])?;
+    writer.write(0, sums)?;
+    Ok(writer.finish()?)
+}
+
+fn described(found: &Found) -> TensorSurvey {
+    let ty = |c: &Candidate| TypeSurvey {
+        name: c.ty.to_string(),
+        error: c.error,
+    };
+    TensorSurvey {
+        name: found.candidates.name.clone(),
+        types: found.candidates.all.iter().map(ty).collect(),
+        probe: ty(&found.candidates.probe),
+        kld: found.kld,
+        importance: found.importance.clone(),
+    }
+}
+
+fn read(
+    subject: &Subject<'_>,
+    file: SurveyFile,
+    output: Option<Statistics>,
+) -> Result<Surveyed, Error> {
+    let tensors = subject.model.tensors.iter().enumerate();
+    let by_name: HashMap<&str, usize> = tensors.map(|(i, t)| (t.name.as_str(), i)).collect();
+    let mut costs = Vec::new();
+    let mut columns = HashMap::new();
+    for found in file.tensors {
+        let Some(&index) = by_name.get(found.name.as_str()) else {
+            continue;
+        };
+        let shape = &subject.model.tensors[index].shape;
+        let candidate = |t: &TypeSurvey| -> Option<Candidate> {
+            let ty: TensorType = t.name.parse().ok()?;
+            Some(Candidate {
+                ty,
+                bytes: ty.bytes(shape)?.next_multiple_of(DEFAULT_ALIGNMENT),
+                error: t.error,
+            })
+        };
+        if let (Some(probe), false) = (candidate(&found.probe), found.types.is_empty()) {
+            let tensor = TensorCandidates {
+                index,
+                name: found.name.clone(),
+                all: found.types.iter().filter_map(candidate).collect(),
+                probe,
+            };
+            costs.push((tensor, found.kld));
+        }
+        if !found.importance.is_empty() {
+            columns.insert(found.name, found.importance);
+        }
+    }
+    Ok(Surveyed {
+        tensors: costs,
+        importance: Importance::of(columns),
+        output,
+    })
+}
