@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
+use super::unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted};
 use super::walk::Treat;
 use crate::architecture::{ModelTensor, role};
 use crate::ggml;
@@ -13,7 +14,10 @@ use crate::method::drift::{Correction, Drift, Following};
 use crate::method::error::MethodError;
 use crate::method::rounding::{Curvature, DAMPING, round_in_blocks};
 use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
-use crate::writing::{ErrorSums, Factorizer, Inputs, Made, store_rows};
+use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made, store_rows};
+
+/// The type in which treated tensors are run.
+const RUN: TensorType = TensorType::F16;
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 64;
@@ -32,6 +36,7 @@ pub struct Fitting<'a> {
     /// Steps that are treated before the walk: values of each, in F32.
     prepared: Vec<Option<Arc<Vec<f32>>>>,
     steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
+    unfitted: Vec<Unfitted>,
 }
 
 /// What is known of one input: of each slice, or of all.
@@ -56,6 +61,7 @@ impl<'a> Fitting<'a> {
             scale,
             prepared: vec![None; plan.steps.len()],
             steps: plan.steps.iter().map(|_| None).collect(),
+            unfitted: Vec::new(),
         }
     }
 
@@ -76,13 +82,55 @@ impl<'a> Fitting<'a> {
                 self.prepared[*member] = Some(Arc::new(values.to_vec()));
             }
             self.steps[step] = Some((made.parts, made.sums));
+            let names = members.iter().map(|i| self.tensor(*i).name.clone());
+            self.unfitted.push(Unfitted {
+                weights: names.collect(),
+                width: self.tensor(step).row_len() as usize,
+                reason: Reason::Stacked,
+            });
         }
         Ok(())
     }
 
-    /// The parts of the steps that were treated, and what they lost.
-    pub fn finish(self) -> Vec<Option<(Vec<Vec<u8>>, ErrorSums)>> {
-        self.steps
+    /// The parts of the steps that were treated, and what they lost; and what was not fitted.
+    pub fn finish(self) -> (Fitted, Vec<Unfitted>) {
+        (Fitted::new(self.steps), self.unfitted)
+    }
+
+    /// Whether so few tokens were seen that a method does better with what calibration knows.
+    fn is_too_little(&self, tensors: &[usize], drifts: &[Drift]) -> bool {
+        let width = self.tensor(tensors[0]).row_len() as usize;
+        drifts.len() == 1 && drifts[0].tokens() < ROWS_PER_ELEMENT * width
+    }
+
+    /// Notes layers whose input was seen too little of.
+    fn note(&mut self, tensors: &[usize], drifts: &[Drift]) {
+        let statistics = self.subject().measured.statistics;
+        let is_known = |name: &String| {
+            statistics.is_some_and(|s| s.group(name).is_some_and(|g| g.blocks.len() == 1))
+        };
+        let names = tensors.iter().map(|i| self.tensor(*i).name.clone());
+        let weights: Vec<String> = names.collect();
+        let width = self.tensor(tensors[0]).row_len() as usize;
+        self.unfitted.push(Unfitted {
+            width,
+            reason: Reason::TooFewTokens {
+                tokens: drifts[0].tokens(),
+                needed: ROWS_PER_ELEMENT * width,
+                measured: weights.iter().all(is_known),
+            },
+            weights,
+        });
+    }
+
+    /// A step, with all that share its factors, from what calibration saw.
+    fn by_calibration(&self, step: usize) -> Result<Vec<Made>, TransformError> {
+        let Some(members) = self.plan.steps[step].treatment.joint() else {
+            return Ok(vec![self.factorizer.make(step)?]);
+        };
+        let tensors: Vec<&ModelTensor> = members.iter().map(|i| self.tensor(*i)).collect();
+        let operand = Operand::joint(self.subject(), &tensors)?;
+        self.factorizer.make_joint(members, &operand, &operand.w)
     }
 
     fn tensor(&self, step: usize) -> &'a ModelTensor {
@@ -164,8 +212,8 @@ impl<'a> Fitting<'a> {
         }
     }
 
-    /// A dense tensor, rounded for its inputs.
-    fn rounded(&self, step: usize, known: &Known) -> Result<Made, TransformError> {
+    /// A dense tensor, rounded for its inputs, and what is computed with.
+    fn rounded(&self, step: usize, known: &Known) -> Result<(Made, Vec<u8>), TransformError> {
         let tensor = self.tensor(step);
         let ty = self.plan.steps[step].stored.parts[0].ty;
         let row = tensor.row_len() as usize;
@@ -174,7 +222,7 @@ impl<'a> Fitting<'a> {
         let jobs: Vec<(usize, usize)> = (0..tensor.slices())
             .flat_map(|slice| (0..per_slice).step_by(ROWS).map(move |r| (slice, r)))
             .collect();
-        let made: Vec<(Vec<u8>, ErrorSums)> = jobs
+        let made: Vec<(Vec<u8>, Vec<u8>, ErrorSums)> = jobs
             .par_iter()
             .with_max_len(1)
             .map(|(slice, first)| {
@@ -188,20 +236,23 @@ impl<'a> Fitting<'a> {
                 let bytes = round_in_blocks(&fitted, end - start, curvatures, ty, weights)?;
                 let mut back = vec![0f32; w.len()];
                 ggml::dequantize(ty, &bytes, &mut back)?;
-                Ok((bytes, ErrorSums::of(&w, &back)))
+                let sums = ErrorSums::of(&w, &back);
+                Ok((bytes, ggml::quantized(RUN, &back, row, None)?, sums))
             })
             .collect::<Result<_, TransformError>>()?;
         let mut sums = ErrorSums::default();
-        let mut bytes = Vec::new();
-        for (own, piece) in made {
+        let (mut bytes, mut running) = (Vec::new(), Vec::new());
+        for (own, run, piece) in made {
             sums.add(piece);
             bytes.extend(own);
+            running.extend(run);
         }
-        Ok(Made {
+        let made = Made {
             parts: vec![bytes],
             values: Vec::new(),
             sums,
-        })
+        };
+        Ok((made, running))
     }
 
     /// Tensors that are treated together by a method.
@@ -240,11 +291,8 @@ impl<'a> Fitting<'a> {
 
     /// The bytes that the compressed block computes with.
     fn bytes_of(&self, step: usize, made: &Made) -> Result<Vec<u8>, TransformError> {
-        if self.plan.steps[step].is_dense() {
-            return Ok(made.parts[0].clone());
-        }
         let row = self.tensor(step).row_len() as usize;
-        Ok(ggml::quantized(self.ty(step), &made.values, row, None)?)
+        Ok(ggml::quantized(RUN, &made.values, row, None)?)
     }
 }
 
@@ -263,9 +311,11 @@ fn whole(drift: &Drift, n: usize) -> Vec<f32> {
 impl Treat for Fitting<'_> {
     fn ty(&self, tensor: usize) -> TensorType {
         let step = &self.plan.steps[tensor];
-        match step.is_dense() && self.prepared[tensor].is_none() {
-            true => step.stored.parts[0].ty,
-            false => TensorType::F32,
+        match self.awaits(tensor) {
+            // Products with some quantized types are slow, so that what they hold is computed with.
+            true => RUN,
+            false if self.prepared[tensor].is_some() => TensorType::F32,
+            false => step.stored.parts[0].ty,
         }
     }
 
@@ -294,6 +344,12 @@ impl Treat for Fitting<'_> {
     }
 
     fn layer(&mut self, tensors: &[usize], drifts: &[Drift]) -> Result<Vec<Vec<u8>>, BoxError> {
+        let by_method = |t: &usize| !matches!(self.plan.steps[*t].treatment, Treatment::Round);
+        let methods: Vec<usize> = tensors.iter().copied().filter(by_method).collect();
+        let is_too_little = self.is_too_little(tensors, drifts);
+        if is_too_little && !methods.is_empty() {
+            self.note(&methods, drifts);
+        }
         let known = self.known(drifts)?;
         let mut all: Vec<Option<Vec<u8>>> = vec![None; tensors.len()];
         for (at, tensor) in tensors.iter().enumerate() {
@@ -305,13 +361,21 @@ impl Treat for Fitting<'_> {
             let treatment = &self.plan.steps[*tensor].treatment;
             let members = treatment.joint().map_or_else(|| vec![*tensor], <[usize]>::to_vec);
             let made = match treatment {
-                Treatment::Round => vec![self.rounded(*tensor, &known).map_err(failed(*tensor))?],
-                _ => self
-                    .treated(&members, &known, drifts)
-                    .map_err(failed(*tensor))?,
+                Treatment::Round => self.rounded(*tensor, &known).map(|made| vec![made]),
+                _ => match is_too_little {
+                    true => self.by_calibration(*tensor),
+                    false => self.treated(&members, &known, drifts),
+                }
+                .and_then(|all| {
+                    let run = |(member, made): (&usize, Made)| {
+                        let bytes = self.bytes_of(*member, &made)?;
+                        Ok((made, bytes))
+                    };
+                    members.iter().zip(all).map(run).collect()
+                }),
             };
-            for (member, made) in members.into_iter().zip(made) {
-                let bytes = self.bytes_of(member, &made).map_err(failed(member))?;
+            let made = made.map_err(failed(*tensor))?;
+            for (member, (made, bytes)) in members.into_iter().zip(made) {
                 if let Some(at) = tensors.iter().position(|t| *t == member) {
                     all[at] = Some(bytes);
                 }

@@ -8,6 +8,7 @@ mod fit;
 mod run;
 mod runner;
 mod stream;
+mod unfitted;
 mod walk;
 
 pub use block::Block;
@@ -16,4 +17,5 @@ pub use embedding::{EmbeddingError, looked_up, streams_of};
 pub use run::{BlockwiseError, Sequences, Words, fit, pool};
 pub use runner::{Cut, Runner};
 pub use stream::Stream;
+pub use unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted, describe};
 pub use walk::{Original, WIDEST, WalkError};

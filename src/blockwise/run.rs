@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::embedding::{EmbeddingError, streams};
 use super::fit::Fitting;
 use super::runner::Cut;
+use super::unfitted::Unfitted;
 use super::walk::{Options, Walk, WalkError};
 use crate::architecture::{self, Traits};
 use crate::eval::{Chunks, EvalError, EvalOptions};
@@ -117,7 +118,7 @@ pub fn fit(
     following: Following,
     scratch: Option<&Path>,
     done: &mut (dyn FnMut(u32, u32) + Send),
-) -> Result<Fitted, BlockwiseError> {
+) -> Result<(Fitted, Vec<Unfitted>), BlockwiseError> {
     let subject = &inputs.subject;
     let model = subject.model;
     let key = format!("{}.residual_scale", model.architecture);
@@ -140,6 +141,6 @@ pub fn fit(
             walk.block(block, &source, &mut fitting)?;
             done(block + 1, blocks);
         }
-        Ok(Fitted::new(fitting.finish()))
+        Ok(fitting.finish())
     })
 }

@@ -126,7 +126,9 @@ impl<'a> Walk<'a> {
         treat: &mut (dyn Treat + Sync),
     ) -> Result<(), WalkError> {
         let block = Block::new(self.model, number);
+        let t0 = std::time::Instant::now();
         let recorded = self.record(&block, source, treat)?;
+        let t1 = t0.elapsed(); let mut td = std::time::Duration::ZERO; let mut tl = std::time::Duration::ZERO;
         let zeros = |tensor: usize, ty: TensorType| {
             if treat.awaits(tensor) {
                 let len = ty.bytes(&self.model.tensors[tensor].shape).unwrap_or(0);
@@ -142,14 +144,15 @@ impl<'a> Walk<'a> {
             if tensors.is_empty() {
                 continue;
             }
-            let drifts = self.drifts(&mut runner, at, &recorded)?;
-            let made = treat.layer(&tensors, &drifts).map_err(WalkError::Treatment)?;
+            let t2 = std::time::Instant::now(); let drifts = self.drifts(&mut runner, at, &recorded)?;
+            td += t2.elapsed(); let t2 = std::time::Instant::now();
+            let made = treat.layer(&tensors, &drifts).map_err(WalkError::Treatment)?; tl += t2.elapsed();
             for (tensor, bytes) in tensors.iter().zip(made) {
                 let name = block.name_here(&self.model.tensors[*tensor].name);
                 running.replace_bytes(&name, &bytes)?;
             }
         }
-        runner.advance(&mut self.now)?;
+        let t2 = std::time::Instant::now(); runner.advance(&mut self.now)?; if std::env::var("DW_TIME").is_ok() { eprintln!("block {number}: record {t1:?} drifts {td:?} layer {tl:?} advance {:?}", t2.elapsed()); }
         self.original = recorded.behind;
         Ok(())
     }

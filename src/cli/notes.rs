@@ -1,6 +1,6 @@
 //! Notes of `compress` on stderr: how the model was pruned, and which layers were not fitted.
 
-use crate::fitting::{Reason, Unfitted};
+use crate::blockwise::{Reason, Unfitted};
 use crate::workbench::StructureReport;
 
 /// How the blocks were pruned, in one line.

@@ -9,7 +9,7 @@ use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
 use crate::architecture::role;
 use crate::eval::peak_memory;
-use crate::fitting::Unfitted;
+use crate::blockwise::Unfitted;
 use crate::plan::{self, Plan};
 use crate::workbench::{Compressed, Outcome, StructureReport};
 use crate::writing::Summary;

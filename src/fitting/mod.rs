@@ -5,13 +5,9 @@ mod influence;
 mod observe;
 mod repair;
 mod rotary;
-mod sequential;
 mod side_by_side;
-mod unfitted;
 
 pub use influence::influence;
 pub use repair::repair;
 pub use rotary::rotary_pairs;
-pub use sequential::fit;
 pub use side_by_side::{FitError, FitOptions, FitText};
-pub use unfitted::{Reason, Unfitted, describe};

@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use super::side_by_side::{FitError, FitText, ROWS_PER_ELEMENT, SideBySide};
-use super::unfitted::{Reason, Unfitted};
+use super::side_by_side::{FitError, FitText, SideBySide};
 use crate::architecture::{self, ModelTensor, Traits};
+use crate::blockwise::{ROWS_PER_ELEMENT, Reason, Unfitted};
 use crate::llama::lockstep::Pair;
 use crate::llama::model::Model;
 use crate::method::refit::{forward, regress};

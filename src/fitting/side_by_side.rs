@@ -18,9 +18,6 @@ const MIN_OUTPUTS: usize = 16;
 /// The most sequences of a llama.cpp context.
 const MAX_SEQUENCES: usize = 256;
 
-/// Rows for each element of a row, below which an input's second moment says too little.
-pub(super) const ROWS_PER_ELEMENT: usize = 2;
-
 /// What the layers are fitted on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FitOptions {

@@ -6,7 +6,6 @@
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use crate::llama::context::{BatchToken, Context, ContextOptions};
 use crate::llama::model::{LlamaError, Model, Token};
@@ -59,11 +58,10 @@ pub fn sample(
             sequence.enter(number, &mut batch);
         }
         context.decode(&batch)?;
-        let rows = context.try_logits()?.par_chunks(model.n_vocab());
-        running
-            .par_iter_mut()
-            .zip(rows)
-            .for_each(|(sequence, logits)| sequence.choose(logits));
+        // One thread: those of llama.cpp wait busily for the next step.
+        let rows = context.try_logits()?.chunks(model.n_vocab());
+        let each = running.iter_mut().zip(rows);
+        each.for_each(|(sequence, logits)| sequence.choose(logits));
         made += running.len();
         done(made.min(tokens));
         for (number, sequence) in running.iter_mut().enumerate() {
@@ -108,14 +106,14 @@ impl Sequence {
     /// Chooses the next token by its probability.
     fn choose(&mut self, logits: &[f32]) {
         let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = logits.iter().map(|l| f64::from((l - most).exp())).sum();
+        let shares: Vec<f32> = logits.iter().map(|l| (l - most).exp()).collect();
+        let total: f64 = shares.iter().map(|s| f64::from(*s)).sum();
         let mut left = self.random.random::<f64>() * total;
         let mut chosen = 0;
-        for (token, logit) in logits.iter().enumerate() {
-            let share = f64::from((logit - most).exp());
+        for (token, share) in shares.into_iter().enumerate() {
             if share > 0.0 {
                 chosen = token;
-                left -= share;
+                left -= f64::from(share);
             }
             if left < 0.0 {
                 break;

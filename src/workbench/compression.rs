@@ -9,7 +9,8 @@ use super::shrink::{Following, Smaller, shrink};
 use super::{Choosing, Error, Goal, Outcome, StructureReport, Study, Text, Workbench, choose, workspace};
 use crate::architecture::Model;
 use crate::checkpoint::{self, Source};
-use crate::fitting::{FitOptions, Unfitted};
+use crate::blockwise::{Unfitted, describe};
+use crate::fitting::FitOptions;
 use crate::plan::{Plan, Recipe, Rounding, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
@@ -180,7 +181,12 @@ impl Compression<'_> {
             content: &content,
         };
         let fitted = match (&self.text, fits) {
-            (Some(text), true) => Some(fit_layers(bench, &done.plan, &inputs, (text, &self.fit))?),
+            (Some(text), true) => {
+                let (parts, left) = fit_layers(bench, &done.plan, &inputs, (text, &self.fit))?;
+                describe(&left, &mut done.plan);
+                done.unfitted = left;
+                Some(parts)
+            }
             _ => bench.rounded(&done.plan, &inputs)?,
         };
         inputs.fitted = fitted.as_ref();

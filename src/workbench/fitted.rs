@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::surveyed::{scratch, sequences};
 use super::{Error, Text, Workbench, following};
-use crate::blockwise::fit;
+use crate::blockwise::{Unfitted, fit};
 use crate::fitting::FitOptions;
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::Plan;
@@ -42,7 +42,7 @@ pub(super) fn fit_layers(
     plan: &Plan,
     inputs: &Inputs<'_>,
     (text, options): (&Text, &FitOptions),
-) -> Result<Fitted, Error> {
+) -> Result<(Fitted, Vec<Unfitted>), Error> {
     bench.progress.begin("fitting", 0, Unit::Items);
     let threads = bench.options.threads;
     let sequences = sequences(bench.subject.model, text, options.chunks, threads)?;

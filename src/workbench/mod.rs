@@ -81,8 +81,8 @@ impl<'a> Workbench<'a> {
             // The file is deleted after its measurement, so no run resumes it.
             content: &[0; 32],
         };
-        let fitted = self.rounded(plan, &inputs)?;
-        inputs.fitted = fitted.as_ref();
+        let rounded = self.rounded(plan, &inputs)?;
+        inputs.fitted = rounded.as_ref();
         let nothing = &mut |_| ();
         Ok(compress(plan, &inputs, file, self.options, nothing)?.bytes)
     }
@@ -99,7 +99,7 @@ impl<'a> Workbench<'a> {
         let progress = self.progress;
         let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
         let scratch = study.scratch(self);
-        let fitted = fit(plan, inputs, &study.sequences, following(), scratch, reach)?;
+        let (fitted, _) = fit(plan, inputs, &study.sequences, following(), scratch, reach)?;
         self.progress.end();
         Ok(Some(fitted))
     }

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::plan::Plan;
 
+/// Rows for each element of a row, below which an input's second moment says too little.
+pub const ROWS_PER_ELEMENT: usize = 2;
+
 /// Weights that read one input and were compressed as calibration alone knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unfitted {
