@@ -2,8 +2,8 @@
 //! runs under llama.cpp, and measures the loss.
 //!
 //! [`Compress`] writes a stock `.gguf` that any llama.cpp loads, or a `.dwn` container, which may
-//! hold factors and has a checksum for every byte. What it needs to know of a model, [`calibrate`]
-//! measures. [`verify`] says whether a file is whole, and [`evaluate`] how far its predictions are
+//! hold factors and has a checksum for every byte. What it needs to know of a model it measures, and
+//! keeps in a workspace. [`verify`] says whether a file is whole, and [`evaluate`] how far its predictions are
 //! from the checkpoint's.
 //!
 //! # Example
@@ -11,7 +11,7 @@
 //! A checkpoint as a file of 45 % of its bytes, with the progress on stderr:
 //!
 //! ```
-//! use dwindle::{CalibrateOptions, Choosing, Compress, Effort, Goal, Progress};
+//! use dwindle::{Choosing, Compress, Effort, Goal, Progress};
 //!
 //! struct Stages;
 //! impl Progress for Stages {
@@ -21,15 +21,11 @@
 //! }
 //!
 //! # let folder = tempfile::tempdir()?;
-//! # let [stats, known, file] = ["stats.safetensors", "known.json", "m.gguf"].map(|f| folder.path().join(f));
-//! let (model, text) = ("fixtures/kjv-llama", "fixtures/kjv-calibration.txt");
-//! let little = CalibrateOptions { chunks: Some(4), ..CalibrateOptions::default() };
-//! dwindle::calibrate(model, text, &stats, &little, &Stages)?;
-//! let done = Compress::checkpoint(model)
+//! # let [measured, file] = ["measured", "m.gguf"].map(|f| folder.path().join(f));
+//! let done = Compress::checkpoint("fixtures/kjv-llama")
 //!     .goal(Goal::Part(0.45))
-//!     .choosing(Choosing { effort: Effort::Fast, sensitivity: Some(known), ..Choosing::default() })
-//!     .statistics(stats)
-//!     .text(std::path::PathBuf::from(text))
+//!     .choosing(Choosing { effort: Effort::Fast, chunks: Some(4), ..Choosing::default() })
+//!     .workspaces(measured)
 //!     .progress(&Stages)
 //!     .write(&file)?;
 //! println!("{:?}, predicted and measured", done.outcome);

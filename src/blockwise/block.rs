@@ -92,6 +92,11 @@ impl<'a> Block<'a> {
             Box::new(|at, out| {
                 *out = match at {
                     0 => vec![0; (4 * width * u64::from(TOKENS)) as usize],
+                    // Positions are added to what the first block reads.
+                    at if self.number > 0 && self.is_position(at - 1) => {
+                        let shape = &self.model.tensors[self.tensors[at - 1]].shape;
+                        vec![0; types[at].bytes(shape).unwrap_or(0) as usize]
+                    }
                     at => produce(self.tensors[at - 1], types[at])?,
                 };
                 Ok(())
@@ -107,6 +112,10 @@ impl<'a> Block<'a> {
             ..ModelOptions::default()
         };
         Model::load_feed(&name, feed, &options)
+    }
+
+    fn is_position(&self, at: usize) -> bool {
+        self.model.tensors[self.tensors[at]].name == "position_embd.weight"
     }
 
     /// Elements of a row of the residual stream.

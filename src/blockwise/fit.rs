@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
+use super::journal::Made;
 use super::unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted};
 use super::walk::Treat;
 use crate::architecture::{ModelTensor, role};
@@ -14,7 +15,7 @@ use crate::method::drift::{Correction, Drift, Following};
 use crate::method::error::MethodError;
 use crate::method::rounding::{Curvature, DAMPING, round_in_blocks};
 use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
-use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made, store_rows};
+use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made as Computed, store_rows};
 
 /// The type in which treated tensors are run.
 const RUN: TensorType = TensorType::F16;
@@ -35,7 +36,7 @@ pub struct Fitting<'a> {
     scale: Option<f32>,
     /// Steps that are treated before the walk: values of each, in F32.
     prepared: Vec<Option<Arc<Vec<f32>>>>,
-    steps: Vec<Option<(Vec<Vec<u8>>, ErrorSums)>>,
+    steps: Vec<Option<Made>>,
     unfitted: Vec<Unfitted>,
 }
 
@@ -92,6 +93,21 @@ impl<'a> Fitting<'a> {
         Ok(())
     }
 
+    /// The steps of tensors that were treated.
+    pub fn made(&self, tensors: &[usize]) -> Vec<(usize, &Made)> {
+        let made = tensors.iter().filter_map(|i| Some((*i, self.steps[*i].as_ref()?)));
+        made.collect()
+    }
+
+    /// Takes over what an earlier run has made.
+    pub fn take(&mut self, made: Vec<(usize, Made)>) {
+        for (step, made) in made {
+            if let Some(place) = self.steps.get_mut(step) {
+                *place = Some(made);
+            }
+        }
+    }
+
     /// The parts of the steps that were treated, and what they lost; and what was not fitted.
     pub fn finish(self) -> (Fitted, Vec<Unfitted>) {
         (Fitted::new(self.steps), self.unfitted)
@@ -124,7 +140,7 @@ impl<'a> Fitting<'a> {
     }
 
     /// A step, with all that share its factors, from what calibration saw.
-    fn by_calibration(&self, step: usize) -> Result<Vec<Made>, TransformError> {
+    fn by_calibration(&self, step: usize) -> Result<Vec<Computed>, TransformError> {
         let Some(members) = self.plan.steps[step].treatment.joint() else {
             return Ok(vec![self.factorizer.make(step)?]);
         };
@@ -213,7 +229,7 @@ impl<'a> Fitting<'a> {
     }
 
     /// A dense tensor, rounded for its inputs, and what is computed with.
-    fn rounded(&self, step: usize, known: &Known) -> Result<(Made, Vec<u8>), TransformError> {
+    fn rounded(&self, step: usize, known: &Known) -> Result<(Computed, Vec<u8>), TransformError> {
         let tensor = self.tensor(step);
         let ty = self.plan.steps[step].stored.parts[0].ty;
         let row = tensor.row_len() as usize;
@@ -247,7 +263,7 @@ impl<'a> Fitting<'a> {
             bytes.extend(own);
             running.extend(run);
         }
-        let made = Made {
+        let made = Computed {
             parts: vec![bytes],
             values: Vec::new(),
             sums,
@@ -261,7 +277,7 @@ impl<'a> Fitting<'a> {
         members: &[usize],
         known: &Known,
         drifts: &[Drift],
-    ) -> Result<Vec<Made>, TransformError> {
+    ) -> Result<Vec<Computed>, TransformError> {
         let (mut original, mut fitted) = (Vec::new(), Vec::new());
         for member in members {
             original.extend(self.subject().values(self.tensor(*member))?);
@@ -290,7 +306,7 @@ impl<'a> Fitting<'a> {
     }
 
     /// The bytes that the compressed block computes with.
-    fn bytes_of(&self, step: usize, made: &Made) -> Result<Vec<u8>, TransformError> {
+    fn bytes_of(&self, step: usize, made: &Computed) -> Result<Vec<u8>, TransformError> {
         let row = self.tensor(step).row_len() as usize;
         Ok(ggml::quantized(RUN, &made.values, row, None)?)
     }
@@ -367,7 +383,7 @@ impl Treat for Fitting<'_> {
                     false => self.treated(&members, &known, drifts),
                 }
                 .and_then(|all| {
-                    let run = |(member, made): (&usize, Made)| {
+                    let run = |(member, made): (&usize, Computed)| {
                         let bytes = self.bytes_of(*member, &made)?;
                         Ok((made, bytes))
                     };

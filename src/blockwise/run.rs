@@ -4,10 +4,13 @@ use std::path::Path;
 
 use dwindle_formats::gguf::{TensorType, Value};
 
+use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::embedding::{EmbeddingError, streams};
 use super::fit::Fitting;
+use super::journal::Journal;
 use super::runner::Cut;
+use super::stream::Stream;
 use super::unfitted::Unfitted;
 use super::walk::{Options, Walk, WalkError};
 use crate::architecture::{self, Traits};
@@ -33,6 +36,10 @@ pub enum BlockwiseError {
     Tensor(#[from] TensorError),
     #[error(transparent)]
     Walk(#[from] WalkError),
+    #[error(
+        "the blocks of `{architecture}` can't be run one by one, expected one of {known}; choose a preset, and round to the nearest"
+    )]
+    Blocks { architecture: String, known: String },
     #[error("can't start {threads} threads")]
     Threads { threads: usize },
 }
@@ -65,6 +72,12 @@ impl Sequences {
     /// # Errors
     /// A text that is too short, a model that is an encoder, or llama.cpp's words.
     pub fn of(model: &architecture::Model, text: &Words<'_>) -> Result<Sequences, BlockwiseError> {
+        if !Traits::of(&model.architecture).uniform {
+            return Err(BlockwiseError::Blocks {
+                architecture: model.architecture.clone(),
+                known: Traits::names(|t| t.uniform),
+            });
+        }
         let vocabulary = Model::load_vocabulary("the checkpoint", &model.metadata)?;
         let longest = number(model, "context_length");
         let longest = longest.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -106,6 +119,40 @@ pub fn pool(threads: u32) -> Result<rayon::ThreadPool, BlockwiseError> {
     pool.build().map_err(|_| BlockwiseError::Threads { threads })
 }
 
+/// Where a walk keeps what it needs.
+#[derive(Clone, Copy, Default)]
+pub struct Places<'a> {
+    /// A folder for streams, where they are not to be in memory.
+    pub scratch: Option<&'a Path>,
+    /// Where blocks are kept that are made.
+    pub journal: Option<&'a Journal>,
+}
+
+/// Takes over the blocks that an earlier run has made. Gives the first that is to be made.
+fn resume(
+    journal: &Journal,
+    blocks: u32,
+    fitting: &mut Fitting<'_>,
+    streams: &mut [Stream; 2],
+) -> Result<u32, BlockwiseError> {
+    let made = journal.made().min(blocks);
+    let read = (0..made).map(|number| journal.read(number));
+    let Some(all) = read.collect::<Option<Vec<_>>>() else {
+        return Ok(0);
+    };
+    if made < blocks {
+        // Nothing is behind the last block that anybody reads.
+        let Some(rows) = journal.read_streams(made, streams) else {
+            return Ok(0);
+        };
+        for (stream, rows) in streams.iter_mut().zip(rows) {
+            stream.write(0, &rows).map_err(WalkError::from)?;
+        }
+    }
+    all.into_iter().for_each(|made| fitting.take(made));
+    Ok(made)
+}
+
 /// Treats the layers of a plan one after the other, for the inputs that the sequences give. `done` is
 /// called with the blocks that were worked on and their number.
 ///
@@ -115,8 +162,7 @@ pub fn fit(
     plan: &Plan,
     inputs: &Inputs<'_>,
     text: &Sequences,
-    following: Following,
-    scratch: Option<&Path>,
+    (following, places): (Following, Places<'_>),
     done: &mut (dyn FnMut(u32, u32) + Send),
 ) -> Result<(Fitted, Vec<Unfitted>), BlockwiseError> {
     let subject = &inputs.subject;
@@ -134,11 +180,18 @@ pub fn fit(
         let options = Options {
             cut: text.cut,
             fitted: text.count(),
-            scratch,
+            scratch: places.scratch,
         };
-        let mut walk = Walk::new(model, options, streams(plan, inputs, &text.tokens, scratch)?);
-        for block in 0..blocks {
+        let mut streams = streams(plan, inputs, &text.tokens, places.scratch)?;
+        let journal = places.journal;
+        let first = journal.map_or(Ok(0), |j| resume(j, blocks, &mut fitting, &mut streams))?;
+        let mut walk = Walk::new(model, options, streams);
+        for block in first..blocks {
             walk.block(block, &source, &mut fitting)?;
+            if let Some(journal) = journal {
+                let tensors = Block::new(model, block);
+                journal.keep(block, &fitting.made(tensors.tensors()), walk.streams())?;
+            }
             done(block + 1, blocks);
         }
         Ok(fitting.finish())

@@ -115,6 +115,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Both streams, the original's first.
+    pub fn streams(&self) -> [&Stream; 2] {
+        [&self.original, &self.now]
+    }
+
     /// Goes through a block.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::target::{ChoosingArgs, Target};
 use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
 use crate::plan::{self, Base, PRESETS, Recipe, Rounding, Structure};
-use crate::workbench::{Compress, Compressed, is_stock};
+use crate::workbench::{Choosing, Compress, Compressed, is_stock};
 
 /// Convert a checkpoint into a smaller file
 #[derive(Debug, Parser)]
@@ -69,12 +69,13 @@ pub struct Args {
     /// Runs the checkpoint and an F16 copy side by side on the CPU
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// Text, UTF-8, for --sequential, for measuring the sensitivities of a target, and for the keys
-    /// of `[structure]` that need one
+    /// Text, UTF-8, that the model is measured on and its layers are fitted to [default: one that the model
+    /// writes]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Chunks of the text to evaluate, of 512 tokens each [default: 64]
-    #[arg(long, value_name = "N", requires = "text", value_parser = at_least_one)]
+    /// Chunks of 512 tokens of the text that layers are fitted to [default: 64; with a target, what
+    /// --effort says]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     chunks: Option<usize>,
     /// Print the plan with its bytes and stop
     #[arg(long)]
@@ -107,7 +108,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .diagnosis(args.diagnosis.clone())
         .text(args.text.clone())
         .gate(args.choosing.gate.clone())
-        .choosing(args.choosing.choosing())
+        .choosing(Choosing {
+            chunks: args.chunks,
+            ..args.choosing.choosing()
+        })
         .workspaces(args.choosing.workspace.clone())
         .sequential(args.sequential, args.fit_options())
         .memory(args.resources.memory)
@@ -156,6 +160,7 @@ impl Args {
     /// Checks the options that clap can't compare.
     fn check(&self, recipe: &Recipe, is_stock: Option<bool>) -> Result<(), Failure> {
         let target = self.target.goal().is_some();
+        let rounds = recipe.rounding == Rounding::Output && self.stats.is_none();
         let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
         let wrong = match () {
             () if target && is_stock == Some(false) => {
@@ -169,12 +174,9 @@ impl Args {
                 "`--max-kld` measures files without fitted layers; omit `--sequential`, or use \
                  `--size`"
             }
-            () if target && self.chunks.is_some() && !self.sequential => {
-                "`--chunks` belongs to `--sequential`; `--effort` says how much of the text a target measures on"
-            }
-            () if self.text.is_some() && !target && !self.sequential && !watches => {
-                "`--text` goes with `--sequential`, with a target (`--size`, `--bpw`, `--max-kld`), or with \
-                 `key_length` or a number for `drop` in `[structure]`"
+            () if self.text.is_some() && !target && !self.sequential && !watches && !rounds => {
+                "`--text` goes with a target (`--size`, `--bpw`, `--max-kld`), with `--rounding output`, with \
+                 `--sequential`, or with `key_length` or a number for `drop` in `[structure]`"
             }
             () => "",
         };

@@ -26,6 +26,7 @@ mod spelling;
 mod sweep;
 mod target;
 mod verify;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ enum Command {
     Calibrate(calibrate::Args),
     Diagnose(diagnose::Args),
     Sweep(sweep::Args),
+    Workspace(workspace::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Export(export::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::main(&args),
         Command::Diagnose(args) => diagnose::main(&args),
         Command::Sweep(args) => sweep::main(&args),
+        Command::Workspace(args) => workspace::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),

@@ -117,8 +117,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(folder) => folder.clone(),
         None => workspace::default_folder()?,
     };
-    let how = (Some(&choosing), choosing.effort);
-    let study = Study::of(&bench, &workspaces, text.as_ref(), how)?;
+    let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, true))?;
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
     let own = study.held_out.as_ref().unwrap_or(&study.text);

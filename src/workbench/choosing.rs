@@ -24,7 +24,7 @@ pub enum Goal {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Inputs are measured on 24 chunks of the text, errors of an eighth of the blocks at a time.
+    /// Inputs are measured on 16 chunks of the text, errors of an eighth of the blocks at a time.
     Fast,
     /// On 64 chunks, and errors of each block for itself.
     #[default]
@@ -40,6 +40,20 @@ pub struct Choosing {
     pub effort: Effort,
     /// Types to choose from; empty for all that suit the size.
     pub types: Vec<TensorType>,
+    /// Chunks of the text that inputs are measured on and layers are fitted to; as many as the effort says
+    /// where it is not said.
+    pub chunks: Option<usize>,
+}
+
+impl Choosing {
+    /// Chunks of the text that inputs are measured on and layers are fitted to.
+    pub fn sequences(&self) -> usize {
+        self.chunks.unwrap_or(match self.effort {
+            Effort::Fast => 16,
+            Effort::Normal => 64,
+            Effort::Best => 128,
+        })
+    }
 }
 
 /// Chunks on which files are measured.

@@ -143,14 +143,13 @@ impl Compression<'_> {
         if !measures || self.sequential {
             return Ok(None);
         }
-        let choosing = self.goal.map(|_| &self.choosing);
-        let effort = self.choosing.effort;
         let workspaces = match &self.workspaces {
             Some(folder) => folder.clone(),
             None => workspace::default_folder()?,
         };
         let text = self.text.as_ref();
-        Study::of(bench, &workspaces, text, (choosing, effort)).map(Some)
+        let how = (&self.choosing, self.goal.is_some());
+        Study::of(bench, &workspaces, text, how).map(Some)
     }
 
     /// The pruned model, if the recipe has a `[structure]`. Layers are not fitted for a plan alone.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::surveyed::{scratch, sequences};
 use super::{Error, Text, Workbench, following};
-use crate::blockwise::{Unfitted, fit};
+use crate::blockwise::{Places, Unfitted, fit};
 use crate::fitting::FitOptions;
 use crate::llama::model::{Model, ModelOptions};
 use crate::plan::Plan;
@@ -49,7 +49,11 @@ pub(super) fn fit_layers(
     let progress = bench.progress;
     let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
     let scratch = scratch(bench.subject.model, &sequences, bench.options.memory, bench.scratch);
-    let fitted = fit(plan, inputs, &sequences, following(), scratch, reach)?;
+    let places = Places {
+        scratch,
+        journal: None,
+    };
+    let fitted = fit(plan, inputs, &sequences, (following(), places), reach)?;
     bench.progress.end();
     Ok(fitted)
 }

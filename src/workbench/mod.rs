@@ -34,7 +34,7 @@ pub use sweep::{Sweep, sweep};
 pub use text::Text;
 
 use crate::architecture::role;
-use crate::blockwise::fit;
+use crate::blockwise::{Places, fit};
 use crate::method::drift::Following;
 use crate::plan::{Plan, Rounding, Step, Subject, Treatment};
 use crate::progress::{Progress, Unit};
@@ -98,8 +98,13 @@ impl<'a> Workbench<'a> {
         self.progress.begin("rounding", 0, Unit::Items);
         let progress = self.progress;
         let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
-        let scratch = study.scratch(self);
-        let (fitted, _) = fit(plan, inputs, &study.sequences, following(), scratch, reach)?;
+        let how = following();
+        let journal = study.journal(self, plan, inputs, how)?;
+        let places = Places {
+            scratch: study.scratch(self),
+            journal: Some(&journal),
+        };
+        let (fitted, _) = fit(plan, inputs, &study.sequences, (how, places), reach)?;
         self.progress.end();
         Ok(Some(fitted))
     }

@@ -7,12 +7,15 @@ use dwindle_formats::bounded::{self, limits};
 
 use super::surveyed::{Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
-use super::{Choosing, Effort, Error, Text, Workbench};
-use crate::blockwise::Sequences;
+use super::{Choosing, Error, Text, Workbench};
+use crate::blockwise::{Journal, Sequences};
 use crate::measure::sample;
 use crate::progress::Unit;
-use crate::statistics::Measured;
+use crate::method::drift::Following;
+use crate::plan::{Fingerprint, Plan};
+use crate::statistics::{Measured, digest};
 use crate::target::{Costs, fingerprint};
+use crate::writing::Inputs;
 
 /// Sequences of the held-out text that the model writes.
 const HELD_OUT: usize = 10;
@@ -34,7 +37,7 @@ pub struct Study {
 }
 
 impl Study {
-    /// Finds out what is not known yet. Without a choice of types none are judged.
+    /// Finds out what is not known yet; what types cost only where they are to be judged.
     ///
     /// # Errors
     /// Whatever ends a measurement.
@@ -42,23 +45,23 @@ impl Study {
         bench: &Workbench<'_>,
         workspaces: &Path,
         text: Option<&Text>,
-        (choosing, effort): (Option<&Choosing>, Effort),
+        (choosing, judges): (&Choosing, bool),
     ) -> Result<Study, Error> {
         let digest = fingerprint(&bench.subject)?;
         let workspace = Workspace::open(workspaces, &digest, bench.path)?;
         let (text, held_out) = match text {
             Some(text) => (text.clone(), None),
             None => {
-                let count = effort.sequences() * CTX;
+                let count = choosing.sequences() * CTX;
                 let own = own_text(bench, &workspace, ("text", 1), count)?;
                 let other = own_text(bench, &workspace, ("held-out", 2), HELD_OUT * CTX)?;
                 (own, Some(other))
             }
         };
-        let found = surveyed(bench, &workspace, &text, choosing, effort)?;
+        let found = surveyed(bench, &workspace, &text, (choosing, judges))?;
         let model = bench.subject.model;
         Ok(Study {
-            sequences: sequences(model, &text, effort.sequences(), bench.options.threads)?,
+            sequences: sequences(model, &text, choosing.sequences(), bench.options.threads)?,
             text,
             held_out,
             workspace,
@@ -79,6 +82,29 @@ impl Study {
     /// What each type of each tensor costs: of those that are wanted, or of all.
     pub fn costs(&self, types: &[dwindle_formats::gguf::TensorType]) -> Costs {
         self.found.costs(types)
+    }
+
+    /// Where the rounded blocks of a plan are kept.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn journal(
+        &self,
+        bench: &Workbench<'_>,
+        plan: &Plan,
+        inputs: &Inputs<'_>,
+        following: Following,
+    ) -> Result<Journal, Error> {
+        let Inputs { subject, .. } = inputs;
+        let tokens = bytemuck::cast_slice::<i32, u8>(&self.sequences.tokens);
+        let model = fingerprint(&bench.subject)?;
+        let key = Fingerprint::of_plan(plan, subject.model, &subject.measured, &[0; 32])
+            .with(model.as_bytes())
+            .with(tokens)
+            .with(format!("{following:?} {}", self.sequences.cut.ctx).as_bytes())
+            .finish();
+        let key = digest(&key);
+        Ok(Journal::open(self.workspace.folder(), &key[..16])?)
     }
 
     /// A folder for streams, where they are not to be in memory.

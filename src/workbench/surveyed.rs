@@ -47,15 +47,6 @@ impl Surveyed {
 }
 
 impl Effort {
-    /// Sequences that inputs are measured on, and that layers are fitted to.
-    pub fn sequences(self) -> usize {
-        match self {
-            Effort::Fast => 24,
-            Effort::Normal => 64,
-            Effort::Best => 128,
-        }
-    }
-
     /// Sequences that divergences are measured on.
     fn measured(self) -> usize {
         match self {
@@ -95,8 +86,8 @@ pub fn sequences(
     })
 }
 
-/// Surveys a model, or reads what an earlier run has found. Without a choice of types only importance
-/// and the output layer's input are measured.
+/// Surveys a model, or reads what an earlier run has found. If types are not judged, only importance and
+/// the output layer's input are measured.
 ///
 /// # Errors
 /// Whatever ends a measurement.
@@ -104,17 +95,17 @@ pub fn surveyed(
     bench: &Workbench<'_>,
     workspace: &Workspace,
     text: &Text,
-    choosing: Option<&Choosing>,
-    effort: Effort,
+    (choosing, judges): (&Choosing, bool),
 ) -> Result<Surveyed, Error> {
     let subject = Subject::unmeasured(bench.subject.model, bench.subject.source);
-    let types = if choosing.is_some() { TYPES } else { &[] };
+    let effort = choosing.effort;
+    let types = if judges { TYPES } else { &[] };
     let names: Vec<String> = types.iter().map(ToString::to_string).collect();
     let about = format!(
         "{} {} {} {:?} {effort:?} {}",
         env!("CARGO_PKG_VERSION"),
         digest(text.words.as_bytes()),
-        effort.sequences(),
+        choosing.sequences(),
         bench.rounding,
         names.join(","),
     );
@@ -132,6 +123,7 @@ pub fn surveyed(
                 subject,
                 types,
                 effort,
+                sequences: choosing.sequences(),
                 rounding: bench.rounding,
                 scratch: workspace.folder(),
                 threads: bench.options.threads,
@@ -156,6 +148,7 @@ struct Task<'a> {
     subject: Subject<'a>,
     types: &'a [TensorType],
     effort: Effort,
+    sequences: usize,
     rounding: Rounding,
     scratch: &'a Path,
     threads: usize,
@@ -165,8 +158,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn run(&self, text: &Text) -> Result<Survey, Error> {
-        let wanted = self.effort.sequences();
-        let sequences = sequences(self.subject.model, text, wanted, self.threads)?;
+        let sequences = sequences(self.subject.model, text, self.sequences, self.threads)?;
         let measured = if self.types.is_empty() { 0 } else { self.effort.measured() };
         let task = SurveyTask {
             subject: self.subject,

@@ -119,24 +119,12 @@ const OVERWRITES: &[(&str, &str)] = &[
     ),
     ("compress .x.gguf.part --preset q8_0 -o x.gguf", "x.gguf"),
     (
-        "compress m.gguf --size 50% --stats s --text t.txt --sensitivity t.txt -o x.gguf",
-        "t.txt",
+        "compress m.gguf --size 50% --text t.txt --gate t.gguf -o t.gguf",
+        "t.gguf",
     ),
-    (
-        "compress m.gguf --size 50% --stats s --text t.txt --gate u.txt --sensitivity u.txt -o x.gguf",
-        "u.txt",
-    ),
-    (
-        "compress m.gguf --size 50% --stats s --text t.txt --sensitivity x.gguf -o x.gguf",
-        "x.gguf",
-    ),
-    ("sweep m.gguf --stats s --text t.txt --svg t.txt", "t.txt"),
-    ("sweep m.gguf --stats s --text t.txt --svg m.gguf", "m.gguf"),
-    (
-        "sweep m.gguf --stats s --text t.txt --eval u.txt --svg u.txt",
-        "u.txt",
-    ),
-    ("sweep m.gguf --stats s --text t.txt --sensitivity s", "`s`"),
+    ("sweep m.gguf --text t.txt --svg t.txt", "t.txt"),
+    ("sweep m.gguf --text t.txt --svg m.gguf", "m.gguf"),
+    ("sweep m.gguf --text t.txt --eval u.txt --svg u.txt", "u.txt"),
     (
         "eval m.gguf --text t.txt --reference k.gguf --cache m.gguf",
         "m.gguf",
@@ -299,7 +287,7 @@ fn what_killed_runs_leave_lies_beside_the_output_and_goes_with_the_next_run() {
             "diagnose m.gguf --stats s -o out/d",
         ),
         (
-            "sweep m.gguf --stats s --text t.txt --sizes 60% --effort fast --sensitivity out/e --svg out/f.svg",
+            "sweep m.gguf --text t.txt --sizes 60% --effort fast --workspace e --svg out/f.svg",
             "calibrate m.gguf --text t.txt --chunks 1 -t 1 -o out/s",
         ),
         (

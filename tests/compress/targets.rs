@@ -27,18 +27,19 @@ fn calibrate(model: &Path, to: &Path) {
     stdout(command.arg("-o").arg(to));
 }
 
-/// `dwindle compress` of a model with a target, all else beside the output.
-fn target(model: &Path, stats: &Path, wish: [&str; 2], output: &Path) -> Command {
-    let mut command = dwindle(["compress", "--json", "--types", TYPES]);
+/// `dwindle compress` of a model with a target, what is measured beside the output.
+fn target(model: &Path, wish: [&str; 2], output: &Path) -> Command {
+    let mut command = dwindle(["compress", "--json", "--chunks", "12", "--types", TYPES]);
     command.arg(model).args(wish);
-    command.arg("--stats").arg(stats);
-    command
-        .arg("--text")
-        .arg(fixture("kjv-calibration.txt"))
-        .arg("--sensitivity")
-        .arg(stats.with_extension("json"));
+    command.arg("--text").arg(fixture("kjv-calibration.txt"));
+    measured_beside(&mut command, output);
     command.arg("-o").arg(output);
     command
+}
+
+/// What is measured is kept beside the output.
+fn measured_beside(command: &mut Command, output: &Path) {
+    command.arg("--workspace").arg(output.with_file_name("measured"));
 }
 
 fn report(command: &mut Command) -> Value {
@@ -108,7 +109,7 @@ fn a_size_is_hit_from_below_and_is_better_than_a_file_type_of_the_size() {
     let bytes = plain.metadata().unwrap().len();
     let own = dir.path().join("own.gguf");
     let wish = ["--size", &format!("{bytes}B")];
-    let mut command = target(&checkpoint(), &stats, wish, &own);
+    let mut command = target(&checkpoint(), wish, &own);
     let told = report(command.arg("--gate").arg(fixture("kjv-heldout.txt")));
     let found = own.metadata().unwrap().len();
     assert!(
@@ -123,12 +124,12 @@ fn a_size_is_hit_from_below_and_is_better_than_a_file_type_of_the_size() {
 
     // What was measured is used again, and gives the same file.
     let again = dir.path().join("again.gguf");
-    report(&mut target(&checkpoint(), &stats, wish, &again));
+    report(&mut target(&checkpoint(), wish, &again));
     assert!(std::fs::read(&own).unwrap() == std::fs::read(&again).unwrap());
 
     // Bits a weight, and a part of the checkpoint.
     for wish in [["--bpw", "4.5"], ["--size", "40%"]] {
-        let told = report(&mut target(&checkpoint(), &stats, wish, &own));
+        let told = report(&mut target(&checkpoint(), wish, &own));
         let bits = 8.0 * told["bytes"].as_f64().unwrap() / told["parameters"].as_f64().unwrap();
         assert!((4.4..6.5).contains(&bits), "{wish:?}: {bits}");
     }
@@ -137,24 +138,18 @@ fn a_size_is_hit_from_below_and_is_better_than_a_file_type_of_the_size() {
 #[test]
 fn a_divergence_is_met_by_measurement_or_refused() {
     let dir = tempdir().unwrap();
-    let stats = statistics(dir.path());
     let own = dir.path().join("own.gguf");
-    let told = report(&mut target(
-        &checkpoint(),
-        &stats,
-        ["--max-kld", "0.02"],
-        &own,
-    ));
+    let told = report(&mut target(&checkpoint(), ["--max-kld", "0.02"], &own));
     let found = told["target"]["measured_kld"].as_f64().unwrap();
     assert!((0.015..=0.02).contains(&found), "{found}");
 
     let older = std::fs::read(&own).unwrap();
-    let mut command = target(&checkpoint(), &stats, ["--max-kld", "1e-9"], &own);
+    let mut command = target(&checkpoint(), ["--max-kld", "1e-9"], &own);
     says(
         &refusal(&mut command, 3),
         &["the largest possible file diverges by", "0.000000001"],
     );
-    let mut command = target(&checkpoint(), &stats, ["--size", "100K"], &own);
+    let mut command = target(&checkpoint(), ["--size", "100K"], &own);
     says(
         &refusal(&mut command, 3),
         &["the smallest possible file has", "102400"],
@@ -165,16 +160,11 @@ fn a_divergence_is_met_by_measurement_or_refused() {
 #[test]
 fn a_search_ends_where_no_type_is_good_enough() {
     let dir = tempdir().unwrap();
-    let stats = statistics(dir.path());
     let own = dir.path().join("own.gguf");
     let mut command = dwindle(["compress", "--types", "q5_k,q5_1", "--max-kld", "1e-9"]);
-    command
-        .args(["--effort", "fast"])
-        .arg(checkpoint())
-        .arg("--stats")
-        .arg(&stats);
+    command.args(["--effort", "fast", "--chunks", "4"]).arg(checkpoint());
     command.arg("--text").arg(fixture("kjv-calibration.txt"));
-    command.arg("--sensitivity").arg(dir.path().join("s.json"));
+    measured_beside(&mut command, &own);
     says(
         &refusal(command.arg("-o").arg(&own), 3),
         &["the largest possible file diverges by"],
@@ -186,10 +176,8 @@ fn a_quantized_source_keeps_what_it_has() {
     let dir = tempdir().unwrap();
     let source = dir.path().join("source.gguf");
     stdout(&mut compress("q4_k_m", &source));
-    let stats = dir.path().join("source.stats");
-    calibrate(&source, &stats);
     let own = dir.path().join("own.gguf");
-    let told = report(&mut target(&source, &stats, ["--size", "4MB"], &own));
+    let told = report(&mut target(&source, ["--size", "4MB"], &own));
     for tensor in told["tensors"].as_array().unwrap() {
         assert_eq!(
             tensor["relative_error"].as_f64().unwrap_or(0.0),
@@ -198,7 +186,7 @@ fn a_quantized_source_keeps_what_it_has() {
         );
     }
     // And can lose some.
-    let told = report(&mut target(&source, &stats, ["--size", "80%"], &own));
+    let told = report(&mut target(&source, ["--size", "80%"], &own));
     assert!(told["target"]["measured_kld"].as_f64().unwrap() > 0.0);
 }
 
@@ -207,15 +195,11 @@ fn a_tensor_that_no_type_fits_is_named() {
     let dir = tempdir().unwrap();
     let model = dir.path().join("model-f32.gguf");
     low_rank(Kind::Untied, 64).write(&model);
-    let stats = dir.path().join("model.stats");
-    calibrate(&model, &stats);
     let mut command = dwindle(["compress", "--types", "iq2_xxs", "--size", "50%"]);
-    command.arg(&model).arg("--stats").arg(&stats);
-    command
-        .arg("--text")
-        .arg(fixture("kjv-calibration.txt"))
-        .arg("-o")
-        .arg(dir.path().join("own.gguf"));
+    command.arg(&model).args(["--chunks", "4", "--text"]);
+    command.arg(fixture("kjv-calibration.txt"));
+    measured_beside(&mut command, &model);
+    command.arg("-o").arg(dir.path().join("own.gguf"));
     says(
         &refusal(&mut command, 3),
         &["`token_embd.weight`", "such as `f16`"],
@@ -235,48 +219,81 @@ fn a_type_that_cant_hold_a_value_is_left_out() {
         row[..4].copy_from_slice(&1e5f32.to_le_bytes());
     }
     tiny.write(&model);
-    let stats = dir.path().join("model.stats");
-    calibrate(&model, &stats);
     let output = dir.path().join("own.gguf");
-    let chosen = report(&mut target(&model, &stats, ["--size", "60%"], &output));
+    let chosen = report(&mut target(&model, ["--size", "60%"], &output));
     assert!(output.exists(), "{chosen}");
 
     let mut only = dwindle(["compress", "--types", "f16", "--size", "60%"]);
-    only.arg(&model).arg("--stats").arg(&stats);
-    only.arg("--text").arg(fixture("kjv-calibration.txt"));
+    only.arg(&model).args(["--chunks", "12", "--text"]);
+    only.arg(fixture("kjv-calibration.txt"));
+    measured_beside(&mut only, &model);
     only.arg("-o").arg(dir.path().join("none.gguf"));
     says(&refusal(&mut only, 3), &[name, "100000", "`F16`", "`bf16`"]);
 }
 
 #[test]
-fn a_killed_measurement_goes_on_and_gives_the_same_file() {
+fn a_killed_run_goes_on_and_gives_the_same_file() {
     let dir = tempdir().unwrap();
-    let stats = statistics(dir.path());
     let own = dir.path().join("own.gguf");
     let wish = ["--size", "30%"];
-    report(&mut target(&checkpoint(), &stats, wish, &own));
-    let measured = stats.with_extension("json");
-    let whole = std::fs::read(&measured).unwrap();
-    std::fs::remove_file(&measured).unwrap();
+    report(&mut target(&checkpoint(), wish, &own));
+    let measured = dir.path().join("measured");
+    let workspace = || {
+        let mut all = std::fs::read_dir(&measured).ok()?;
+        Some(all.next()?.unwrap().path())
+    };
+    let survey = |folder: PathBuf| -> Option<PathBuf> {
+        let files = std::fs::read_dir(folder).ok()?;
+        let paths = files.map(|f| f.unwrap().path());
+        paths.into_iter().find(|p| p.to_string_lossy().contains("survey-"))
+    };
+    std::fs::remove_dir_all(&measured).unwrap();
 
+    // Once while the model is measured, once while its layers are rounded.
     let again = dir.path().join("again.gguf");
-    let command = target(&checkpoint(), &stats, wish, &again);
-    let mut child = Process::new(DWINDLE)
-        .args(command.get_args())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    mark::reached(&mut child, || measured.exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!again.exists());
-    let part = std::fs::read(&measured).unwrap();
-    assert!(part.len() < whole.len(), "it was killed too late");
-
-    report(&mut target(&checkpoint(), &stats, wish, &again));
-    assert!(std::fs::read(&measured).unwrap() == whole);
+    for is_reached in [
+        &(|| workspace().is_some()) as &dyn Fn() -> bool,
+        &|| workspace().and_then(survey).is_some(),
+    ] {
+        let command = target(&checkpoint(), wish, &again);
+        let mut child = Process::new(DWINDLE)
+            .args(command.get_args())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        mark::reached(&mut child, is_reached);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!again.exists());
+    }
+    report(&mut target(&checkpoint(), wish, &again));
     assert!(std::fs::read(&own).unwrap() == std::fs::read(&again).unwrap());
+}
+
+#[test]
+fn one_command_needs_no_text_and_threads_change_nothing() {
+    let dir = tempdir().unwrap();
+    let model = dir.path().join("model-f32.gguf");
+    low_rank(Kind::Untied, 64).write(&model);
+    let [one, two] = ["1", "2"].map(|threads| {
+        let folder = dir.path().join(threads);
+        std::fs::create_dir(&folder).unwrap();
+        let own = folder.join("own.gguf");
+        let mut command = dwindle(["compress", "--json", "--bpw", "4.5", "--chunks", "4"]);
+        command.args(["--effort", "fast", "--threads", threads]);
+        measured_beside(&mut command, &own);
+        let told = report(command.arg(&model).arg("-o").arg(&own));
+        assert!(told["target"]["measured_kld"].as_f64().unwrap() > 0.0);
+        std::fs::read(own).unwrap()
+    });
+    assert!(one == two);
+    let listed = report(dwindle(["workspace", "--json", "--workspace"]).arg(dir.path().join("1/measured")));
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert!(listed[0]["bytes"].as_u64().unwrap() > 1000);
+    stdout(dwindle(["workspace", "--remove", "all", "--workspace"]).arg(dir.path().join("1/measured")));
+    let left = report(dwindle(["workspace", "--json", "--workspace"]).arg(dir.path().join("1/measured")));
+    assert!(left.as_array().unwrap().is_empty());
 }
 
 #[test]
@@ -289,10 +306,8 @@ fn experts_untied_outputs_and_other_architectures_can_have_a_size() {
     ] {
         let model = dir.path().join(format!("{name}-f32.gguf"));
         tiny.write(&model);
-        let stats = dir.path().join(format!("{name}.stats"));
-        calibrate(&model, &stats);
         let own = dir.path().join(format!("{name}.gguf"));
-        let mut command = target(&model, &stats, ["--bpw", "5"], &own);
+        let mut command = target(&model, ["--bpw", "5"], &own);
         let told = report(command.args(["--effort", "fast"]));
         stdout(dwindle(["verify"]).arg(&own));
         let tensors = told["tensors"].as_array().unwrap();
@@ -307,8 +322,6 @@ fn files_that_are_tried_better_the_choice() {
     let dir = tempdir().unwrap();
     let model = dir.path().join("model-f32.gguf");
     low_rank(Kind::Untied, 64).write(&model);
-    let stats = dir.path().join("model.stats");
-    calibrate(&model, &stats);
     // So short that the files are tried on all that is measured in the end.
     let text = dir.path().join("text.txt");
     let whole = std::fs::read_to_string(fixture("kjv-calibration.txt")).unwrap();
@@ -319,8 +332,8 @@ fn files_that_are_tried_better_the_choice() {
         command
             .arg(&model)
             .args(["--bpw", "4.5", "--effort", effort]);
-        command.arg("--stats").arg(&stats).arg("--text").arg(&text);
-        command.arg("--sensitivity").arg(dir.path().join("s.json"));
+        command.args(["--chunks", "4", "--text"]).arg(&text);
+        measured_beside(&mut command, &own);
         let told = report(command.arg("-o").arg(&own));
         (own, told["target"]["measured_kld"].as_f64().unwrap())
     });
@@ -332,24 +345,22 @@ fn files_that_are_tried_better_the_choice() {
 #[test]
 fn a_sweep_orders_files_and_draws_them() {
     let dir = tempdir().unwrap();
-    let stats = statistics(dir.path());
     let svg = dir.path().join("sweep.svg");
     let mut command = dwindle(["sweep", "--json", "--chunks", "4", "--types", TYPES]);
-    command.args(["--ladder", "q6_k,q4_k_m,q3_k_m,q2_k", "--check", "8"]);
+    command.args(["--ladder", "q6_k,q4_k_m,q3_k_m,q2_k", "--check", "6"]);
     command.args([
         "--target-memory-reduction",
         "70%",
         "--max-quality-loss",
         "1%",
     ]);
-    command.arg(checkpoint()).arg("--stats").arg(&stats);
+    command.args(["--effort", "fast"]).arg(checkpoint());
     command
         .arg("--text")
         .arg(fixture("kjv-calibration.txt"))
         .arg("--eval")
-        .arg(fixture("kjv-heldout.txt"))
-        .arg("--sensitivity")
-        .arg(dir.path().join("sensitivity.json"));
+        .arg(fixture("kjv-heldout.txt"));
+    measured_beside(&mut command, &svg);
     let told = report(command.arg("--svg").arg(&svg));
     let rows = told["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 4);
@@ -383,20 +394,8 @@ fn what_makes_no_sense_is_refused() {
         command
     };
     says(
-        &refusal(&mut base(&["--size", "50%"]), 2),
-        &["`--stats`", "dwindle calibrate"],
-    );
-    says(
-        &refusal(&mut base(&["--size", "50%", "--stats", "s"]), 2),
-        &["`--text`", "sensitivity"],
-    );
-    says(
         &refusal(&mut base(&["--preset", "q8_0", "--gate", "t"]), 2),
         &["`--gate` is for targets"],
-    );
-    says(
-        &refusal(&mut base(&["--preset", "q8_0", "--rounding", "output"]), 3),
-        &["none can be rounded for its output", "`--stats`"],
     );
     let container = dir.path().join("own.dwn");
     let mut command = dwindle([
@@ -416,8 +415,7 @@ fn what_makes_no_sense_is_refused() {
         let words = String::from_utf8_lossy(&told.stderr).into_owned();
         says(&words, &["expected a number above 0"]);
     }
-    let stats = statistics(dir.path());
-    let mut command = target(&checkpoint(), &stats, ["--bpw", "1"], &own);
+    let mut command = target(&checkpoint(), ["--bpw", "1"], &own);
     says(
         &refusal(&mut command, 3),
         &["bits per weight, more than the requested 1"],
@@ -425,21 +423,25 @@ fn what_makes_no_sense_is_refused() {
     let short = dir.path().join("short.txt");
     std::fs::write(&short, "In the beginning").unwrap();
     let mut command = base(&["--size", "50%", "--types", "q8_0"]);
-    command.arg("--text").arg(&short).arg("--stats").arg(&stats);
-    command
-        .arg("--sensitivity")
-        .arg(dir.path().join("none.json"));
+    command.arg("--text").arg(&short);
+    measured_beside(&mut command, &own);
     says(
         &refusal(&mut command, 3),
         &["short.txt", "name a longer text"],
     );
 
-    let file = stats.with_extension("json");
-    std::fs::write(&file, "{}").unwrap();
-    let mut command = target(&checkpoint(), &stats, ["--size", "50%"], &own);
+    let measured = dir.path().join("measured");
+    let workspace = std::fs::read_dir(measured).unwrap().next().unwrap();
+    for file in std::fs::read_dir(workspace.unwrap().path()).unwrap() {
+        let file = file.unwrap().path();
+        if file.to_string_lossy().contains("survey-") {
+            std::fs::write(&file, "{}").unwrap();
+        }
+    }
+    let mut command = target(&checkpoint(), ["--bpw", "1"], &own);
     says(
         &refusal(&mut command, 3),
-        &["holds no sensitivities", "model.json"],
+        &["holds no survey", "survey-"],
     );
     assert!(!own.exists());
 }

@@ -17,6 +17,9 @@ pub struct Traits {
     pub uneven: bool,
     /// Each layer's output is added to the residual stream as it is, or times `residual_scale`.
     pub residual: bool,
+    /// A block does the same whatever its number: no windows, rotations or slopes that go by it. Then it
+    /// can be run as a model of one block.
+    pub uniform: bool,
 }
 
 const NONE: Traits = Traits {
@@ -26,6 +29,7 @@ const NONE: Traits = Traits {
     llama_shaped: false,
     uneven: false,
     residual: false,
+    uniform: false,
 };
 
 const LLAMA: Traits = Traits {
@@ -35,12 +39,14 @@ const LLAMA: Traits = Traits {
     llama_shaped: true,
     uneven: true,
     residual: true,
+    uniform: true,
 };
 
 const QWEN: Traits = Traits {
     alike: true,
     llama_shaped: true,
     residual: true,
+    uniform: true,
     ..NONE
 };
 
@@ -60,6 +66,14 @@ const TABLE: &[(&str, Traits)] = &[
         "qwen3moe",
         Traits {
             alike: true,
+            uniform: true,
+            ..NONE
+        },
+    ),
+    (
+        "gpt2",
+        Traits {
+            uniform: true,
             ..NONE
         },
     ),

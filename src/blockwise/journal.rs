@@ -1,0 +1,137 @@
+//! What a walk has made so far, block by block, as files: a killed run goes on behind the last block, and a
+//! run that makes the same again finds it made.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use dwindle_formats::bounded;
+use dwindle_formats::output;
+use fs_err as fs;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::stream::Stream;
+use super::walk::WalkError;
+use crate::writing::ErrorSums;
+
+/// The parts of a step, and what they lost.
+pub type Made = (Vec<Vec<u8>>, ErrorSums);
+
+/// The largest file of one block, or of its streams.
+const LARGEST: u64 = 1 << 40;
+
+/// A folder of blocks.
+pub struct Journal {
+    folder: PathBuf,
+}
+
+impl Journal {
+    /// The journal of a key in a folder: a digest of everything that the blocks depend on.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn open(all: &Path, key: &str) -> std::io::Result<Journal> {
+        let folder = all.join(format!("rounded-{key}"));
+        fs::create_dir_all(&folder)?;
+        Ok(Journal { folder })
+    }
+
+    fn block(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("block-{number}"))
+    }
+
+    fn streams(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("before-{number}"))
+    }
+
+    /// Blocks that are made, from the first on.
+    pub fn made(&self) -> u32 {
+        (0..).find(|n| !self.block(*n).exists()).unwrap_or(0)
+    }
+
+    /// Keeps what was made of a block, and both streams behind it.
+    ///
+    /// # Errors
+    /// The files can't be written.
+    pub fn keep(
+        &self,
+        number: u32,
+        made: &[(usize, &Made)],
+        streams: [&Stream; 2],
+    ) -> Result<(), WalkError> {
+        let mut rows = Vec::new();
+        for stream in streams {
+            rows.push(stream.read(0, stream.rows())?);
+        }
+        let views = rows.iter().enumerate().map(|(i, rows)| {
+            let bytes = bytemuck::cast_slice(rows);
+            (i.to_string(), view(Dtype::F32, rows.len(), bytes))
+        });
+        write(&self.streams(number + 1), views, HashMap::new())?;
+        let mut about = HashMap::new();
+        let mut views = Vec::new();
+        for (step, (parts, sums)) in made {
+            let lost = format!("{} {}", sums.error.to_bits(), sums.signal.to_bits());
+            about.insert(step.to_string(), lost);
+            for (i, part) in parts.iter().enumerate() {
+                views.push((format!("{step}.{i}"), view(Dtype::U8, part.len(), part)));
+            }
+        }
+        write(&self.block(number), views.into_iter(), about)?;
+        match fs::remove_file(self.streams(number)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was made of a block; `None` where the file is not whole.
+    pub fn read(&self, number: u32) -> Option<Vec<(usize, Made)>> {
+        let bytes = bounded::read(&self.block(number), LARGEST).ok()?;
+        let file = SafeTensors::deserialize(&bytes).ok()?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+        let mut found = Vec::new();
+        for (step, lost) in header.metadata().as_ref()? {
+            let (error, signal) = lost.split_once(' ')?;
+            let number = |text: &str| text.parse().ok().map(f64::from_bits);
+            let sums = ErrorSums {
+                error: number(error)?,
+                signal: number(signal)?,
+            };
+            let part = |i: usize| file.tensor(&format!("{step}.{i}")).ok();
+            let parts = (0..).map_while(part).map(|view| view.data().to_vec());
+            found.push((step.parse().ok()?, (parts.collect(), sums)));
+        }
+        found.sort_by_key(|(step, _)| *step);
+        Some(found)
+    }
+
+    /// Both streams before a block; `None` where the file is not whole, or of other rows.
+    pub fn read_streams(&self, number: u32, like: &[Stream; 2]) -> Option<[Vec<f32>; 2]> {
+        let bytes = bounded::read(&self.streams(number), LARGEST).ok()?;
+        let file = SafeTensors::deserialize(&bytes).ok()?;
+        let rows = |i: usize| -> Option<Vec<f32>> {
+            let view = file.tensor(&i.to_string()).ok()?;
+            let values = view.data().chunks_exact(4);
+            let values: Vec<f32> = values
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            (values.len() == like[i].rows() * like[i].width()).then_some(values)
+        };
+        Some([rows(0)?, rows(1)?])
+    }
+}
+
+fn view(dtype: Dtype, len: usize, bytes: &[u8]) -> Option<TensorView<'_>> {
+    TensorView::new(dtype, vec![len], bytes).ok()
+}
+
+fn write<'a>(
+    path: &Path,
+    views: impl Iterator<Item = (String, Option<TensorView<'a>>)>,
+    about: HashMap<String, String>,
+) -> std::io::Result<()> {
+    let views: Vec<(String, TensorView<'a>)> =
+        views.filter_map(|(name, view)| Some((name, view?))).collect();
+    let bytes = safetensors::serialize(views, Some(about)).map_err(std::io::Error::other)?;
+    output::write(path, &bytes)
+}
