@@ -163,7 +163,5 @@ fn element(array: &Array, at: usize, blocks: Option<u64>) -> Option<Value> {
             }
         };
     }
-    pick!(
-        U8, I8, U16, I16, U32, I32, F32, Bool, String, U64, I64, F64
-    )
+    pick!(U8, I8, U16, I16, U32, I32, F32, Bool, String, U64, I64, F64)
 }

@@ -3,22 +3,32 @@
 use dwindle_formats::gguf::TensorType;
 
 use super::walk::Original;
+use crate::architecture::ModelTensor;
 use crate::llama::error::BoxError;
 use crate::plan::{Subject, TensorError, TransformError};
 use crate::writing::store_rows;
 
-/// Runs a checkpoint in its own types, save that half floats of the wide kind, which processors without
-/// their instructions compute slowly, are run in another.
+/// Elements from which a tensor is run in half floats to save memory.
+const LARGE: u64 = 1 << 27;
+
+/// The type in which products with a floating-point tensor are computed: processors without instructions
+/// for BF16 are slow with it, F32 holds all values, and F16 takes half the memory.
+pub fn running(tensor: &ModelTensor, source: TensorType) -> TensorType {
+    match source {
+        TensorType::BF16 | TensorType::F32 if tensor.elements() < LARGE => TensorType::F32,
+        _ => TensorType::F16,
+    }
+}
+
+/// Runs a checkpoint in its own types, save for BF16.
 pub struct Checkpoint<'a> {
     subject: Subject<'a>,
-    /// What stands for BF16.
-    wide: TensorType,
 }
 
 impl<'a> Checkpoint<'a> {
-    /// With BF16 as `wide`: F16 is exact where it holds all values, F32 always.
-    pub fn new(subject: Subject<'a>, wide: TensorType) -> Checkpoint<'a> {
-        Checkpoint { subject, wide }
+    /// Of a model.
+    pub fn new(subject: Subject<'a>) -> Checkpoint<'a> {
+        Checkpoint { subject }
     }
 }
 
@@ -27,7 +37,7 @@ impl Original for Checkpoint<'_> {
         let tensor = &self.subject.model.tensors[tensor];
         match tensor.source_type(self.subject.source) {
             _ if tensor.always_f32 => TensorType::F32,
-            TensorType::BF16 => self.wide,
+            TensorType::BF16 => running(tensor, TensorType::BF16),
             ty => ty,
         }
     }

@@ -7,10 +7,10 @@ use dwindle_formats::gguf::TensorType;
 
 use super::stream::Stream;
 use crate::architecture::ModelTensor;
+use crate::ggml;
 use crate::llama::model::Token;
 use crate::plan::{Plan, Subject, TensorError, TransformError, Treatment};
 use crate::writing::{Factorizer, Inputs, Rounder, store_rows};
-use crate::ggml;
 
 /// Rows that are looked up at a time.
 const ROWS: usize = 256;
@@ -149,7 +149,9 @@ impl<'a> Lookup<'a> {
             Lookup::Stored(inputs, ty) => {
                 let mut values = vec![0f32; rows.len() * width];
                 for (out, row) in values.chunks_mut(width).zip(rows) {
-                    let Subject { source, measured, .. } = inputs.subject;
+                    let Subject {
+                        source, measured, ..
+                    } = inputs.subject;
                     let (bytes, _) =
                         store_rows(tensor, source, *ty, *row..*row + 1, measured.importance)?;
                     ggml::dequantize(*ty, &bytes, out)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
+use super::checkpoint::running;
 use super::journal::Made;
 use super::unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted};
 use super::walk::Treat;
@@ -16,9 +17,6 @@ use crate::method::error::MethodError;
 use crate::method::rounding::{Curvature, DAMPING, round_in_blocks};
 use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
 use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made as Computed, store_rows};
-
-/// The type in which treated tensors are run.
-const RUN: TensorType = TensorType::F16;
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 64;
@@ -95,7 +93,9 @@ impl<'a> Fitting<'a> {
 
     /// The steps of tensors that were treated.
     pub fn made(&self, tensors: &[usize]) -> Vec<(usize, &Made)> {
-        let made = tensors.iter().filter_map(|i| Some((*i, self.steps[*i].as_ref()?)));
+        let made = tensors
+            .iter()
+            .filter_map(|i| Some((*i, self.steps[*i].as_ref()?)));
         made.collect()
     }
 
@@ -157,13 +157,17 @@ impl<'a> Fitting<'a> {
         &self.inputs.subject
     }
 
+    /// The type in which a treated tensor is run.
+    fn running(&self, step: usize) -> TensorType {
+        let tensor = self.tensor(step);
+        running(tensor, tensor.source_type(self.subject().source))
+    }
+
     /// Whether a tensor is rounded to a coarser type.
     fn is_quantized(&self, step: usize) -> bool {
         let tensor = self.tensor(step);
         let ty = self.plan.steps[step].stored.parts[0].ty;
-        !tensor.always_f32
-            && ty.is_quantized()
-            && ty != tensor.source_type(self.subject().source)
+        !tensor.always_f32 && ty.is_quantized() && ty != tensor.source_type(self.subject().source)
     }
 
     fn known(&self, drifts: &[Drift]) -> Result<Known, MethodError> {
@@ -216,7 +220,11 @@ impl<'a> Fitting<'a> {
         known: &Known,
     ) -> Result<Vec<f32>, MethodError> {
         let slice = first / per_slice;
-        let at = if known.corrections.len() == 1 { 0 } else { slice };
+        let at = if known.corrections.len() == 1 {
+            0
+        } else {
+            slice
+        };
         match &known.corrections[at] {
             None => Ok(w.to_vec()),
             Some(correction) => correction.apply(
@@ -235,6 +243,7 @@ impl<'a> Fitting<'a> {
         let row = tensor.row_len() as usize;
         let per_slice = tensor.rows_per_slice() as usize;
         let importance = self.subject().measured.importance;
+        let run = self.running(step);
         let jobs: Vec<(usize, usize)> = (0..tensor.slices())
             .flat_map(|slice| (0..per_slice).step_by(ROWS).map(move |r| (slice, r)))
             .collect();
@@ -247,13 +256,17 @@ impl<'a> Fitting<'a> {
                 let w = self.subject().rows(tensor, start as u64..end as u64)?;
                 let fitted = self.follow(&w, start, (row, per_slice), known)?;
                 let weights = importance.and_then(|i| i.columns(&tensor.name, row, *slice));
-                let at = if known.curvatures.len() == 1 { 0 } else { *slice };
+                let at = if known.curvatures.len() == 1 {
+                    0
+                } else {
+                    *slice
+                };
                 let curvatures = &known.curvatures[at];
                 let bytes = round_in_blocks(&fitted, end - start, curvatures, ty, weights)?;
                 let mut back = vec![0f32; w.len()];
                 ggml::dequantize(ty, &bytes, &mut back)?;
                 let sums = ErrorSums::of(&w, &back);
-                Ok((bytes, ggml::quantized(RUN, &back, row, None)?, sums))
+                Ok((bytes, ggml::quantized(run, &back, row, None)?, sums))
             })
             .collect::<Result<_, TransformError>>()?;
         let mut sums = ErrorSums::default();
@@ -308,7 +321,12 @@ impl<'a> Fitting<'a> {
     /// The bytes that the compressed block computes with.
     fn bytes_of(&self, step: usize, made: &Computed) -> Result<Vec<u8>, TransformError> {
         let row = self.tensor(step).row_len() as usize;
-        Ok(ggml::quantized(RUN, &made.values, row, None)?)
+        Ok(ggml::quantized(
+            self.running(step),
+            &made.values,
+            row,
+            None,
+        )?)
     }
 }
 
@@ -329,7 +347,7 @@ impl Treat for Fitting<'_> {
         let step = &self.plan.steps[tensor];
         match self.awaits(tensor) {
             // Products with some quantized types are slow, so that what they hold is computed with.
-            true => RUN,
+            true => self.running(tensor),
             false if self.prepared[tensor].is_some() => TensorType::F32,
             false => step.stored.parts[0].ty,
         }
@@ -375,7 +393,9 @@ impl Treat for Fitting<'_> {
             let model = self.inputs.subject.model;
             let failed = |step: usize| TensorError::of::<TransformError>(&model.tensors[step].name);
             let treatment = &self.plan.steps[*tensor].treatment;
-            let members = treatment.joint().map_or_else(|| vec![*tensor], <[usize]>::to_vec);
+            let members = treatment
+                .joint()
+                .map_or_else(|| vec![*tensor], <[usize]>::to_vec);
             let made = match treatment {
                 Treatment::Round => self.rounded(*tensor, &known).map(|made| vec![made]),
                 _ => match is_too_little {

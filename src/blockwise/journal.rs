@@ -130,8 +130,9 @@ fn write<'a>(
     views: impl Iterator<Item = (String, Option<TensorView<'a>>)>,
     about: HashMap<String, String>,
 ) -> std::io::Result<()> {
-    let views: Vec<(String, TensorView<'a>)> =
-        views.filter_map(|(name, view)| Some((name, view?))).collect();
+    let views: Vec<(String, TensorView<'a>)> = views
+        .filter_map(|(name, view)| Some((name, view?)))
+        .collect();
     let bytes = safetensors::serialize(views, Some(about)).map_err(std::io::Error::other)?;
     output::write(path, &bytes)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dwindle_formats::gguf::{TensorType, Value};
+use dwindle_formats::gguf::Value;
 
 use super::block::Block;
 use super::checkpoint::Checkpoint;
@@ -116,7 +116,8 @@ fn number(model: &architecture::Model, key: &str) -> Option<u64> {
 pub fn pool(threads: u32) -> Result<rayon::ThreadPool, BlockwiseError> {
     let threads = threads as usize;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build().map_err(|_| BlockwiseError::Threads { threads })
+    pool.build()
+        .map_err(|_| BlockwiseError::Threads { threads })
 }
 
 /// Where a walk keeps what it needs.
@@ -176,7 +177,7 @@ pub fn fit(
     pool(text.cut.threads)?.install(|| {
         let mut fitting = Fitting::new(plan, inputs, following, scale);
         fitting.prepare()?;
-        let source = Checkpoint::new(*subject, TensorType::F16);
+        let source = Checkpoint::new(*subject);
         let options = Options {
             cut: text.cut,
             fitted: text.count(),

@@ -120,15 +120,18 @@ impl<'m> Runner<'m> {
     ) -> Result<(), WalkError> {
         self.probe.clear();
         let mut failed = None;
-        let run = self
-            .probe
-            .run_rows((&batch.tokens, rows), wanted, &mut |seen| match observer(seen) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            });
+        let run =
+            self.probe.run_rows(
+                (&batch.tokens, rows),
+                wanted,
+                &mut |seen| match observer(seen) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                },
+            );
         failed.map_or(Ok(()), Err)?;
         Ok(run?)
     }

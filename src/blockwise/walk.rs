@@ -24,7 +24,7 @@ use crate::method::error::MethodError;
 /// The widest block of an input whose second moments are measured.
 pub const WIDEST: usize = 4096;
 
-/// Rows with fewer experts than this have sums of their own.
+/// Bytes of the sums of one input, above which experts share them.
 const MOST_SUMS: u64 = 1 << 30;
 
 /// Why a walk ends.
@@ -131,9 +131,7 @@ impl<'a> Walk<'a> {
         treat: &mut (dyn Treat + Sync),
     ) -> Result<(), WalkError> {
         let block = Block::new(self.model, number);
-        let t0 = std::time::Instant::now();
         let recorded = self.record(&block, source, treat)?;
-        let t1 = t0.elapsed(); let mut td = std::time::Duration::ZERO; let mut tl = std::time::Duration::ZERO;
         let zeros = |tensor: usize, ty: TensorType| {
             if treat.awaits(tensor) {
                 let len = ty.bytes(&self.model.tensors[tensor].shape).unwrap_or(0);
@@ -149,15 +147,16 @@ impl<'a> Walk<'a> {
             if tensors.is_empty() {
                 continue;
             }
-            let t2 = std::time::Instant::now(); let drifts = self.drifts(&mut runner, at, &recorded)?;
-            td += t2.elapsed(); let t2 = std::time::Instant::now();
-            let made = treat.layer(&tensors, &drifts).map_err(WalkError::Treatment)?; tl += t2.elapsed();
+            let drifts = self.drifts(&mut runner, at, &recorded)?;
+            let made = treat
+                .layer(&tensors, &drifts)
+                .map_err(WalkError::Treatment)?;
             for (tensor, bytes) in tensors.iter().zip(made) {
                 let name = block.name_here(&self.model.tensors[*tensor].name);
                 running.replace_bytes(&name, &bytes)?;
             }
         }
-        let t2 = std::time::Instant::now(); runner.advance(&mut self.now)?; if std::env::var("DW_TIME").is_ok() { eprintln!("block {number}: record {t1:?} drifts {td:?} layer {tl:?} advance {:?}", t2.elapsed()); }
+        runner.advance(&mut self.now)?;
         self.original = recorded.behind;
         Ok(())
     }

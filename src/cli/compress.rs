@@ -23,8 +23,9 @@ use crate::workbench::{Choosing, Compress, Compressed, is_stock};
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache (`Qwen/Qwen3-0.6B`), or GGUF file
     checkpoint: PathBuf,
-    /// Output: `.gguf` for any llama.cpp, `.dwn` for the compressed container
-    #[arg(short, long, required_unless_present = "dry_run")]
+    /// Output: `.gguf` for any llama.cpp, `.dwn` for the compressed container, or a folder; an existing file
+    /// is replaced [default: a `.gguf` named after the checkpoint and what was asked for]
+    #[arg(short, long)]
     output: Option<PathBuf>,
     /// Preset or llama-quantize's file type, listed under --help
     #[arg(
@@ -97,7 +98,11 @@ pub fn rounding(text: &str) -> Result<Rounding, String> {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let is_stock = args.output.as_deref().map(is_stock).transpose()?;
+    let output = args.output();
+    let is_stock = match args.dry_run && args.output.is_none() {
+        true => None,
+        false => Some(is_stock(&output)?),
+    };
     let recipe = args.recipe()?;
     args.check(&recipe, is_stock)?;
     let mut compress = Compress::checkpoint(&args.checkpoint)
@@ -121,13 +126,17 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     let progress = Terminal::default();
     let compress = compress.recipe(recipe).progress(&progress);
-    let done = match args.output.as_deref().filter(|_| !args.dry_run) {
-        Some(output) => compress.write(output)?,
-        None => compress.plan(is_stock.unwrap_or(false))?,
+    let done = if args.dry_run {
+        compress.plan(is_stock.unwrap_or(false))?
+    } else {
+        if let Some(folder) = output.parent().filter(|f| !f.as_os_str().is_empty()) {
+            fs_err::create_dir_all(folder)?;
+        }
+        compress.write(&output)?
     };
     report(&done);
     match &done.summary {
-        Some(summary) => print_summary(&done, summary, args.json),
+        Some(summary) => print_summary(&done, summary, (&output, args.json)),
         None => print_plan(&done.plan, args.json),
     }
 }
@@ -157,6 +166,34 @@ fn report(done: &Compressed) {
 }
 
 impl Args {
+    /// The file to write. In a folder, or where none is named, it is called after the checkpoint and what
+    /// was asked for.
+    fn output(&self) -> PathBuf {
+        let is_folder = |o: &PathBuf| o.is_dir() || o.to_string_lossy().ends_with('/');
+        match &self.output {
+            Some(output) if !is_folder(output) => output.clone(),
+            Some(folder) => folder.join(self.name()),
+            None => self.name().into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        let stem = |path: &PathBuf| {
+            let path = std::path::absolute(path).unwrap_or(path.clone());
+            let name = match path.extension().is_some_and(|e| e == "gguf" || e == "toml") {
+                true => path.file_stem(),
+                false => path.file_name(),
+            };
+            name.map_or_else(String::new, |n| n.to_string_lossy().into_owned())
+        };
+        let asked = match (&self.preset, &self.recipe) {
+            (Some(preset), _) => preset.clone(),
+            (_, Some(recipe)) => stem(recipe),
+            _ => self.target.label().unwrap_or_else(|| "types".into()),
+        };
+        format!("{}-{asked}.gguf", stem(&self.checkpoint))
+    }
+
     /// Checks the options that clap can't compare.
     fn check(&self, recipe: &Recipe, is_stock: Option<bool>) -> Result<(), Failure> {
         let target = self.target.goal().is_some();

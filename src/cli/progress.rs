@@ -1,8 +1,10 @@
 //! Progress bars and notes on stderr.
 
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::report::{report_fallbacks, report_zeros};
 use crate::plan::Plan;
@@ -40,13 +42,39 @@ fn bar(total: u64, what: &'static str, template: &str) -> ProgressBar {
     bar.with_message(what)
 }
 
+/// Where stderr is no terminal, a line says so often how far long work is.
+const EVERY: Duration = Duration::from_secs(10);
+
 /// Shows the library's progress as bars and notes on stderr.
 #[derive(Default)]
-pub struct Terminal(Mutex<Option<ProgressBar>>);
+pub struct Terminal {
+    bar: Mutex<Option<ProgressBar>>,
+    told: Mutex<Option<Instant>>,
+}
 
 impl Terminal {
     fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells in a line how far the work is, where no bar is drawn.
+    fn tell(&self, bar: &ProgressBar) {
+        if !bar.is_hidden() || std::io::stderr().is_terminal() {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = told.get_or_insert_with(Instant::now);
+        if last.elapsed() < EVERY {
+            return;
+        }
+        *last = Instant::now();
+        let share = bar.position() as f64 / bar.length().unwrap_or(0).max(1) as f64;
+        eprintln!(
+            "{}: {:.0} %, about {} left",
+            bar.message(),
+            100.0 * share,
+            HumanDuration(bar.eta())
+        );
     }
 }
 
@@ -62,6 +90,7 @@ impl Progress for Terminal {
     fn advance(&self, units: u64) {
         if let Some(bar) = &*self.bar() {
             bar.inc(units);
+            self.tell(bar);
         }
     }
 
@@ -69,6 +98,7 @@ impl Progress for Terminal {
         if let Some(bar) = &*self.bar() {
             bar.set_length(total);
             bar.set_position(done);
+            self.tell(bar);
         }
     }
 
@@ -81,6 +111,10 @@ impl Progress for Terminal {
     fn planned(&self, plan: &Plan, is_stock: bool) {
         report_fallbacks(plan);
         report_zeros(plan, is_stock);
+    }
+
+    fn reuse(&self, what: &str) {
+        eprintln!("note: used again from the workspace: {what}");
     }
 
     fn note(&self, text: &str) {

@@ -1,6 +1,7 @@
 //! Reports of `compress` on its plan and its file.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
@@ -8,8 +9,8 @@ use serde::Serialize;
 use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
 use crate::architecture::role;
-use crate::eval::peak_memory;
 use crate::blockwise::Unfitted;
+use crate::eval::peak_memory;
 use crate::plan::{self, Plan};
 use crate::workbench::{Compressed, Outcome, StructureReport};
 use crate::writing::Summary;
@@ -93,14 +94,18 @@ pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
         .to_string(),
     )?;
     line(format!(
-        "{} tensors, {total} bytes ({}) before compression",
+        "{} tensors, {total} bytes ({})",
         plan.steps.len(),
         size(total)
     ))
 }
 
 /// Prints what was written.
-pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Result<(), Failure> {
+pub fn print_summary(
+    done: &Compressed,
+    summary: &Summary,
+    (output, as_json): (&Path, bool),
+) -> Result<(), Failure> {
     let bpw = summary.bytes as f64 * 8.0 / done.parameters as f64;
     if let Some(warning) = done.outcome.as_ref().and_then(warning) {
         eprintln!("warning: {warning}");
@@ -131,9 +136,12 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
     }
     print_roles(&done.plan, summary)?;
     line(format!(
-        "{} bytes ({}), {bpw:.3} bits per weight",
+        "{}: {} bytes ({}), {bpw:.3} bits per weight, {:.1} % of the checkpoint's weights, in {}",
+        output.display(),
         summary.bytes,
-        size(summary.bytes)
+        size(summary.bytes),
+        100.0 * summary.bytes as f64 / done.source_bytes.max(1) as f64,
+        indicatif::HumanDuration(done.time)
     ))?;
     for text in done.outcome.iter().flat_map(outcome_lines) {
         line(text)?;
@@ -141,9 +149,19 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
     Ok(())
 }
 
-/// Prints a table of the written tensors by role, method and type.
+/// The tensors of a role.
+#[derive(Default)]
+struct Role {
+    tensors: usize,
+    /// Method and type, with the number of tensors.
+    kinds: Vec<(String, usize)>,
+    error: f32,
+    bytes: u64,
+}
+
+/// Prints a table of the written tensors by role.
 fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
-    let mut groups: Vec<([String; 3], usize, f32, u64)> = Vec::new();
+    let mut roles: Vec<(&str, Role)> = Vec::new();
     let mut known = HashMap::new();
     let steps = plan.steps.iter().map(|s| (s.stored.name.as_str(), s));
     let steps: HashMap<&str, &plan::Step> = steps.collect();
@@ -151,34 +169,47 @@ fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
         let Some(step) = steps.get(t.name.as_str()) else {
             continue;
         };
-        let key = [
-            role(&t.name).1.to_string(),
-            step.stored.method.clone(),
-            types(&step.stored),
-        ];
-        let error = t.relative_error;
-        let group = *known.entry(key.clone()).or_insert(groups.len());
-        match groups.get_mut(group) {
-            Some(g) => {
-                g.1 += 1;
-                g.2 = g.2.max(error);
-                g.3 += t.bytes;
-            }
-            None => groups.push((key, 1, error, t.bytes)),
+        let name = role(&t.name).1;
+        let at = *known.entry(name).or_insert(roles.len());
+        if at == roles.len() {
+            roles.push((name, Role::default()));
+        }
+        let found = &mut roles[at].1;
+        found.tensors += 1;
+        found.error = found.error.max(t.relative_error);
+        found.bytes += t.bytes;
+        let kind = match step.stored.method.as_str() {
+            "quantize" | "copy" | "convert" => types(&step.stored),
+            method => format!("{method} {}", types(&step.stored)),
+        };
+        match found.kinds.iter_mut().find(|(k, _)| *k == kind) {
+            Some((_, count)) => *count += 1,
+            None => found.kinds.push((kind, 1)),
         }
     }
-    let rows = groups
-        .into_iter()
-        .map(|([role, method, ty], n, error, bytes)| {
-            let error = format!("{error:.5}");
-            [role, n.to_string(), method, ty, error, size(bytes)]
-        });
+    let rows = roles.into_iter().map(|(name, mut found)| {
+        found
+            .kinds
+            .sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let kind = |(kind, count): &(String, usize)| match found.kinds.len() {
+            1 => kind.clone(),
+            _ => format!("{count} {kind}"),
+        };
+        let kinds: Vec<String> = found.kinds.iter().map(kind).collect();
+        let error = format!("{:.5}", found.error);
+        [
+            name.to_string(),
+            found.tensors.to_string(),
+            kinds.join(", "),
+            error,
+            size(found.bytes),
+        ]
+    });
     let columns = [
         "role",
         ">tensors",
-        "method",
-        "type",
-        ">largest error",
+        "types",
+        ">weights' largest error",
         ">size",
     ];
     line(table(columns, rows).to_string())
@@ -186,10 +217,28 @@ fn print_roles(plan: &Plan, summary: &Summary) -> Result<(), Failure> {
 
 /// The measured result of a target.
 fn outcome_lines(outcome: &Outcome) -> Vec<String> {
+    let whose = match outcome.held_out {
+        true => "a text that nothing was chosen by",
+        false => "the text that types were chosen by",
+    };
     let mut lines = vec![format!(
-        "mean KL divergence {:.5} ± {:.5}, predicted {:.5}",
-        outcome.measured_kld, outcome.error, outcome.predicted_kld
+        "On {whose} ({}, {} chunks): mean KL divergence {:.5} ± {:.5}, predicted {:.5}",
+        outcome.text,
+        outcome.measured.perplexity.chunks,
+        outcome.measured_kld,
+        outcome.error,
+        outcome.predicted_kld
     )];
+    if let Some(found) = &outcome.measured.divergence {
+        lines.push(format!(
+            "median {:.5}, 99 % {:.4}; same most likely token {:.1} %; perplexity {:.3}, of the checkpoint {:.3}",
+            found.kld_median,
+            found.kld_99,
+            100.0 * found.same_top.value,
+            outcome.measured.perplexity.perplexity.value,
+            found.reference_perplexity.value
+        ));
+    }
     if let Some(gate) = &outcome.gate {
         lines.push(format!(
             "on the second text {:.5}; {} of {} bytes has {:.5} there",

@@ -68,6 +68,11 @@ pub enum FileSize {
 
 pub fn file_size(text: &str) -> Result<FileSize, String> {
     let Some(percent) = text.strip_suffix('%') else {
+        if text.parse::<f64>().is_ok_and(|n| n <= 100.0) {
+            return Err(format!(
+                "{text} bytes hold no model; did you mean `{text}%`?"
+            ));
+        }
         return parse_bytes(text).map(FileSize::Bytes);
     };
     match percent.trim().parse::<f64>() {
@@ -94,6 +99,19 @@ impl Target {
         });
         let bits = self.bpw.map(Goal::Bits);
         size.or(bits).or(self.max_kld.map(Goal::Divergence))
+    }
+}
+
+impl Target {
+    /// The target in a file's name.
+    pub fn label(&self) -> Option<String> {
+        let size = self.size.map(|size| match size {
+            FileSize::Bytes(bytes) => format!("{bytes}-bytes"),
+            FileSize::Part(part) => format!("{}-percent", 100.0 * part),
+        });
+        let bits = self.bpw.map(|bits| format!("{bits}bpw"));
+        size.or(bits)
+            .or(self.max_kld.map(|kld| format!("kld-{kld}")))
     }
 }
 

@@ -239,26 +239,13 @@ impl<'m> Context<'m> {
         self.evaluate(tokens, Some(rows))
     }
 
-    fn evaluate(
-        &mut self,
-        tokens: &[BatchToken],
-        rows: Option<&[f32]>,
-    ) -> Result<(), LlamaError> {
+    fn evaluate(&mut self, tokens: &[BatchToken], rows: Option<&[f32]>) -> Result<(), LlamaError> {
         self.outputs = 0;
         if self.is_broken {
             return Err(LlamaError::Broken);
         }
         self.check(tokens)?;
-        if let Some(rows) = rows {
-            let (found, limit) = (rows.len(), tokens.len() * self.model.n_embd());
-            if found != limit {
-                return Err(LlamaError::Batch {
-                    what: "the number of values of all rows",
-                    found: found as i64,
-                    limit: limit as i64,
-                });
-            }
-        }
+        self.check_rows(tokens, rows)?;
         let mut ids: Vec<i32> = tokens.iter().map(|t| t.token).collect();
         let mut positions: Vec<i32> = tokens.iter().map(|t| t.position).collect();
         let mut counts = vec![1i32; tokens.len()];
@@ -288,7 +275,7 @@ impl<'m> Context<'m> {
         let mut code = -1;
         // SAFETY: every array has `n_tokens` elements, or as many rows, and outlives the call, and each
         // list of sequences has the one element that its count says.
-        let (decoded, mut reason) = logged(|failure| unsafe {
+        let (decoded, reason) = logged(|failure| unsafe {
             dwindle_decode(self.raw.as_ptr(), &batch, &mut code, failure)
         });
         if let Err(stopped) = decoded {
@@ -299,23 +286,41 @@ impl<'m> Context<'m> {
             });
         }
         if code != 0 {
-            if code == 1 {
-                reason = "the context is full".to_string();
-            }
-            let used_whole = self.model.used_whole();
-            if !used_whole.is_empty() {
-                let names = used_whole.join(", ");
-                reason = format!(
-                    "the graph uses {names} in a way that factors do not allow; load the model multiplied out"
-                );
-            }
             return Err(LlamaError::Decode {
                 tokens: tokens.len(),
-                reason,
+                reason: self.refusal(code, reason),
             });
         }
         self.outputs = tokens.iter().filter(|t| t.logits).count();
         Ok(())
+    }
+
+    /// Why llama.cpp evaluates nothing, by its code and its words.
+    fn refusal(&self, code: i32, words: String) -> String {
+        let used_whole = self.model.used_whole();
+        if !used_whole.is_empty() {
+            return format!(
+                "the graph uses {} in a way that factors do not allow; load the model multiplied out",
+                used_whole.join(", ")
+            );
+        }
+        match code {
+            1 => "the context is full".to_string(),
+            _ => words,
+        }
+    }
+
+    /// llama.cpp reads as many as the tokens need.
+    fn check_rows(&self, tokens: &[BatchToken], rows: Option<&[f32]>) -> Result<(), LlamaError> {
+        let limit = tokens.len() * self.model.n_embd();
+        match rows.map(<[f32]>::len) {
+            Some(found) if found != limit => Err(LlamaError::Batch {
+                what: "the number of values of all rows",
+                found: found as i64,
+                limit: limit as i64,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// llama.cpp asserts some of these.

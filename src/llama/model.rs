@@ -164,9 +164,14 @@ impl Model {
             name: name.to_string(),
             source,
         };
-        let feed = TensorFeed::new(metadata, Vec::new(), Box::new(|_, _| Ok(()))).map_err(failed)?;
+        let feed =
+            TensorFeed::new(metadata, Vec::new(), Box::new(|_, _| Ok(()))).map_err(failed)?;
         let feed = feed.admitted(name)?;
-        let mut params = params(&ModelOptions::default(), &mut None, sys::LLAMA_LOAD_MODE_NONE);
+        let mut params = params(
+            &ModelOptions::default(),
+            &mut None,
+            sys::LLAMA_LOAD_MODE_NONE,
+        );
         params.vocab_only = true;
         let start = Instant::now();
         let load = |file: *mut c_void| {

@@ -19,7 +19,7 @@ pub use candidates::{Candidate, TYPES, TensorCandidates};
 pub use ladder::{Rung, rung, rungs};
 pub use probe::fingerprint;
 pub use refinement::Refinement;
-pub use search::{Chosen, Search, Task, of_bits, of_size, planned};
+pub use search::{Chosen, Search, Task, of_bits, of_size, planned, refuse_too_small};
 pub use survey::{Survey, Surveyed, Task as SurveyTask, survey};
 
 use crate::blockwise::WalkError;
@@ -35,7 +35,9 @@ use crate::plan::{PlanError, TensorError};
 pub enum BudgetError {
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    #[error("the smallest possible file has {smallest} bytes, more than the requested {wanted}")]
+    #[error(
+        "the smallest possible file has at least {smallest} bytes, more than the requested {wanted}"
+    )]
     TooSmall { wanted: u64, smallest: u64 },
     #[error("the largest possible file diverges by {least:.6}, more than the requested {wanted}")]
     Divergence { wanted: f64, least: f64 },
@@ -66,4 +68,3 @@ pub enum BudgetError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
-

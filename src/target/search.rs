@@ -6,7 +6,8 @@ use std::path::Path;
 use dwindle_formats::container::stock_len;
 use dwindle_formats::gguf::TensorType;
 
-use super::{Assignment, BudgetError, Costs};
+use super::{Assignment, BudgetError, Costs, TYPES};
+use crate::architecture::ModelTensor;
 use crate::plan::{Plan, PlanError, Rounding, Subject, resolve};
 
 /// Times that the header's share of a file is looked at anew.
@@ -41,6 +42,33 @@ pub struct Chosen {
     pub plan: Plan,
     /// Bytes of the file.
     pub bytes: u64,
+}
+
+/// Refuses a size in which no file can be, by the smallest types that rows divide into: before anything
+/// is measured. The smallest file is larger yet.
+///
+/// # Errors
+/// [`BudgetError::TooSmall`].
+pub fn refuse_too_small(subject: &Subject<'_>, bytes: u64) -> Result<(), BudgetError> {
+    let least = |t: &ModelTensor| -> u64 {
+        if !t.is_weight() {
+            return 4 * t.elements();
+        }
+        let fits = |ty: &&TensorType| t.row_len().is_multiple_of(ty.block_len());
+        let sizes = TYPES
+            .iter()
+            .filter(fits)
+            .filter_map(|ty| ty.bytes(&t.shape));
+        sizes.min().unwrap_or(0)
+    };
+    let smallest = subject.model.tensors.iter().map(least).sum();
+    if bytes < smallest {
+        return Err(BudgetError::TooSmall {
+            wanted: bytes,
+            smallest,
+        });
+    }
+    Ok(())
 }
 
 /// The best stock file of at most this many bytes.

@@ -86,7 +86,7 @@ pub fn choose(
     study: &Study,
     goal: Goal,
 ) -> Result<Chosen, Error> {
-    let (costs, text) = (study.costs(&choosing.types), &study.text);
+    let (costs, text) = (study.costs(bench, &choosing.types)?, &study.text);
     let chosen = by_costs(bench, &costs, text, goal)?;
     let Some((costs, better)) = refined(bench, choosing, text, &costs, &chosen)? else {
         return Ok(chosen);

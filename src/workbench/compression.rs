@@ -1,20 +1,23 @@
 //! Compresses an open checkpoint.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dwindle_formats::output::folder_of;
 
 use super::fitted::fit_layers;
 use super::shrink::{Following, Smaller, shrink};
-use super::{Choosing, Error, Goal, Outcome, StructureReport, Study, Text, Workbench, choose, workspace};
+use super::{
+    Choosing, Error, Goal, Outcome, StructureReport, Study, Text, Workbench, choose, workspace,
+};
 use crate::architecture::Model;
-use crate::checkpoint::{self, Source};
 use crate::blockwise::{Unfitted, describe};
+use crate::checkpoint::{self, Source};
 use crate::fitting::FitOptions;
 use crate::plan::{Plan, Recipe, Rounding, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
-use crate::target::Chosen;
+use crate::target::{Chosen, refuse_too_small};
 use crate::writing::{Inputs, Options, Summary, compress};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
@@ -44,6 +47,10 @@ pub struct Compressed {
     pub summary: Option<Summary>,
     /// Parameters of the model.
     pub parameters: u64,
+    /// Bytes of the checkpoint's weights.
+    pub source_bytes: u64,
+    /// How long it took.
+    pub time: Duration,
     /// How the model's structure was pruned.
     pub structure: Option<StructureReport>,
     /// The measured result of the goal.
@@ -67,6 +74,7 @@ pub fn is_stock(output: &Path) -> Result<bool, Error> {
 impl Compression<'_> {
     /// Writes the file; without an output, what would be written.
     pub fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
+        let start = Instant::now();
         let scratch = output.map_or(Path::new("."), folder_of);
         let whole = self.bench(self.model, self.measured, scratch);
         let smaller = self.smaller(&whole, output.is_some())?;
@@ -82,6 +90,9 @@ impl Compression<'_> {
             }
         };
         let mut bench = self.bench(model, measured, scratch);
+        if let Some(bytes) = self.goal.and_then(|g| g.bytes(bench.subject.bytes())) {
+            refuse_too_small(&bench.subject, bytes)?;
+        }
         let study = self.study(&bench)?;
         if let Some(study) = &study {
             bench.subject.measured = study.measured();
@@ -96,11 +107,14 @@ impl Compression<'_> {
             None => resolve(&self.recipe, &bench.subject)?,
         };
         refuse_factors(&plan, is_stock)?;
+        self.warn_of_quantized(&plan);
         self.progress.planned(&plan, is_stock);
         let mut done = Compressed {
             plan,
             summary: None,
             parameters: bench.subject.elements(),
+            source_bytes: self.source_bytes(),
+            time: Duration::ZERO,
             structure: smaller.as_ref().map(|s| s.report.clone()),
             outcome: None,
             unfitted: Vec::new(),
@@ -111,7 +125,26 @@ impl Compression<'_> {
             self.carry_out(&bench, output, fits, &mut done)?;
             done.outcome = self.outcome(&bench, chosen.as_ref(), output)?;
         }
+        done.time = start.elapsed();
         Ok(done)
+    }
+
+    /// Warns where what is quantized already is quantized again.
+    fn warn_of_quantized(&self, plan: &Plan) {
+        let is_again = |s: &crate::plan::Step| {
+            let own = s.stored.ty;
+            own.is_quantized() && s.stored.parts.iter().any(|p| p.ty != own)
+        };
+        let again = plan.steps.iter().filter(|s| is_again(s)).count();
+        if again > 0 {
+            self.progress.warn(&format!(
+                "{again} tensors of the source are quantized already, and are quantized again: the original checkpoint gives a better file"
+            ));
+        }
+    }
+
+    fn source_bytes(&self) -> u64 {
+        Subject::unmeasured(self.model, self.source).bytes()
     }
 
     fn bench<'b>(
@@ -208,7 +241,10 @@ impl Compression<'_> {
         let (Some(chosen), Some(study)) = (chosen, bench.study) else {
             return Ok(None);
         };
-        let text = study.held_out.as_ref().unwrap_or(&study.text);
+        let text = match &study.held_out {
+            Some(text) => (text, true),
+            None => (&study.text, false),
+        };
         Outcome::of(bench, chosen, output, text, self.gate.as_ref()).map(Some)
     }
 }

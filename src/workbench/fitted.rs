@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::surveyed::{scratch, sequences};
-use super::{Error, Text, Workbench, following};
+use super::{Error, FOLLOWING, Text, Workbench};
 use crate::blockwise::{Places, Unfitted, fit};
 use crate::fitting::FitOptions;
 use crate::llama::model::{Model, ModelOptions};
@@ -48,12 +48,17 @@ pub(super) fn fit_layers(
     let sequences = sequences(bench.subject.model, text, options.chunks, threads)?;
     let progress = bench.progress;
     let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
-    let scratch = scratch(bench.subject.model, &sequences, bench.options.memory, bench.scratch);
+    let scratch = scratch(
+        bench.subject.model,
+        &sequences,
+        bench.options.memory,
+        bench.scratch,
+    );
     let places = Places {
         scratch,
         journal: None,
     };
-    let fitted = fit(plan, inputs, &sequences, (following(), places), reach)?;
+    let fitted = fit(plan, inputs, &sequences, (FOLLOWING, places), reach)?;
     bench.progress.end();
     Ok(fitted)
 }

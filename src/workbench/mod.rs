@@ -98,24 +98,22 @@ impl<'a> Workbench<'a> {
         self.progress.begin("rounding", 0, Unit::Items);
         let progress = self.progress;
         let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
-        let how = following();
-        let journal = study.journal(self, plan, inputs, how)?;
+        let journal = study.journal(self, plan, inputs, FOLLOWING)?;
         let places = Places {
             scratch: study.scratch(self),
             journal: Some(&journal),
         };
-        let (fitted, _) = fit(plan, inputs, &study.sequences, (how, places), reach)?;
+        let (fitted, _) = fit(plan, inputs, &study.sequences, (FOLLOWING, places), reach)?;
         self.progress.end();
         Ok(Some(fitted))
     }
 }
 
-/// How far rounded weights follow what their inputs have drifted by.
-pub(crate) fn following() -> Following {
-    let env = |n: &str, d: f64| std::env::var(n).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-    Following {
-        blend: env("DW_BLEND", 1.0),
-        ridge: env("DW_RIDGE", 0.5),
-        repair: env("DW_REPAIR", 0.0),
-    }
-}
+/// How far weights follow what their inputs have drifted by. Measured on SmolLM2: a smaller ridge fits the
+/// text that it is calibrated on better, and others worse; repairing the residual stream gains nothing
+/// that holds elsewhere.
+const FOLLOWING: Following = Following {
+    blend: 1.0,
+    ridge: 0.5,
+    repair: 0.0,
+};

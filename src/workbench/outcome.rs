@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::choosing::CHUNKS;
 use super::meter::Meter;
 use super::{Error, Text, Workbench};
+use crate::eval::Evaluation;
 use crate::target::{Chosen, rungs};
 
 /// What was predicted and what was measured.
@@ -19,6 +20,12 @@ pub struct Outcome {
     pub measured_kld: f64,
     /// Its standard error.
     pub error: f64,
+    /// The text that it was measured on.
+    pub text: String,
+    /// Whether nothing was chosen by that text.
+    pub held_out: bool,
+    /// All that was measured.
+    pub measured: Evaluation,
     /// The comparison on a second text.
     pub gate: Option<Gate>,
 }
@@ -43,10 +50,15 @@ impl Outcome {
         bench: &Workbench<'_>,
         chosen: &Chosen,
         file: &Path,
-        text: &Text,
+        (text, held_out): (&Text, bool),
         gate: Option<&Text>,
     ) -> Result<Outcome, Error> {
-        let measured = Meter::new(bench, text, CHUNKS)?.kld(file)?;
+        let evaluation = Meter::new(bench, text, CHUNKS)?.evaluate(file)?;
+        let divergence = evaluation
+            .divergence
+            .as_ref()
+            .ok_or(Error::NothingCompared)?;
+        let measured = divergence.kld;
         let gate = gate
             .map(|text| compare(bench, text, chosen, file))
             .transpose()?;
@@ -54,6 +66,9 @@ impl Outcome {
             predicted_kld: chosen.assignment.kld,
             measured_kld: measured.value,
             error: measured.error,
+            text: text.name(),
+            held_out,
+            measured: evaluation,
             gate: gate.flatten(),
         })
     }

@@ -4,15 +4,16 @@
 use std::path::Path;
 
 use dwindle_formats::bounded::{self, limits};
+use dwindle_formats::gguf::TensorType;
 
 use super::surveyed::{Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
 use crate::blockwise::{Journal, Sequences};
 use crate::measure::sample;
-use crate::progress::Unit;
 use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
+use crate::progress::Unit;
 use crate::statistics::{Measured, digest};
 use crate::target::{Costs, fingerprint};
 use crate::writing::Inputs;
@@ -80,8 +81,11 @@ impl Study {
     }
 
     /// What each type of each tensor costs: of those that are wanted, or of all.
-    pub fn costs(&self, types: &[dwindle_formats::gguf::TensorType]) -> Costs {
-        self.found.costs(types)
+    ///
+    /// # Errors
+    /// A tensor that none of the wanted types fits.
+    pub fn costs(&self, bench: &Workbench<'_>, types: &[TensorType]) -> Result<Costs, Error> {
+        Ok(self.found.costs(bench.subject.model, types)?)
     }
 
     /// Where the rounded blocks of a plan are kept.
@@ -110,7 +114,12 @@ impl Study {
     /// A folder for streams, where they are not to be in memory.
     pub fn scratch(&self, bench: &Workbench<'_>) -> Option<&Path> {
         let folder = self.workspace.folder();
-        scratch(bench.subject.model, &self.sequences, bench.options.memory, folder)
+        scratch(
+            bench.subject.model,
+            &self.sequences,
+            bench.options.memory,
+            folder,
+        )
     }
 }
 
@@ -127,7 +136,9 @@ fn own_text(
         let words = bounded::read_text(&path, limits::TEXT)?;
         return Ok(Text { path, words });
     }
-    bench.progress.begin("writing a text", tokens as u64, Unit::Items);
+    bench
+        .progress
+        .begin("writing a text", tokens as u64, Unit::Items);
     let model = super::meter::load(bench.path)?;
     let total = tokens as u64;
     // Words at the seams are tokenized anew, often into fewer tokens.

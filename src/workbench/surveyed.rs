@@ -12,11 +12,12 @@ use crate::blockwise::{Sequences, Words, pool};
 use crate::plan::{Rounding, Subject};
 use crate::progress::{Progress, Unit};
 use crate::statistics::{
-    Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile, TensorSurvey,
-    TypeSurvey, digest,
+    Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile,
+    TensorSurvey, TypeSurvey, digest,
 };
 use crate::target::{
-    Candidate, Costs, Survey, Surveyed as Found, SurveyTask, TYPES, TensorCandidates, survey,
+    BudgetError, Candidate, Costs, Survey, SurveyTask, Surveyed as Found, TYPES, TensorCandidates,
+    survey,
 };
 
 /// Tokens of a sequence.
@@ -34,15 +35,25 @@ pub struct Surveyed {
 
 impl Surveyed {
     /// The costs of types: of those that are wanted, or of all.
-    pub fn costs(&self, wanted: &[TensorType]) -> Costs {
+    ///
+    /// # Errors
+    /// A tensor that none of the wanted types fits.
+    pub fn costs(&self, model: &Model, wanted: &[TensorType]) -> Result<Costs, BudgetError> {
         let of = |(tensor, kld): &(TensorCandidates, f64)| {
             let mut tensor = tensor.clone();
             if !wanted.is_empty() {
                 tensor.all.retain(|c| wanted.contains(&c.ty));
             }
-            (tensor, *kld)
+            if tensor.all.is_empty() {
+                return Err(BudgetError::NoType {
+                    row: model.tensors[tensor.index].row_len(),
+                    tensor: tensor.name,
+                });
+            }
+            Ok((tensor, *kld))
         };
-        Costs::new(self.tensors.iter().map(of))
+        let all: Vec<_> = self.tensors.iter().map(of).collect::<Result<_, _>>()?;
+        Ok(Costs::new(all))
     }
 }
 
@@ -159,7 +170,11 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&self, text: &Text) -> Result<Survey, Error> {
         let sequences = sequences(self.subject.model, text, self.sequences, self.threads)?;
-        let measured = if self.types.is_empty() { 0 } else { self.effort.measured() };
+        let measured = if self.types.is_empty() {
+            0
+        } else {
+            self.effort.measured()
+        };
         let task = SurveyTask {
             subject: self.subject,
             types: self.types,

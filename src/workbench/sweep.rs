@@ -36,7 +36,7 @@ pub struct Sweep<'a> {
 /// A size that no file has, and whatever ends a measurement.
 pub fn sweep(bench: &Workbench<'_>, sweep: Sweep<'_>) -> Result<(Vec<Row>, Option<Check>), Error> {
     let measured = Measuring::new(bench, &sweep)?;
-    let costs = sweep.study.costs(&sweep.choosing.types);
+    let costs = sweep.study.costs(bench, &sweep.choosing.types)?;
     let check = sweep.check;
     let rows = measured.rows(sweep, &costs)?;
     let check = check
@@ -85,7 +85,13 @@ impl<'a> Measuring<'a> {
                     ..self.point(&r.plan)?
                 })
             });
-            let better = refined(self.bench, sweep.choosing, &sweep.study.text, costs, &chosen)?;
+            let better = refined(
+                self.bench,
+                sweep.choosing,
+                &sweep.study.text,
+                costs,
+                &chosen,
+            )?;
             let chosen = better.map_or(chosen, |(_, chosen)| chosen);
             rows.push(Row {
                 plain: plain.transpose()?,

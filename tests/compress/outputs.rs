@@ -124,7 +124,10 @@ const OVERWRITES: &[(&str, &str)] = &[
     ),
     ("sweep m.gguf --text t.txt --svg t.txt", "t.txt"),
     ("sweep m.gguf --text t.txt --svg m.gguf", "m.gguf"),
-    ("sweep m.gguf --text t.txt --eval u.txt --svg u.txt", "u.txt"),
+    (
+        "sweep m.gguf --text t.txt --eval u.txt --svg u.txt",
+        "u.txt",
+    ),
     (
         "eval m.gguf --text t.txt --reference k.gguf --cache m.gguf",
         "m.gguf",

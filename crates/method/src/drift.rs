@@ -119,7 +119,8 @@ impl Drift {
         let y = MatRef::from_row_major_slice(rows.now, tokens, n);
         for block in &mut self.blocks {
             let columns = |m: MatRef<'_, f32>| -> Mat<f32> {
-                m.subcols(block.columns.start, block.columns.len()).to_owned()
+                m.subcols(block.columns.start, block.columns.len())
+                    .to_owned()
             };
             let (x, y) = (columns(x), columns(y));
             add(block.gram.as_mut(), y.transpose(), y.as_ref());
@@ -227,7 +228,14 @@ impl Correction {
             let own = own.subcols(columns.start, columns.len());
             let all = MatMut::from_row_major_slice_mut(&mut out, rows, n);
             let mut all = all.subcols_mut(columns.start, columns.len());
-            matmul(all.as_mut(), Accum::Add, own, turned.as_ref(), 1.0, Par::Seq);
+            matmul(
+                all.as_mut(),
+                Accum::Add,
+                own,
+                turned.as_ref(),
+                1.0,
+                Par::Seq,
+            );
             if let Some(added) = self.added.get(number) {
                 for i in 0..rows {
                     let column = added.col_as_slice(first + i);
@@ -324,19 +332,24 @@ mod tests {
 
     #[test]
     fn blocks_are_whole() {
-        assert_eq!(blocks(576, 4096), [0..576]);
+        assert_eq!(blocks(576, 4096), std::slice::from_ref(&(0..576)));
         assert_eq!(blocks(8192, 4096), [0..4096, 4096..8192]);
         assert_eq!(blocks(14336, 4096).len(), 4);
         assert_eq!(blocks(1536, 512), [0..512, 512..1024, 1024..1536]);
         let all = blocks(11008, 4096);
         assert!(all.iter().all(|b| b.start.is_multiple_of(256)) && all[2].end == 11008);
-        assert_eq!(blocks(10, 4), [0..10]);
+        assert_eq!(blocks(10, 4), std::slice::from_ref(&(0..10)));
     }
 
     #[test]
     fn nothing_is_learnt_from_nothing() {
         let zeros = vec![0.0; 40];
-        assert!(drift(&zeros, &zeros, 4, 4).correction(FULLY).unwrap().is_none());
+        assert!(
+            drift(&zeros, &zeros, 4, 4)
+                .correction(FULLY)
+                .unwrap()
+                .is_none()
+        );
         let bad = Rows {
             original: &zeros,
             now: &zeros[1..],

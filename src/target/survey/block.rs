@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use dwindle_formats::gguf::TensorType;
-
 use super::super::probe::probed;
 use super::head::{Head, Probe};
 use super::layer::{Sums, candidates, judged};
@@ -82,11 +80,15 @@ fn scored(runner: &mut Runner<'_>, stream: &Stream) -> Result<Vec<f32>, WalkErro
 }
 
 impl<'a> Surveyor<'a> {
-    pub fn new(task: &'a Task<'a>, blocks: u32, stream: Stream) -> Result<Surveyor<'a>, BudgetError> {
+    pub fn new(
+        task: &'a Task<'a>,
+        blocks: u32,
+        stream: Stream,
+    ) -> Result<Surveyor<'a>, BudgetError> {
         let tensors = task.subject.model.tensors.iter().enumerate();
         Ok(Surveyor {
             blocks,
-            source: Checkpoint::new(task.subject, TensorType::F16),
+            source: Checkpoint::new(task.subject),
             head: Head::new(task.subject),
             by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
             stream,
@@ -101,7 +103,10 @@ impl<'a> Surveyor<'a> {
 
     /// Rows that divergences are measured on.
     fn measured(&self) -> usize {
-        let sequences = self.task.measured.min(self.task.cut.sequences(&self.stream));
+        let sequences = self
+            .task
+            .measured
+            .min(self.task.cut.sequences(&self.stream));
         sequences * self.task.cut.ctx
     }
 
@@ -130,7 +135,8 @@ impl<'a> Surveyor<'a> {
             .map_err(TensorError::of(&tensor.name))?;
         let mut stream = Stream::new(rows, self.stream.width(), self.task.scratch)?;
         stream.write(0, &values)?;
-        self.rounded.push(Rounded::new(stream, BTreeMap::from([(index, 1.0)])));
+        self.rounded
+            .push(Rounded::new(stream, BTreeMap::from([(index, 1.0)])));
         self.found.insert(index, surveyed);
         Ok(())
     }
@@ -276,7 +282,12 @@ impl<'a> Surveyor<'a> {
     fn values(&self, index: usize) -> Result<Vec<f32>, BudgetError> {
         let tensor = &self.task.subject.model.tensors[index];
         let surveyed = &self.found[&index];
-        let values = probed(&self.task.subject, tensor, surveyed.candidates.probe.ty, &surveyed.importance);
+        let values = probed(
+            &self.task.subject,
+            tensor,
+            surveyed.candidates.probe.ty,
+            &surveyed.importance,
+        );
         tensor.release(self.task.subject.source);
         Ok(values.map_err(TensorError::of(&tensor.name))?)
     }
@@ -305,7 +316,10 @@ impl<'a> Surveyor<'a> {
             let found = stream.read(0, stream.rows())?;
             parts.insert(*index, relative_energy(behind, &found, self.stream.width()));
             let ty = self.source.ty(*index);
-            let bytes = self.source.bytes(*index, ty).map_err(WalkError::Treatment)?;
+            let bytes = self
+                .source
+                .bytes(*index, ty)
+                .map_err(WalkError::Treatment)?;
             model.replace_bytes(&name, &bytes)?;
         }
         for (name, values) in rounded {
@@ -360,7 +374,11 @@ fn relative_energy(rows: &[f32], others: &[f32], width: usize) -> f64 {
     pairs
         .map(|(a, b)| {
             let energy: f64 = a.iter().map(|v| f64::from(v * v)).sum();
-            let lost: f64 = a.iter().zip(b).map(|(a, b)| f64::from((a - b).powi(2))).sum();
+            let lost: f64 = a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| f64::from((a - b).powi(2)))
+                .sum();
             if energy > 0.0 { lost / energy } else { 0.0 }
         })
         .sum()

@@ -65,7 +65,14 @@ impl<'a> Head<'a> {
             let w = w.map_err(TensorError::of(&tensor.name))?;
             let w = MatRef::from_row_major_slice(&w, count, n);
             let (now, later) = rest.split_at_col_mut(count);
-            matmul(now, Accum::Replace, x, w.transpose(), self.scale, Par::rayon(0));
+            matmul(
+                now,
+                Accum::Replace,
+                x,
+                w.transpose(),
+                self.scale,
+                Par::rayon(0),
+            );
             rest = later;
         }
         tensor.release(self.subject.source);
@@ -111,7 +118,9 @@ impl<'a> Head<'a> {
             let expected = self.logits(&base[rows.clone()], None)?;
             for (sum, (other, probe)) in sums.iter_mut().zip(others) {
                 let found = self.logits(&other[rows.clone()], *probe)?;
-                let pairs = expected.par_chunks(vocabulary).zip(found.par_chunks(vocabulary));
+                let pairs = expected
+                    .par_chunks(vocabulary)
+                    .zip(found.par_chunks(vocabulary));
                 let each: Vec<f64> = pairs.map(|(p, q)| divergence(p, q)).collect();
                 *sum += each.iter().sum::<f64>();
             }
@@ -145,7 +154,8 @@ mod tests {
         let p = [0.5f64, 0.3, 0.2];
         let q = [0.2f64, 0.5, 0.3];
         let expected: f64 = p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum();
-        let logits = |d: &[f64], by: f32| -> Vec<f32> { d.iter().map(|v| v.ln() as f32 + by).collect() };
+        let logits =
+            |d: &[f64], by: f32| -> Vec<f32> { d.iter().map(|v| v.ln() as f32 + by).collect() };
         let found = divergence(&logits(&p, 3.0), &logits(&q, -2.0));
         assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         assert!(divergence(&logits(&p, 0.0), &logits(&p, 1.0)) < 1e-6);

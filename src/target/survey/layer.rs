@@ -118,7 +118,11 @@ impl Sums {
 }
 
 /// Judges tensors by what they read.
-pub fn judged(task: &Task<'_>, tensors: &[usize], sums: &Sums) -> Result<Vec<Surveyed>, BudgetError> {
+pub fn judged(
+    task: &Task<'_>,
+    tensors: &[usize],
+    sums: &Sums,
+) -> Result<Vec<Surveyed>, BudgetError> {
     let curvatures = sums.curvatures()?;
     let importance = sums.importance();
     let known = Known {

@@ -101,18 +101,35 @@ impl Descent<'_> {
             let (low, high) = self.grid.scales;
             if low < high {
                 let d = self.block.d;
-                let direction: Vec<f32> = self.levels[columns.clone()].iter().map(|l| d * l).collect();
-                let step = best_step(&direction, &self.turned[turned.clone()], self.slopes, &columns, d);
+                let direction: Vec<f32> =
+                    self.levels[columns.clone()].iter().map(|l| d * l).collect();
+                let step = best_step(
+                    &direction,
+                    &self.turned[turned.clone()],
+                    self.slopes,
+                    &columns,
+                    d,
+                );
                 let now = self.block.scales[sub];
                 let best = integer(now, step, (low, high));
                 self.block.scales[sub] = best;
-                moved(self.slopes, f32::from(best - now) * d, &self.turned[turned.clone()]);
+                moved(
+                    self.slopes,
+                    f32::from(best - now) * d,
+                    &self.turned[turned.clone()],
+                );
             }
             let (low, high) = self.grid.mins;
             if low < high {
                 let m = -self.block.m;
                 let direction = vec![m; sub_len];
-                let step = best_step(&direction, &self.ones[turned.clone()], self.slopes, &columns, m);
+                let step = best_step(
+                    &direction,
+                    &self.ones[turned.clone()],
+                    self.slopes,
+                    &columns,
+                    m,
+                );
                 let now = self.block.mins[sub];
                 let best = integer(now, step, (low, high));
                 self.block.mins[sub] = best;
@@ -144,7 +161,10 @@ impl Descent<'_> {
             }
             let row = &self.gram[j * len..(j + 1) * len];
             let turned = &mut self.turned[j / sub_len * len..][..len];
-            turned.iter_mut().zip(row).for_each(|(t, g)| *t += level * g);
+            turned
+                .iter_mut()
+                .zip(row)
+                .for_each(|(t, g)| *t += level * g);
         }
     }
 }
