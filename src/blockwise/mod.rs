@@ -16,7 +16,7 @@ pub use block::Block;
 pub use checkpoint::Checkpoint;
 pub use embedding::{EmbeddingError, looked_up, streams_of};
 pub use journal::Journal;
-pub use run::{BlockwiseError, Places, Sequences, Words, fit, pool};
+pub use run::{BlockwiseError, Places, Sequences, Words, check, fit, pool};
 pub use runner::{Cut, Runner};
 pub use stream::Stream;
 pub use unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted, describe};

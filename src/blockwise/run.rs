@@ -72,12 +72,7 @@ impl Sequences {
     /// # Errors
     /// A text that is too short, a model that is an encoder, or llama.cpp's words.
     pub fn of(model: &architecture::Model, text: &Words<'_>) -> Result<Sequences, BlockwiseError> {
-        if !Traits::of(&model.architecture).uniform {
-            return Err(BlockwiseError::Blocks {
-                architecture: model.architecture.clone(),
-                known: Traits::names(|t| t.uniform),
-            });
-        }
+        check(model)?;
         let vocabulary = Model::load_vocabulary("the checkpoint", &model.metadata)?;
         let longest = number(model, "context_length");
         let longest = longest.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -101,6 +96,20 @@ impl Sequences {
     pub fn count(&self) -> usize {
         self.tokens.len() / self.cut.ctx
     }
+}
+
+/// Refuses a model whose blocks can't be run one by one.
+///
+/// # Errors
+/// [`BlockwiseError::Blocks`].
+pub fn check(model: &architecture::Model) -> Result<(), BlockwiseError> {
+    if Traits::of(&model.architecture).uniform {
+        return Ok(());
+    }
+    Err(BlockwiseError::Blocks {
+        architecture: model.architecture.clone(),
+        known: Traits::names(|t| t.uniform),
+    })
 }
 
 /// A number of the model's own metadata.

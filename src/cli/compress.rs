@@ -124,6 +124,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let Some(goal) = args.target.goal() {
         compress = compress.goal(goal);
     }
+    if args.target.goal().is_some() && (args.stats.is_some() || args.importance.is_some()) {
+        eprintln!(
+            "note: a target measures the model for itself; `--stats` and `--importance` are not used"
+        );
+    }
     let progress = Terminal::default();
     let compress = compress.recipe(recipe).progress(&progress);
     let done = if args.dry_run {

@@ -9,7 +9,7 @@ use dwindle_formats::gguf::TensorType;
 use super::surveyed::{Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
-use crate::blockwise::{Journal, Sequences};
+use crate::blockwise::{Journal, Sequences, check};
 use crate::measure::sample;
 use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
@@ -48,6 +48,7 @@ impl Study {
         text: Option<&Text>,
         (choosing, judges): (&Choosing, bool),
     ) -> Result<Study, Error> {
+        check(bench.subject.model)?;
         let digest = fingerprint(&bench.subject)?;
         let workspace = Workspace::open(workspaces, &digest, bench.path)?;
         let (text, held_out) = match text {

@@ -5,5 +5,6 @@ mod common;
 
 mod activations;
 mod architecture;
+mod blockwise;
 mod llama;
 mod rounding;

@@ -1,0 +1,122 @@
+//! A model that is run block by block gives what it gives as a whole.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use dwindle::blockwise::{Block, Checkpoint, Cut, Original as _, Runner, Stream, streams_of};
+use dwindle::llama::activations::Probe;
+use dwindle::llama::context::{BatchToken, ContextOptions};
+use dwindle::llama::model::{Model, ModelOptions};
+use dwindle::plan::Subject;
+use dwindle_formats::gguf::TensorType;
+use tempfile::tempdir;
+
+use crate::common::tiny::{Kind, low_rank, mixture};
+
+/// Tokens of a sequence, and sequences.
+const CTX: usize = 24;
+const SEQUENCES: usize = 2;
+
+/// What reads the last norm.
+const OUTPUTS: [&str; 2] = ["output.weight", "token_embd.weight"];
+
+fn tokens() -> Vec<i32> {
+    (0..CTX * SEQUENCES).map(|i| (i * 7 % 23) as i32).collect()
+}
+
+/// What the output layer reads in the whole model.
+fn whole(path: &Path) -> Vec<f32> {
+    dwindle::llama::backend::init();
+    let model = Model::load(path, &ModelOptions::default()).unwrap();
+    let options = ContextOptions {
+        ctx: CTX as u32,
+        sequences: SEQUENCES as u32,
+        batch: (CTX * SEQUENCES) as u32,
+        ubatch: (CTX * SEQUENCES) as u32,
+        ..ContextOptions::default()
+    };
+    let mut probe = Probe::new(&model, &options).unwrap();
+    let is_output = |name: &str| OUTPUTS.contains(&name);
+    let wanted: Vec<bool> = probe.inputs().iter().map(|i| is_output(i.name())).collect();
+    let batch: Vec<BatchToken> = tokens()
+        .into_iter()
+        .enumerate()
+        .map(|(i, token)| BatchToken {
+            token,
+            position: (i % CTX) as i32,
+            sequence: (i / CTX) as i32,
+            logits: true,
+        })
+        .collect();
+    let mut seen = Vec::new();
+    let mut keep = |rows: &[f32]| seen.extend_from_slice(rows);
+    probe
+        .run(&batch, &wanted, &mut |activation| {
+            keep(activation.values);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    seen
+}
+
+/// The same, block by block.
+fn by_blocks(path: &Path, scratch: Option<&Path>) -> Vec<f32> {
+    let (source, model) = dwindle::architecture::open(path).unwrap();
+    let subject = Subject::unmeasured(&model, source.as_ref());
+    let cut = Cut {
+        ctx: CTX,
+        threads: 2,
+    };
+    let mut stream: Stream = streams_of(&subject, &tokens(), scratch).unwrap();
+    let source = Checkpoint::new(subject);
+    let key = format!("{}.block_count", model.architecture);
+    let blocks = model.metadata.get(&key).unwrap().as_u64().unwrap() as u32;
+    let mut seen = Vec::new();
+    for number in 0..blocks {
+        let block = Block::new(&model, number);
+        let loaded = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty));
+        let loaded = loaded.unwrap();
+        let mut runner = Runner::new(&loaded, cut).unwrap();
+        if number + 1 < blocks {
+            runner.advance(&mut stream).unwrap();
+            continue;
+        }
+        let inputs = runner.inputs().iter();
+        let wanted: Vec<bool> = inputs.map(|i| OUTPUTS.contains(&i.name())).collect();
+        for batch in cut.batches(0..SEQUENCES) {
+            let rows = stream.read(batch.rows.start, batch.rows.len()).unwrap();
+            let keep = &mut |rows: &[f32]| seen.extend_from_slice(rows);
+            runner
+                .run(&batch, &rows, &wanted, &mut |activation| {
+                    keep(activation.values);
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
+    seen
+}
+
+#[test]
+fn blocks_one_by_one_give_what_the_model_gives() {
+    let dir = tempdir().unwrap();
+    for (name, tiny) in [
+        ("tied", low_rank(Kind::Tied, 64)),
+        ("untied", low_rank(Kind::Untied, 64)),
+        ("qwen3", low_rank(Kind::Qwen3, 64)),
+        ("gpt2", low_rank(Kind::Gpt2, 64)),
+        ("mixture", mixture(TensorType::F32)),
+    ] {
+        let path = dir.path().join(format!("{name}.gguf"));
+        tiny.write(&path);
+        let expected = whole(&path);
+        for scratch in [None, Some(dir.path())] {
+            let found = by_blocks(&path, scratch);
+            assert_eq!(found.len(), expected.len(), "{name}");
+            let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-4 * largest, "{name}: {a} and {b}");
+            }
+        }
+    }
+}
