@@ -10,8 +10,8 @@ use crate::llama::model::{LlamaError, Model, ModelOptions};
 /// Tokens of the vocabulary that llama.cpp wants to see; nothing reads them.
 const TOKENS: u32 = 32;
 
-/// What llama.cpp calls the residual stream before the feed-forward layer, and behind the block.
-pub const NODES: [&str; 2] = ["ffn_inp-0", "l_out-0"];
+/// What llama.cpp calls the residual stream behind the block.
+pub const BEHIND: &str = "l_out-0";
 
 /// Makes the bytes of a tensor in a type.
 pub type Produce<'a> = dyn Fn(usize, TensorType) -> Result<Vec<u8>, BoxError> + Sync + 'a;

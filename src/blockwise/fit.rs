@@ -29,9 +29,6 @@ pub struct Fitting<'a> {
     inputs: &'a Inputs<'a>,
     factorizer: Factorizer<'a>,
     following: Following,
-    /// What a layer's output is multiplied by before it is added to the residual stream; `None` where
-    /// the architecture does not simply add it.
-    scale: Option<f32>,
     /// Steps that are treated before the walk: values of each, in F32.
     prepared: Vec<Option<Arc<Vec<f32>>>>,
     steps: Vec<Option<Made>>,
@@ -46,18 +43,12 @@ struct Known {
 
 impl<'a> Fitting<'a> {
     /// Nothing is treated yet.
-    pub fn new(
-        plan: &'a Plan,
-        inputs: &'a Inputs<'a>,
-        following: Following,
-        scale: Option<f32>,
-    ) -> Fitting<'a> {
+    pub fn new(plan: &'a Plan, inputs: &'a Inputs<'a>, following: Following) -> Fitting<'a> {
         Fitting {
             plan,
             inputs,
             factorizer: Factorizer::new(plan, inputs),
             following,
-            scale,
             prepared: vec![None; plan.steps.len()],
             steps: plan.steps.iter().map(|_| None).collect(),
             unfitted: Vec::new(),
@@ -180,9 +171,8 @@ impl<'a> Fitting<'a> {
             });
             each.collect()
         };
-        let follows = self.following.blend > 0.0 || self.following.repair > 0.0;
         let correction = |drift: &Drift| -> Result<Option<Correction>, MethodError> {
-            if !follows || is_lone(drift) {
+            if is_lone(drift) {
                 return Ok(None);
             }
             drift.correction(self.following)
@@ -227,12 +217,7 @@ impl<'a> Fitting<'a> {
         };
         match &known.corrections[at] {
             None => Ok(w.to_vec()),
-            Some(correction) => correction.apply(
-                w,
-                w.len() / row,
-                first % per_slice,
-                self.scale.unwrap_or(1.0),
-            ),
+            Some(correction) => correction.apply(w, w.len() / row),
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use dwindle_formats::gguf::Value;
-
 use super::block::Block;
 use super::checkpoint::Checkpoint;
 use super::embedding::{EmbeddingError, streams};
@@ -62,6 +60,8 @@ pub struct Words<'a> {
 pub struct Sequences {
     /// One sequence after another.
     pub tokens: Vec<Token>,
+    /// Sequences that the text has.
+    pub available: usize,
     /// How they are cut.
     pub cut: Cut,
 }
@@ -85,16 +85,12 @@ impl Sequences {
         let batch = chunks.batch(&vocabulary, 0..chunks.count, 0..chunks.ctx);
         Ok(Sequences {
             tokens: batch.iter().map(|t| t.token).collect(),
+            available: chunks.available,
             cut: Cut {
                 ctx: chunks.ctx,
                 threads: text.threads.unwrap_or_else(default_threads),
             },
         })
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.tokens.len() / self.cut.ctx
     }
 }
 
@@ -177,19 +173,13 @@ pub fn fit(
 ) -> Result<(Fitted, Vec<Unfitted>), BlockwiseError> {
     let subject = &inputs.subject;
     let model = subject.model;
-    let key = format!("{}.residual_scale", model.architecture);
-    let scale = model.metadata.get(&key).and_then(Value::as_f64);
-    let scale = Traits::of(&model.architecture)
-        .residual
-        .then(|| scale.unwrap_or(1.0) as f32);
     let blocks = number(model, "block_count").unwrap_or(0) as u32;
     pool(text.cut.threads)?.install(|| {
-        let mut fitting = Fitting::new(plan, inputs, following, scale);
+        let mut fitting = Fitting::new(plan, inputs, following);
         fitting.prepare()?;
         let source = Checkpoint::new(*subject);
         let options = Options {
             cut: text.cut,
-            fitted: text.count(),
             scratch: places.scratch,
         };
         let mut streams = streams(plan, inputs, &text.tokens, places.scratch)?;

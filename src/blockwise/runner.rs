@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::block::NODES;
+use super::block::BEHIND;
 use super::stream::Stream;
 use super::walk::WalkError;
 use crate::llama::activations::{Activation, LinearInput, Probe};
@@ -73,28 +73,21 @@ impl Cut {
 pub struct Runner<'m> {
     probe: Probe<'m>,
     cut: Cut,
-    /// The stream before the feed-forward layer, and behind the block, among the inputs.
-    pub nodes: [usize; 2],
+    /// The stream behind the block, among the inputs.
+    pub behind: usize,
 }
 
 impl<'m> Runner<'m> {
     /// Finds the layers of a block.
     ///
     /// # Errors
-    /// llama.cpp's words, or a graph without the streams' names.
+    /// llama.cpp's words, or a graph without the stream's name.
     pub fn new(model: &'m Model, cut: Cut) -> Result<Runner<'m>, WalkError> {
-        let probe = Probe::with_nodes(model, &cut.context(), &NODES)?;
-        let inputs = probe.inputs().iter().enumerate();
-        let nodes: Vec<usize> = inputs
-            .filter(|(_, input)| input.readers.is_empty())
-            .map(|(i, _)| i)
-            .collect();
-        let Ok(nodes) = nodes.try_into() else {
-            return Err(WalkError::Node {
-                node: NODES.join("`, `"),
-            });
-        };
-        Ok(Runner { probe, cut, nodes })
+        let probe = Probe::with_nodes(model, &cut.context(), &[BEHIND])?;
+        let is_node = |i: &LinearInput| i.readers.is_empty();
+        let behind = probe.inputs().iter().position(is_node);
+        let behind = behind.ok_or(WalkError::Node { node: BEHIND })?;
+        Ok(Runner { probe, cut, behind })
     }
 
     /// How texts are cut.
@@ -102,7 +95,7 @@ impl<'m> Runner<'m> {
         self.cut
     }
 
-    /// What the block's layers read, and the two streams.
+    /// What the block's layers read, and the stream behind it.
     pub fn inputs(&self) -> &[LinearInput] {
         self.probe.inputs()
     }
@@ -141,7 +134,7 @@ impl<'m> Runner<'m> {
     /// # Errors
     /// As [`Self::run`], or the stream's file fails.
     pub fn advance(&mut self, stream: &mut Stream) -> Result<(), WalkError> {
-        let behind = self.nodes[1];
+        let behind = self.behind;
         let wanted: Vec<bool> = (0..self.inputs().len()).map(|i| i == behind).collect();
         for batch in self.cut.batches(0..self.cut.sequences(stream)) {
             let rows = stream.read(batch.rows.start, batch.rows.len())?;

@@ -14,7 +14,7 @@ use dwindle_formats::gguf::TensorType;
 use super::block::Block;
 use super::runner::{Cut, Runner};
 use super::stream::Stream;
-use crate::architecture::{self, role};
+use crate::architecture;
 use crate::llama::activations::LinearInput;
 use crate::llama::error::BoxError;
 use crate::llama::model::LlamaError;
@@ -38,8 +38,8 @@ pub enum WalkError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Method(#[from] MethodError),
-    #[error("a block can't be run by itself: its graph has not each of `{node}` once")]
-    Node { node: String },
+    #[error("a block can't be run by itself: its graph has no `{node}`")]
+    Node { node: &'static str },
     #[error(transparent)]
     Treatment(BoxError),
 }
@@ -83,8 +83,6 @@ pub trait Original {
 pub struct Options<'a> {
     /// How they are cut.
     pub cut: Cut,
-    /// Sequences that layers are treated for; those behind them are only carried along.
-    pub fitted: usize,
     /// A folder for streams, where they are not to be in memory.
     pub scratch: Option<&'a Path>,
 }
@@ -187,15 +185,15 @@ impl<'a> Walk<'a> {
         let model = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty))?;
         let mut runner = Runner::new(&model, self.options.cut)?;
         let inputs = runner.inputs().to_vec();
-        let [middle, behind] = runner.nodes;
+        let behind = runner.behind;
         let mut recorded = Recorded {
             inputs: Vec::new(),
             behind: self.stream(self.original.width())?,
         };
-        for (at, input) in inputs.iter().enumerate() {
+        for input in &inputs {
             // What experts read of one another has no counterpart where others were chosen.
             let is_read = input.slices == 1 && !self.awaiting(block, input, treat).is_empty();
-            let kept = (is_read || at == middle).then(|| self.stream(input.width));
+            let kept = is_read.then(|| self.stream(input.width));
             recorded.inputs.push(kept.transpose()?);
         }
         let is_kept = |i: usize| recorded.inputs[i].is_some() || i == behind;
@@ -222,41 +220,20 @@ impl<'a> Walk<'a> {
         recorded: &Recorded,
     ) -> Result<Vec<Drift>, WalkError> {
         let input = runner.inputs()[at].clone();
-        let middle = runner.nodes[0];
-        let alone = Drift::bytes(input.width, WIDEST, 0).saturating_mul(input.slices as u64);
+        let alone = Drift::bytes(input.width, WIDEST).saturating_mul(input.slices as u64);
         let sums = if alone > MOST_SUMS { 1 } else { input.slices };
         let mut drifts = vec![Drift::new(input.width, WIDEST); sums];
-        let ending = match role(input.name()).1 {
-            "attn_output" => Ending::Attention,
-            "ffn_down" => Ending::FeedForward,
-            _ => Ending::None,
-        };
-        let is_seen = |i: usize| i == at || (ending == Ending::FeedForward && i == middle);
-        let wanted: Vec<bool> = (0..runner.inputs().len()).map(is_seen).collect();
+        let wanted: Vec<bool> = (0..runner.inputs().len()).map(|i| i == at).collect();
         let cut = self.options.cut;
-        let fitted = self.options.fitted.min(cut.sequences(&self.original));
-        for batch in cut.batches(0..fitted) {
+        for batch in cut.batches(0..cut.sequences(&self.original)) {
             let (first, count) = (batch.rows.start, batch.rows.len());
-            let read = |stream: Option<&Stream>| stream.map(|s| s.read(first, count)).transpose();
             let rows = self.now.read(first, count)?;
-            let original = read(recorded.inputs[at].as_ref())?;
-            let mut residual = read(match ending {
-                Ending::None => None,
-                Ending::Attention => Some(&self.original),
-                Ending::FeedForward => recorded.inputs[middle].as_ref(),
-            })?;
-            if let (Ending::Attention, Some(residual)) = (ending, &mut residual) {
-                subtract(residual, &rows);
-            }
+            let original = recorded.inputs[at].as_ref();
+            let original = original.map(|s| s.read(first, count)).transpose()?;
             runner.run(&batch, &rows, &wanted, &mut |seen| {
-                if seen.input != at {
-                    residual.iter_mut().for_each(|r| subtract(r, seen.values));
-                    return Ok(());
-                }
                 let rows = Rows {
                     original: original.as_deref().unwrap_or(seen.values),
                     now: seen.values,
-                    residual: residual.as_deref(),
                 };
                 Ok(add(&mut drifts, rows, seen.slices, input.width)?)
             })?;
@@ -269,18 +246,6 @@ impl<'a> Walk<'a> {
 struct Recorded {
     inputs: Vec<Option<Stream>>,
     behind: Stream,
-}
-
-/// Which layer's output is added to the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    None,
-    Attention,
-    FeedForward,
-}
-
-fn subtract(from: &mut [f32], rows: &[f32]) {
-    from.iter_mut().zip(rows).for_each(|(a, b)| *a -= b);
 }
 
 /// Adds rows to the sums of the slices that they go to.
@@ -306,7 +271,6 @@ fn add(
         drifts[if shared { 0 } else { slice }].add(Rows {
             original: &original,
             now: &now,
-            residual: None,
         })?;
     }
     Ok(())

@@ -40,6 +40,8 @@ pub(crate) struct Chunks {
     pub tokens: Vec<Token>,
     pub ctx: usize,
     pub count: usize,
+    /// Chunks that the text has.
+    pub available: usize,
     /// Chunks that are evaluated side by side.
     pub group: usize,
 }
@@ -76,6 +78,7 @@ impl Chunks {
             tokens,
             ctx,
             count,
+            available,
             group,
         })
     }

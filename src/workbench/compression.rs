@@ -241,9 +241,11 @@ impl Compression<'_> {
         let (Some(chosen), Some(study)) = (chosen, bench.study) else {
             return Ok(None);
         };
+        // A divergence is promised on the text that it was searched on.
+        let is_promise = matches!(self.goal, Some(Goal::Divergence(_)));
         let text = match &study.held_out {
-            Some(text) => (text, true),
-            None => (&study.text, false),
+            Some(text) if !is_promise => (text, true),
+            _ => (&study.text, false),
         };
         Outcome::of(bench, chosen, output, text, self.gate.as_ref()).map(Some)
     }

@@ -109,11 +109,9 @@ impl<'a> Workbench<'a> {
     }
 }
 
-/// How far weights follow what their inputs have drifted by. Measured on SmolLM2: a smaller ridge fits the
-/// text that it is calibrated on better, and others worse; repairing the residual stream gains nothing
-/// that holds elsewhere.
+/// How far weights follow what their inputs have drifted by. A smaller ridge fits the text that it is
+/// calibrated on better, and others worse (docs/notes.md).
 const FOLLOWING: Following = Following {
     blend: 1.0,
     ridge: 0.5,
-    repair: 0.0,
 };

@@ -28,7 +28,7 @@ const CTX: usize = 512;
 pub struct Study {
     /// The text that layers are fitted to.
     pub text: Text,
-    /// A text that nothing is chosen by; none where the only text is the user's.
+    /// A text that nothing is chosen by; none where the user's text is too short.
     pub held_out: Option<Text>,
     /// The text as tokens.
     pub sequences: Sequences,
@@ -62,8 +62,10 @@ impl Study {
         };
         let found = surveyed(bench, &workspace, &text, (choosing, judges))?;
         let model = bench.subject.model;
+        let sequences = sequences(model, &text, choosing.sequences(), bench.options.threads)?;
+        let held_out = held_out.or_else(|| rest(&text, &sequences));
         Ok(Study {
-            sequences: sequences(model, &text, choosing.sequences(), bench.options.threads)?,
+            sequences,
             text,
             held_out,
             workspace,
@@ -122,6 +124,25 @@ impl Study {
             folder,
         )
     }
+}
+
+/// What a text has behind the sequences that are used of it, if that is enough to measure on. Bytes stand
+/// for tokens, so that some are left out in between.
+fn rest(text: &Text, used: &Sequences) -> Option<Text> {
+    let count = used.tokens.len() / used.cut.ctx;
+    let left = used.available.saturating_sub(count + count / 8 + 1);
+    if left < HELD_OUT {
+        return None;
+    }
+    let share = left as f64 / used.available as f64;
+    let mut start = text.words.len() - (share * text.words.len() as f64) as usize;
+    while !text.words.is_char_boundary(start) {
+        start += 1;
+    }
+    Some(Text {
+        path: text.path.clone(),
+        words: text.words[start..].to_string(),
+    })
 }
 
 /// A text that the model writes, or has written.

@@ -3,9 +3,7 @@
 //!
 //! With x what a layer read and x̂ what it reads now, G = E[x̂·x̂ᵀ] and C = E[x·x̂ᵀ], the
 //! W* = W + W·(C − G)·(G + λ)⁻¹ minimises E‖W·x − W*·x̂‖² + λ·‖W − W*‖²: what the tokens say little of
-//! stays as it was (GPTAQ, Li and others, 2025; Qronos, Zhang and others, 2025). Where the layer's
-//! output is added to a residual stream that itself has drifted, from r to r̂, the term
-//! R·(G + λ)⁻¹ with R = E[(r − r̂)·x̂ᵀ] repairs that too.
+//! stays as it was (GPTAQ, Li and others, 2025; Qronos, Zhang and others, 2025).
 //!
 //! Wide inputs are taken in blocks of neighbouring elements, as if those of different blocks were
 //! uncorrelated: G and C are then block-diagonal.
@@ -28,8 +26,6 @@ pub struct Following {
     pub blend: f64,
     /// λ as a fraction of the mean of G's diagonal.
     pub ridge: f64,
-    /// The part of the residual stream's drift that is repaired, from 0 to 1.
-    pub repair: f64,
 }
 
 /// Sums over tokens.
@@ -38,8 +34,6 @@ pub struct Drift {
     width: usize,
     tokens: usize,
     blocks: Vec<Block>,
-    /// Σ(r − r̂)·x̂ᵀ: as many columns as the input has elements.
-    residual: Option<Mat<f32>>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,15 +59,13 @@ pub fn blocks(width: usize, most: usize) -> Vec<Range<usize>> {
     (0..parts).map(|i| at(i)..at(i + 1)).collect()
 }
 
-/// Rows of the inputs of one layer, and of the residual stream.
+/// Rows of the inputs of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// What the layer was trained for.
     pub original: &'a [f32],
     /// What it reads now.
     pub now: &'a [f32],
-    /// r − r̂, where its output is added to a stream.
-    pub residual: Option<&'a [f32]>,
 }
 
 impl Drift {
@@ -88,16 +80,15 @@ impl Drift {
             width,
             tokens: 0,
             blocks: blocks(width, most).into_iter().map(block).collect(),
-            residual: None,
         }
     }
 
     /// Bytes of the sums, and of one matrix in double precision while a block is worked on.
-    pub fn bytes(width: usize, most: usize, outputs: usize) -> u64 {
+    pub fn bytes(width: usize, most: usize) -> u64 {
         let blocks = blocks(width, most);
         let squares: usize = blocks.iter().map(|b| b.len() * b.len()).sum();
         let largest = blocks.iter().map(|b| b.len() * b.len()).max();
-        8 * squares as u64 + 24 * largest.unwrap_or(0) as u64 + 4 * (width * outputs) as u64
+        8 * squares as u64 + 24 * largest.unwrap_or(0) as u64
     }
 
     /// Adds tokens.
@@ -108,8 +99,7 @@ impl Drift {
         let n = self.width;
         let tokens = rows.now.len() / n.max(1);
         let whole = tokens * n == rows.now.len() && rows.original.len() == rows.now.len();
-        let stream = rows.residual.map_or(0, <[f32]>::len);
-        if !whole || tokens == 0 || !stream.is_multiple_of(tokens) {
+        if !whole || tokens == 0 {
             return Err(MethodError::Length {
                 expected: rows.original.len(),
                 found: rows.now.len(),
@@ -125,12 +115,6 @@ impl Drift {
             let (x, y) = (columns(x), columns(y));
             add(block.gram.as_mut(), y.transpose(), y.as_ref());
             add(block.cross.as_mut(), x.transpose(), y.as_ref());
-        }
-        if let Some(stream) = rows.residual {
-            let outputs = stream.len() / tokens;
-            let stream = MatRef::from_row_major_slice(stream, tokens, outputs);
-            let sum = self.residual.get_or_insert_with(|| Mat::zeros(outputs, n));
-            add(sum.as_mut(), stream.transpose(), y);
         }
         self.tokens += tokens;
         Ok(())
@@ -160,7 +144,6 @@ impl Drift {
     pub fn correction(&self, following: Following) -> Result<Option<Correction>, MethodError> {
         let share = 1.0 / self.tokens.max(1) as f64;
         let mut turned = Vec::new();
-        let mut added = Vec::new();
         for (block, (_, gram)) in self.blocks.iter().zip(self.grams()) {
             let n = block.columns.len();
             let gram = Mat::from_fn(n, n, |i, j| f64::from(gram[i * n + j]));
@@ -180,19 +163,10 @@ impl Drift {
             });
             solve(&l, &mut m);
             turned.push((block.columns.clone(), narrow(m.transpose())));
-            if let Some(sum) = &self.residual {
-                let columns = sum.subcols(block.columns.start, n);
-                let mut r = Mat::from_fn(n, sum.nrows(), |i, j| {
-                    following.repair * share * f64::from(columns[(j, i)])
-                });
-                solve(&l, &mut r);
-                added.push(narrow(r.as_ref()));
-            }
         }
         Ok(Some(Correction {
             width: self.width,
             turned,
-            added,
         }))
     }
 }
@@ -203,28 +177,19 @@ pub struct Correction {
     width: usize,
     /// Of each block (C − G)·(G + λ)⁻¹.
     turned: Vec<(Range<usize>, Mat<f32>)>,
-    /// Of each block (R·(G + λ)⁻¹)ᵀ, where there is a residual stream.
-    added: Vec<Mat<f32>>,
 }
 
 impl Correction {
-    /// W* for `rows` rows of W, of which `first` is the first row's place among the outputs. `scale` is
-    /// what the outputs are multiplied by before they are added to the stream.
+    /// W* for `rows` rows of W.
     ///
     /// # Errors
     /// [`MethodError::Length`], [`MethodError::WeightsNotFinite`].
-    pub fn apply(
-        &self,
-        w: &[f32],
-        rows: usize,
-        first: usize,
-        scale: f32,
-    ) -> Result<Vec<f32>, MethodError> {
+    pub fn apply(&self, w: &[f32], rows: usize) -> Result<Vec<f32>, MethodError> {
         let n = self.width;
         check_weights(w, &[rows, n])?;
         let mut out = w.to_vec();
         let own = MatRef::from_row_major_slice(w, rows, n);
-        for (number, (columns, turned)) in self.turned.iter().enumerate() {
+        for (columns, turned) in &self.turned {
             let own = own.subcols(columns.start, columns.len());
             let all = MatMut::from_row_major_slice_mut(&mut out, rows, n);
             let mut all = all.subcols_mut(columns.start, columns.len());
@@ -236,14 +201,6 @@ impl Correction {
                 1.0,
                 Par::Seq,
             );
-            if let Some(added) = self.added.get(number) {
-                for i in 0..rows {
-                    let column = added.col_as_slice(first + i);
-                    for (j, v) in column.iter().enumerate() {
-                        all[(i, j)] += v / scale;
-                    }
-                }
-            }
         }
         Ok(out)
     }
@@ -266,7 +223,6 @@ mod tests {
     const FULLY: Following = Following {
         blend: 1.0,
         ridge: 1e-6,
-        repair: 1.0,
     };
 
     fn drift(x: &[f32], y: &[f32], n: usize, most: usize) -> Drift {
@@ -275,7 +231,6 @@ mod tests {
             let rows = Rows {
                 original: x,
                 now: y,
-                residual: None,
             };
             drift.add(rows).unwrap();
         }
@@ -288,7 +243,7 @@ mod tests {
         let (w, x) = (noise(rows * n, 1), noise(n * 5000, 2));
         let drift = drift(&x, &x, n, n);
         let correction = drift.correction(FULLY).unwrap().unwrap();
-        assert!(distance(&w, &correction.apply(&w, rows, 0, 1.0).unwrap()) < 1e-5);
+        assert!(distance(&w, &correction.apply(&w, rows).unwrap()) < 1e-5);
         let (_, gram) = drift.grams().next().unwrap();
         assert!((gram[0] - x.chunks(n).map(|r| r[0] * r[0]).sum::<f32>() / 5000.0).abs() < 1e-4);
     }
@@ -301,33 +256,11 @@ mod tests {
         (0..n).for_each(|i| mix[i * n + i] += 4.0);
         let y = forward(&x, &mix, n, n);
         let correction = drift(&x, &y, n, n).correction(FULLY).unwrap().unwrap();
-        let fitted = correction.apply(&w, rows, 0, 1.0).unwrap();
+        let fitted = correction.apply(&w, rows).unwrap();
         let wanted = forward(&x, &w, n, rows);
         let before = distance(&wanted, &forward(&y, &w, n, rows));
         let after = distance(&wanted, &forward(&y, &fitted, n, rows));
         assert!(after < 0.01 * before && before > 0.5, "{before} {after}");
-    }
-
-    #[test]
-    fn a_drift_of_the_stream_is_repaired() {
-        let (n, rows, tokens) = (8, 6, 300);
-        let (w, x) = (noise(rows * n, 1), noise(n * tokens, 2));
-        let drifted = forward(&x, &noise(rows * n, 4), n, rows);
-        let mut sums = Drift::new(n, n);
-        let all = Rows {
-            original: &x,
-            now: &x,
-            residual: Some(&drifted),
-        };
-        sums.add(all).unwrap();
-        let correction = sums.correction(FULLY).unwrap().unwrap();
-        let mut fitted = Vec::new();
-        for (i, row) in w.chunks(n).enumerate() {
-            fitted.extend(correction.apply(row, 1, i, 2.0).unwrap());
-        }
-        // Twice what the fitted layer gives more is what the stream lacks.
-        let gain: Vec<f32> = fitted.iter().zip(&w).map(|(a, b)| 2.0 * (a - b)).collect();
-        assert!(distance(&drifted, &forward(&x, &gain, n, rows)) < 1e-3);
     }
 
     #[test]
@@ -353,7 +286,6 @@ mod tests {
         let bad = Rows {
             original: &zeros,
             now: &zeros[1..],
-            residual: None,
         };
         assert!(Drift::new(4, 4).add(bad).is_err());
     }

@@ -194,7 +194,7 @@ impl<'a> Surveyor<'a> {
         };
         let new = |i: usize| is_summed(i).then(|| Sums::new(inputs[i].width, inputs[i].slices));
         let mut sums: Vec<Option<Sums>> = (0..inputs.len()).map(new).collect();
-        let behind = runner.nodes[1];
+        let behind = runner.behind;
         let wanted: Vec<bool> = (0..inputs.len())
             .map(|i| i == behind || sums[i].is_some())
             .collect();
