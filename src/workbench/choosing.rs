@@ -24,7 +24,7 @@ pub enum Goal {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Inputs are measured on 16 chunks of the text, errors of an eighth of the blocks at a time.
+    /// Inputs are measured on 32 chunks of the text, errors of an eighth of the blocks at a time.
     Fast,
     /// On 64 chunks, and errors of each block for itself.
     #[default]
@@ -49,7 +49,7 @@ impl Choosing {
     /// Chunks of the text that inputs are measured on and layers are fitted to.
     pub fn sequences(&self) -> usize {
         self.chunks.unwrap_or(match self.effort {
-            Effort::Fast => 16,
+            Effort::Fast => 32,
             Effort::Normal => 64,
             Effort::Best => 128,
         })
