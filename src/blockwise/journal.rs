@@ -10,8 +10,8 @@ use fs_err as fs;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::error::WalkError;
 use super::stream::Stream;
-use super::walk::WalkError;
 use crate::writing::ErrorSums;
 
 /// The parts of a step, and what they lost.

@@ -3,8 +3,8 @@
 use std::ops::{ControlFlow, Range};
 
 use super::block::BEHIND;
+use super::error::WalkError;
 use super::stream::Stream;
-use super::walk::WalkError;
 use crate::llama::activations::{Activation, LinearInput, Probe};
 use crate::llama::context::{BatchToken, ContextOptions};
 use crate::llama::model::Model;

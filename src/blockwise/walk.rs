@@ -12,12 +12,12 @@ use std::path::Path;
 use dwindle_formats::gguf::TensorType;
 
 use super::block::Block;
+use super::error::WalkError;
 use super::runner::{Cut, Runner};
 use super::stream::Stream;
 use crate::architecture;
 use crate::llama::activations::LinearInput;
 use crate::llama::error::BoxError;
-use crate::llama::model::LlamaError;
 use crate::method::drift::{Drift, Rows};
 use crate::method::error::MethodError;
 
@@ -26,23 +26,6 @@ pub const WIDEST: usize = 4096;
 
 /// Bytes of the sums of one input, above which experts share them.
 const MOST_SUMS: u64 = 1 << 30;
-
-/// Why a walk ends.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the messages say what the fields are
-pub enum WalkError {
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Method(#[from] MethodError),
-    #[error("a block can't be run by itself: its graph has no `{node}`")]
-    Node { node: &'static str },
-    #[error(transparent)]
-    Treatment(BoxError),
-}
 
 /// What becomes of a model's tensors in the compressed stream.
 pub trait Treat {
