@@ -244,7 +244,7 @@ fn layers_are_fitted_to_those_before() {
     command.arg("--sequential").arg("--text").arg(&short);
     says(
         &refusal(&mut command, 3),
-        &["5 tokens", "at least one chunk of 512"],
+        &["5 tokens", "at least one context of 512"],
     );
     std::fs::remove_file(short).unwrap();
     assert_eq!(listing(dir), before);
