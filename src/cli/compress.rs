@@ -23,8 +23,8 @@ use crate::workbench::{Choosing, Compress, Compressed, is_stock};
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache (`Qwen/Qwen3-0.6B`), or GGUF file
     checkpoint: PathBuf,
-    /// Output: `.gguf` for any llama.cpp, `.dwn` for the compressed container, or a folder; an existing file
-    /// is replaced [default: a `.gguf` named after the checkpoint and what was asked for]
+    /// Output: `.gguf` for any llama.cpp, `.dwn` for the compressed container; an existing file is
+    /// replaced [default: a `.gguf` named after the checkpoint and what was asked for]
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Preset or llama-quantize's file type, listed under --help
@@ -134,9 +134,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let done = if args.dry_run {
         compress.plan(is_stock.unwrap_or(false))?
     } else {
-        if let Some(folder) = output.parent().filter(|f| !f.as_os_str().is_empty()) {
-            fs_err::create_dir_all(folder)?;
-        }
         compress.write(&output)?
     };
     report(&done);
@@ -171,15 +168,10 @@ fn report(done: &Compressed) {
 }
 
 impl Args {
-    /// The file to write. In a folder, or where none is named, it is called after the checkpoint and what
-    /// was asked for.
+    /// The file to write. Where none is named, it is called after the checkpoint and what was asked for.
     fn output(&self) -> PathBuf {
-        let is_folder = |o: &PathBuf| o.is_dir() || o.to_string_lossy().ends_with('/');
-        match &self.output {
-            Some(output) if !is_folder(output) => output.clone(),
-            Some(folder) => folder.join(self.name()),
-            None => self.name().into(),
-        }
+        let named = self.output.clone();
+        named.unwrap_or_else(|| self.name().into())
     }
 
     fn name(&self) -> String {

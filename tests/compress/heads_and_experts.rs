@@ -268,6 +268,6 @@ fn what_cannot_be_is_refused() {
     );
     let mut command = compress(&model, "f16", "heads = 1", &small);
     let sentence = refusal(command.arg("--text").arg(fixture("kjv-calibration.txt")), 2);
-    says(&sentence, &["`--text` goes with `--sequential`"]);
+    says(&sentence, &["`--text` goes with a target"]);
     assert!(!small.exists());
 }
