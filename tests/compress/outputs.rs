@@ -166,7 +166,7 @@ const WRITERS: [&str; 7] = [
     "calibrate m.gguf --text t.txt --chunks 2 -c 64 -t 1 --imatrix",
     "diagnose m.gguf --stats s -o",
     "export k.gguf -o",
-    "sweep m.gguf --stats s --text t.txt --svg",
+    "sweep m.gguf --text t.txt --svg",
     "eval m.gguf --text t.txt -c 64 --chunks 2 --reference k.gguf --cache",
 ];
 
