@@ -14,14 +14,13 @@ use crate::ggml;
 use crate::llama::error::BoxError;
 use crate::method::drift::{Correction, Drift, Following};
 use crate::method::error::MethodError;
-use crate::method::rounding::{Curvature, DAMPING, round_in_blocks};
+use crate::method::gram::Gram;
+use crate::method::rounding::{Curvature, Curvatures, DAMPING, round_in_blocks};
 use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
 use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made as Computed, store_rows};
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 64;
-
-type Curvatures = Vec<(std::ops::Range<usize>, Curvature)>;
 
 /// Carries out a plan layer by layer.
 pub struct Fitting<'a> {
@@ -162,20 +161,19 @@ impl<'a> Fitting<'a> {
     }
 
     fn known(&self, drifts: &[Drift]) -> Result<Known, MethodError> {
-        let is_lone = |drift: &Drift| drift.tokens() == 0;
         let curvatures = |drift: &Drift| -> Result<Curvatures, MethodError> {
             let grams: Vec<_> = drift.grams().collect();
             let each = grams.into_par_iter().map(|(columns, values)| {
-                let gram = crate::method::gram::Gram::new(&values, columns.len())?;
+                let gram = Gram::new(&values, columns.len())?;
                 Ok((columns, Curvature::new(gram, DAMPING)?))
             });
             each.collect()
         };
         let correction = |drift: &Drift| -> Result<Option<Correction>, MethodError> {
-            if is_lone(drift) {
-                return Ok(None);
+            match drift.tokens() {
+                0 => Ok(None),
+                _ => drift.correction(self.following),
             }
-            drift.correction(self.following)
         };
         let (curvatures, corrections): (Result<Vec<_>, _>, Result<Vec<_>, _>) = rayon::join(
             || drifts.par_iter().map(curvatures).collect(),
@@ -209,13 +207,7 @@ impl<'a> Fitting<'a> {
         (row, per_slice): (usize, usize),
         known: &Known,
     ) -> Result<Vec<f32>, MethodError> {
-        let slice = first / per_slice;
-        let at = if known.corrections.len() == 1 {
-            0
-        } else {
-            slice
-        };
-        match &known.corrections[at] {
+        match of_slice(&known.corrections, first / per_slice) {
             None => Ok(w.to_vec()),
             Some(correction) => correction.apply(w, w.len() / row),
         }
@@ -241,12 +233,7 @@ impl<'a> Fitting<'a> {
                 let w = self.subject().rows(tensor, start as u64..end as u64)?;
                 let fitted = self.follow(&w, start, (row, per_slice), known)?;
                 let weights = importance.and_then(|i| i.columns(&tensor.name, row, *slice));
-                let at = if known.curvatures.len() == 1 {
-                    0
-                } else {
-                    *slice
-                };
-                let curvatures = &known.curvatures[at];
+                let curvatures = of_slice(&known.curvatures, *slice);
                 let bytes = round_in_blocks(&fitted, end - start, curvatures, ty, weights)?;
                 let mut back = vec![0f32; w.len()];
                 ggml::dequantize(ty, &bytes, &mut back)?;
@@ -293,8 +280,7 @@ impl<'a> Fitting<'a> {
             .chunks(per_slice)
             .enumerate()
             .map(|(slice, w)| {
-                let gram = &grams[if grams.len() == 1 { 0 } else { slice }];
-                Operand::with_gram(w.to_vec(), cols, gram)
+                Operand::with_gram(w.to_vec(), cols, of_slice::<Vec<f32>>(&grams, slice))
             })
             .collect();
         let made = self
@@ -313,6 +299,11 @@ impl<'a> Fitting<'a> {
             None,
         )?)
     }
+}
+
+/// What is known of a slice, where there is an entry for each, or one for all.
+fn of_slice<T>(all: &[T], slice: usize) -> &T {
+    &all[if all.len() == 1 { 0 } else { slice }]
 }
 
 /// The whole of a Gram, with zeros between its blocks.

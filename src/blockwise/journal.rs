@@ -49,7 +49,7 @@ impl Journal {
         (0..).find(|n| !self.block(*n).exists()).unwrap_or(0)
     }
 
-    /// Keeps what was made of a block, and both streams behind it.
+    /// Keeps what was made of a block, and both streams behind it, where another block reads them.
     ///
     /// # Errors
     /// The files can't be written.
@@ -57,17 +57,18 @@ impl Journal {
         &self,
         number: u32,
         made: &[(usize, &Made)],
-        streams: [&Stream; 2],
+        streams: Option<[&Stream; 2]>,
     ) -> Result<(), WalkError> {
-        let mut rows = Vec::new();
-        for stream in streams {
-            rows.push(stream.read(0, stream.rows())?);
+        if let Some(streams) = streams {
+            let rows = streams.map(|s| s.read(0, s.rows()));
+            let [original, now] = rows;
+            let rows = [original?, now?];
+            let views = rows.iter().enumerate().map(|(i, rows)| {
+                let bytes = bytemuck::cast_slice(rows);
+                (i.to_string(), view(Dtype::F32, rows.len(), bytes))
+            });
+            write(&self.streams(number + 1), views, HashMap::new())?;
         }
-        let views = rows.iter().enumerate().map(|(i, rows)| {
-            let bytes = bytemuck::cast_slice(rows);
-            (i.to_string(), view(Dtype::F32, rows.len(), bytes))
-        });
-        write(&self.streams(number + 1), views, HashMap::new())?;
         let mut about = HashMap::new();
         let mut views = Vec::new();
         for (step, (parts, sums)) in made {

@@ -15,11 +15,11 @@ mod walk;
 
 pub use block::Block;
 pub use checkpoint::Checkpoint;
-pub use embedding::{EmbeddingError, looked_up, streams_of};
+pub use embedding::{EmbeddingError, NAME as EMBEDDING, looked_up, streams_of};
 pub use error::WalkError;
 pub use journal::Journal;
 pub use run::{BlockwiseError, Places, Sequences, Words, check, fit, pool};
 pub use runner::{Cut, Runner};
 pub use stream::Stream;
 pub use unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted, describe};
-pub use walk::{Original, WIDEST};
+pub use walk::{MOST_SUMS, Original, WIDEST};

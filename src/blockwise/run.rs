@@ -190,8 +190,9 @@ pub fn fit(
         for block in first..blocks {
             walk.block(block, &source, &mut fitting)?;
             if let Some(journal) = journal {
-                let tensors = Block::new(model, block);
-                journal.keep(block, &fitting.made(tensors.tensors()), walk.streams())?;
+                let made = Block::new(model, block);
+                let streams = (block + 1 < blocks).then(|| walk.streams());
+                journal.keep(block, &fitting.made(made.tensors()), streams)?;
             }
             done(block + 1, blocks);
         }

@@ -25,7 +25,7 @@ use crate::method::error::MethodError;
 pub const WIDEST: usize = 4096;
 
 /// Bytes of the sums of one input, above which experts share them.
-const MOST_SUMS: u64 = 1 << 30;
+pub const MOST_SUMS: u64 = 1 << 30;
 
 /// What becomes of a model's tensors in the compressed stream.
 pub trait Treat {

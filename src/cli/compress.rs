@@ -204,9 +204,8 @@ impl Args {
                 "`--rounding output` needs statistics of the smaller model's layers, and there are none yet; \
                  write the smaller model in F16, calibrate that file, and round it in a second run"
             }
-            () if self.target.max_kld.is_some() && self.sequential => {
-                "`--max-kld` measures files without fitted layers; omit `--sequential`, or use \
-                 `--size`"
+            () if target && self.sequential => {
+                "a target fits each layer to those before it anyway; omit `--sequential`"
             }
             () if self.text.is_some() && !target && !self.sequential && !watches && !rounds => {
                 "`--text` goes with a target (`--size`, `--bpw`, `--max-kld`), with `--rounding output`, with \

@@ -8,11 +8,8 @@ use rayon::prelude::*;
 use super::BudgetError;
 use crate::architecture::ModelTensor;
 use crate::ggml::{self, GgmlError};
-use crate::method::rounding::{Curvature, RoundingError, round_in_blocks};
+use crate::method::rounding::{Curvature, Curvatures, RoundingError, round_in_blocks};
 use crate::plan::{Rounding, Subject, TensorError, TransformError};
-
-/// The curvatures of an input's blocks.
-pub type Curvatures = Vec<(Range<usize>, Curvature)>;
 
 /// The types that are considered where nothing else is asked for: ggml's k-, i- and legacy quants,
 /// and F16.

@@ -14,7 +14,7 @@ use crate::architecture::Model;
 use crate::blockwise::{Unfitted, describe};
 use crate::checkpoint::{self, Source};
 use crate::fitting::FitOptions;
-use crate::plan::{Plan, Recipe, Rounding, Subject, resolve};
+use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
 use crate::target::{Chosen, refuse_too_small};
@@ -120,8 +120,8 @@ impl Compression<'_> {
             unfitted: Vec::new(),
         };
         if let Some(output) = output {
-            // A smaller model was fitted while it was made.
-            let fits = self.sequential && smaller.is_none();
+            // A smaller model was fitted while it was made; what was studied is fitted to that.
+            let fits = self.sequential && smaller.is_none() && study.is_none();
             self.carry_out(&bench, output, fits, &mut done)?;
             done.outcome = self.outcome(&bench, chosen.as_ref(), output)?;
         }
@@ -131,7 +131,7 @@ impl Compression<'_> {
 
     /// Warns where what is quantized already is quantized again.
     fn warn_of_quantized(&self, plan: &Plan) {
-        let is_again = |s: &crate::plan::Step| {
+        let is_again = |s: &Step| {
             let own = s.stored.ty;
             own.is_quantized() && s.stored.parts.iter().any(|p| p.ty != own)
         };
@@ -173,7 +173,7 @@ impl Compression<'_> {
     fn study(&self, bench: &Workbench<'_>) -> Result<Option<Study>, Error> {
         let measures = self.goal.is_some()
             || (self.recipe.rounding == Rounding::Output && self.measured.statistics.is_none());
-        if !measures || self.sequential {
+        if !measures {
             return Ok(None);
         }
         let workspaces = match &self.workspaces {

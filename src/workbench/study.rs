@@ -6,7 +6,7 @@ use std::path::Path;
 use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::TensorType;
 
-use super::surveyed::{Surveyed, scratch, sequences, surveyed};
+use super::surveyed::{CTX, Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
 use crate::blockwise::{Journal, Sequences, check};
@@ -20,9 +20,6 @@ use crate::writing::Inputs;
 
 /// Sequences of the held-out text that the model writes.
 const HELD_OUT: usize = 10;
-
-/// Tokens of a sequence.
-const CTX: usize = 512;
 
 /// What was found out about a model.
 pub struct Study {
@@ -54,9 +51,9 @@ impl Study {
         let (text, held_out) = match text {
             Some(text) => (text.clone(), None),
             None => {
-                let count = choosing.sequences() * CTX;
+                let count = choosing.sequences() * CTX as usize;
                 let own = own_text(bench, &workspace, ("text", 1), count)?;
-                let other = own_text(bench, &workspace, ("held-out", 2), HELD_OUT * CTX)?;
+                let other = own_text(bench, &workspace, ("held-out", 2), HELD_OUT * CTX as usize)?;
                 (own, Some(other))
             }
         };
@@ -164,7 +161,7 @@ fn own_text(
     let model = super::meter::load(bench.path)?;
     let total = tokens as u64;
     // Words at the seams are tokenized anew, often into fewer tokens.
-    let wanted = tokens + tokens / 8 + CTX;
+    let wanted = tokens + tokens / 8 + CTX as usize;
     let words = sample(&model, wanted, seed, &mut |done| {
         bench.progress.reach((done as u64).min(total), total);
     })?;

@@ -21,7 +21,7 @@ use crate::target::{
 };
 
 /// Tokens of a sequence.
-const CTX: u32 = 512;
+pub const CTX: u32 = 512;
 
 /// What was found of a model.
 pub struct Surveyed {

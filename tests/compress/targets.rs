@@ -408,6 +408,11 @@ fn what_makes_no_sense_is_refused() {
         &refusal(&mut base(&["--preset", "q8_0", "--gate", "t"]), 2),
         &["`--gate` is for targets"],
     );
+    let fitted_twice = ["--size", "50%", "--sequential", "--text", "t"];
+    says(
+        &refusal(&mut base(&fitted_twice), 2),
+        &["a target fits each layer", "omit `--sequential`"],
+    );
     let container = dir.path().join("own.dwn");
     let mut command = dwindle([
         "compress", "--size", "50%", "--stats", "s", "--text", "t", "-o",

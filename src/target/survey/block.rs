@@ -6,14 +6,16 @@ use super::super::probe::probed;
 use super::head::{Head, Probe};
 use super::layer::{Sums, candidates, judged};
 use super::{Survey, Surveyed, Task, shared};
-use crate::blockwise::{Block, Checkpoint, Original as _, Runner, Stream, WalkError, looked_up};
+use crate::blockwise::{
+    Block, Checkpoint, EMBEDDING, Original as _, Runner, Stream, WalkError, looked_up,
+};
 use crate::llama::model::{Model, Token};
 use crate::plan::TensorError;
 use crate::statistics::Accumulator;
 use crate::target::BudgetError;
 
-/// The tensor that stands for the output layer in a block's graph.
-const OUTPUT: &str = "token_embd.weight";
+/// The embedding also stands for the output layer in a block's graph.
+const OUTPUT: &str = EMBEDDING;
 
 pub struct Surveyor<'a> {
     task: &'a Task<'a>,
@@ -158,7 +160,7 @@ impl<'a> Surveyor<'a> {
         }
         let groups = self.task.groups.clamp(1, self.blocks as usize);
         let group = Some(number as usize * groups / self.blocks as usize);
-        let mut current = match self.group == group {
+        let current = match self.group == group {
             true => self.rounded.pop(),
             false => None,
         };
@@ -171,7 +173,7 @@ impl<'a> Surveyor<'a> {
         }
         let parts = self.parts(&block, (&model, &mut runner), &weights, [&before, &behind])?;
         // All of the block's weights are rounded now.
-        let mut rounded = match current.take() {
+        let mut rounded = match current {
             Some(rounded) => rounded,
             None => Rounded::new(self.copy(&before)?, BTreeMap::new()),
         };

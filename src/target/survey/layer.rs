@@ -5,17 +5,14 @@ use std::ops::Range;
 use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
-use super::super::candidates::{Candidate, Curvatures, Known, TensorCandidates, judge};
+use super::super::candidates::{Candidate, Known, TensorCandidates, judge};
 use super::{BudgetError, Surveyed, Task};
-use crate::blockwise::WIDEST;
+use crate::blockwise::{MOST_SUMS, WIDEST};
 use crate::method::drift::blocks;
 use crate::method::error::MethodError;
 use crate::method::gram::Gram;
-use crate::method::rounding::{Curvature, DAMPING};
+use crate::method::rounding::{Curvature, Curvatures, DAMPING};
 use crate::statistics::{Accumulator, add_panels};
-
-/// Bytes of the sums of one input, above which experts share one Gram.
-const MOST_SUMS: u64 = 1 << 30;
 
 /// The sums of one input.
 pub struct Sums {

@@ -1,5 +1,7 @@
 //! A Gram as rounding needs it.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
@@ -16,6 +18,9 @@ const RAISE: f64 = 10.0;
 
 /// Attempts to raise it before giving up.
 const RAISES: usize = 6;
+
+/// The curvatures of neighbouring blocks of an input's elements, from the first to the last.
+pub type Curvatures = Vec<(Range<usize>, Curvature)>;
 
 /// G + damping = U·D·Uᵀ in single precision, n×n, with U unit upper triangular.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ mod descent;
 mod feedback;
 pub mod grid;
 
-pub use curvature::{Curvature, DAMPING};
+pub use curvature::{Curvature, Curvatures, DAMPING};
 use grid::{Block, Grid};
 
 use std::ops::Range;
