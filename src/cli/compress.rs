@@ -62,12 +62,12 @@ pub struct Args {
     #[arg(long, value_name = "FRACTION", conflicts_with = "target")]
     keep: Option<f64>,
     /// How to round weights to quantized types: `nearest` rounds as ggml does, `output` minimises
-    /// each layer's output error at the same types and bytes, and needs --stats [default: what the
-    /// recipe says, else nearest; with a target, output]
+    /// each layer's output error at the same types and bytes: by --stats, or else by what the rounded
+    /// layers before it give on --text [default: what the recipe says, else nearest; with a target, output]
     #[arg(long, value_name = "HOW", value_parser = rounding)]
     rounding: Option<Rounding>,
     /// Fit each compressed layer, on a text, to the outputs of the compressed layers before it.
-    /// Runs the checkpoint and an F16 copy side by side on the CPU
+    /// Runs both models block by block on the CPU. A target does so anyway
     #[arg(long, requires = "text")]
     sequential: bool,
     /// Text, UTF-8, that the model is measured on and its layers are fitted to [default: one that the model
