@@ -59,7 +59,9 @@ pub fn refusal(command: &mut Command, code: i32) -> String {
 pub fn sentence(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    let mut lines = stderr.lines().filter(|l| !l.starts_with("note: "));
+    // Notes come before the sentence, and a slow machine says how far it is.
+    let passing = |line: &&str| line.starts_with("note: ") || line.contains(" %, about ");
+    let mut lines = stderr.lines().filter(|line| !passing(line));
     let mut next = |prefix: &str| {
         let line = lines.next()?;
         let text = line.strip_prefix(prefix);
