@@ -8,13 +8,14 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_solve::{
     solve_lower_triangular_in_place, solve_upper_triangular_in_place,
 };
+use faer::traits::RealField;
 use faer::{Accum, Mat, MatRef, Par};
 
 /// The lower Cholesky factor of a symmetric matrix, of which only the lower half is read; `None`
 /// where it is not positive definite.
-pub(super) fn cholesky(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
+pub(super) fn cholesky<T: RealField>(mut matrix: Mat<T>) -> Option<Mat<T>> {
     let n = matrix.nrows();
-    let scratch = llt::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    let scratch = llt::cholesky_in_place_scratch::<T>(n, Par::Seq, Default::default());
     llt::cholesky_in_place(
         matrix.as_mut(),
         Default::default(),
@@ -24,13 +25,13 @@ pub(super) fn cholesky(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
     )
     .ok()?;
     for j in 1..n {
-        matrix.col_as_slice_mut(j)[..j].fill(0.0);
+        matrix.col_as_slice_mut(j)[..j].fill(T::zero_impl());
     }
     Some(matrix)
 }
 
 /// (L·Lᵀ)⁻¹·x in place.
-pub(super) fn solve(l: &Mat<f64>, x: &mut Mat<f64>) {
+pub(super) fn solve<T: RealField>(l: &Mat<T>, x: &mut Mat<T>) {
     solve_lower_triangular_in_place(l.as_ref(), x.as_mut(), Par::Seq);
     solve_upper_triangular_in_place(l.transpose(), x.as_mut(), Par::Seq);
 }

@@ -27,8 +27,8 @@ pub type Curvatures = Vec<(Range<usize>, Curvature)>;
 pub struct Curvature {
     /// G + damping, symmetric.
     gram: Mat<f32>,
-    /// U without its diagonal: what the errors of the columns before add to a column.
-    upper: Mat<f32>,
+    /// Uᵀ without its diagonal: what the errors of the columns before add to a column.
+    lower: Mat<f32>,
 }
 
 impl Curvature {
@@ -67,10 +67,10 @@ impl Curvature {
                 continue;
             };
             let root = |i: usize, j: usize| c[(n - 1 - i, n - 1 - j)];
-            let scaled = |j: usize, i: usize| (root(i, j) / root(j, j)) as f32;
+            let scaled = |i: usize, j: usize| (root(j, i) / root(i, i)) as f32;
             return Ok(Curvature {
                 gram: Mat::from_fn(n, n, |i, j| damped(i, j) as f32),
-                upper: Mat::from_fn(n, n, |i, j| if i < j { scaled(j, i) } else { 0.0 }),
+                lower: Mat::from_fn(n, n, |i, j| if j < i { scaled(i, j) } else { 0.0 }),
             });
         }
         Err(MethodError::NoConvergence)
@@ -88,19 +88,19 @@ impl Curvature {
 
     /// The square of U on the diagonal from `start` on, row after row.
     pub(super) fn upper_block(&self, start: usize, len: usize) -> Vec<f32> {
-        block(self.upper.as_ref(), start, len)
+        block(self.lower.transpose(), start, len)
     }
 
     /// What the errors of the columns before `start`, a row of W in each column, add to the `len`
     /// columns from there.
     pub(super) fn carried(&self, errors: MatRef<'_, f32>, start: usize, len: usize) -> Mat<f32> {
-        let left = self.upper.as_ref().submatrix(0, start, start, len);
-        times(left.transpose(), errors.subrows(0, start))
+        let left = self.lower.as_ref().submatrix(start, 0, len, start);
+        times(left, errors.subrows(0, start))
     }
 
     /// (E·G)ᵀ in the `len` columns from `start`.
     pub(super) fn slopes(&self, errors: MatRef<'_, f32>, start: usize, len: usize) -> Mat<f32> {
-        times(self.gram.as_ref().subcols(start, len).transpose(), errors)
+        times(self.gram.as_ref().subrows(start, len), errors)
     }
 
     /// The energy of the output of `rows` rows of n weights, trace(W·G·Wᵀ).
@@ -146,7 +146,7 @@ mod tests {
         let c = Curvature::new(gram, DAMPING).unwrap();
         let u = |a: usize, b: usize| match a == b {
             true => 1.0,
-            false => f64::from(c.upper[(a, b)]),
+            false => f64::from(c.lower[(b, a)]),
         };
         // D follows from the diagonal, from the last column on.
         let mut pivots = vec![0.0; n];
@@ -168,7 +168,7 @@ mod tests {
         let g = vec![0f32; 16];
         let c = Curvature::new(Gram::new(&g, 4).unwrap(), DAMPING).unwrap();
         assert_eq!(c.gram, Mat::<f32>::identity(4, 4));
-        assert_eq!(c.upper, Mat::<f32>::zeros(4, 4));
+        assert_eq!(c.lower, Mat::<f32>::zeros(4, 4));
         assert!(Curvature::new(Gram::new(&g, 4).unwrap(), 0.0).is_err());
     }
 }

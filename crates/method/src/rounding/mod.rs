@@ -11,7 +11,7 @@
 //! all others stay. Where a code stands for several elements, whole blocks are rounded by ggml and
 //! the errors go from block to block.
 //!
-//! A row for which all this finds nothing better keeps ggml's own rounding.
+//! A row of such a type for which that finds nothing better keeps ggml's own rounding.
 
 mod curvature;
 mod descent;
@@ -60,15 +60,16 @@ pub fn round(
     let n = curvature.n();
     check_weights(w, &[rows, n])?;
     let row_bytes = ty.row_bytes(n as u64) as usize;
-    let mut nearest = vec![0; rows * row_bytes];
-    ggml::quantize(ty, w, n, importance, &mut nearest)?;
-    let mut fitted = nearest.clone();
+    let mut fitted = vec![0; rows * row_bytes];
     feedback::round(w, rows, curvature, ty, importance, &mut fitted)?;
     if let Some(grid) = Grid::of(ty) {
         for _ in 0..ROUNDS {
             descent::round(w, rows, curvature, grid, &mut fitted)?;
         }
+        return Ok(fitted);
     }
+    let mut nearest = vec![0; rows * row_bytes];
+    ggml::quantize(ty, w, n, importance, &mut nearest)?;
     let before = errors(w, rows, curvature, ty, &nearest)?;
     let after = errors(w, rows, curvature, ty, &fitted)?;
     for (i, (before, after)) in before.iter().zip(&after).enumerate() {
