@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dwindle_formats::container::{Container, ContainerError, Form, StoredTensor, is_container};
+use dwindle_formats::container::{
+    Container, ContainerError, Form, StoredTensor, is_container, verify,
+};
 use dwindle_formats::gguf::{
     GgufError, Metadata, TensorLayout, TensorType, read_header, refuse_split,
 };
@@ -66,8 +68,9 @@ pub enum LoadError {
     Norm(#[from] GgmlError),
 }
 
-/// Loads a model: a GGUF file as llama.cpp does, a container with its digests checked and its
-/// factors executed or, if so wished, multiplied out, a Hugging Face checkpoint in its own types.
+/// Loads a model: a GGUF file as llama.cpp does, mapped, its digests checked where it has any; a container
+/// with its digests checked and its factors executed or, if so wished, multiplied out; a Hugging Face
+/// checkpoint in its own types.
 ///
 /// `progress` is called with the tensors that are ready and their number.
 ///
@@ -99,6 +102,18 @@ pub fn load(
         path: name(),
         source,
     })?;
+    if container.is_stock() {
+        // Verified and mapped: the system takes its memory back where that is short.
+        let release = |range| bytes.release(range);
+        let damage = verify(&container, &bytes, |_| (), release);
+        if let Some(source) = damage.into_iter().next() {
+            return Err(LoadError::Container {
+                path: name(),
+                source,
+            });
+        }
+        return Ok(Model::load(path, options)?);
+    }
     if factors == Factors::Executed {
         return execute(
             path,

@@ -159,6 +159,17 @@ impl Container {
         digest.unwrap_or_default()
     }
 
+    /// Whether the file is a GGUF that llama.cpp reads as it is: all tensors are whole and not compressed.
+    pub fn is_stock(&self) -> bool {
+        let tensors = self.plan.tensors.iter().enumerate();
+        tensors.into_iter().all(|(i, tensor)| {
+            let at = self.first_parts[i];
+            tensor.form == super::Form::Dense
+                && self.part(at).name == tensor.name
+                && self.codecs(at).all(|codec| codec == Codec::Raw)
+        })
+    }
+
     /// Where a tensor stands in the plan.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
