@@ -20,7 +20,7 @@ use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment
 use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made as Computed, store_rows};
 
 /// Rows that one thread rounds at a time.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 
 /// Carries out a plan layer by layer.
 pub struct Fitting<'a> {

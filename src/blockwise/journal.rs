@@ -40,8 +40,9 @@ impl Journal {
         self.folder.join(format!("block-{number}"))
     }
 
-    fn streams(&self, number: u32) -> PathBuf {
-        self.folder.join(format!("before-{number}"))
+    fn stream(&self, before: u32, which: usize) -> PathBuf {
+        let name = ["original", "compressed"][which];
+        self.folder.join(format!("{name}-before-{before}"))
     }
 
     /// Blocks that are made, from the first on.
@@ -59,15 +60,8 @@ impl Journal {
         made: &[(usize, &Made)],
         streams: Option<[&Stream; 2]>,
     ) -> Result<(), WalkError> {
-        if let Some(streams) = streams {
-            let rows = streams.map(|s| s.read(0, s.rows()));
-            let [original, now] = rows;
-            let rows = [original?, now?];
-            let views = rows.iter().enumerate().map(|(i, rows)| {
-                let bytes = bytemuck::cast_slice(rows);
-                (i.to_string(), view(Dtype::F32, rows.len(), bytes))
-            });
-            write(&self.streams(number + 1), views, HashMap::new())?;
+        for (i, stream) in streams.iter().flatten().enumerate() {
+            stream.save(&self.stream(number + 1, i))?;
         }
         let mut about = HashMap::new();
         let mut views = Vec::new();
@@ -79,10 +73,13 @@ impl Journal {
             }
         }
         write(&self.block(number), views.into_iter(), about)?;
-        match fs::remove_file(self.streams(number)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
-            _ => Ok(()),
+        for i in 0..2 {
+            match fs::remove_file(self.stream(number, i)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// What was made of a block; `None` where the file is not whole.
@@ -106,19 +103,20 @@ impl Journal {
         Some(found)
     }
 
-    /// Both streams before a block; `None` where the file is not whole, or of other rows.
-    pub fn read_streams(&self, number: u32, like: &[Stream; 2]) -> Option<[Vec<f32>; 2]> {
-        let bytes = bounded::read(&self.streams(number), LARGEST).ok()?;
-        let file = SafeTensors::deserialize(&bytes).ok()?;
-        let rows = |i: usize| -> Option<Vec<f32>> {
-            let view = file.tensor(&i.to_string()).ok()?;
-            let values = view.data().chunks_exact(4);
-            let values: Vec<f32> = values
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
-            (values.len() == like[i].rows() * like[i].width()).then_some(values)
-        };
-        Some([rows(0)?, rows(1)?])
+    /// Reads both streams before a block. Gives false, and leaves them, where one is not there or has other
+    /// rows.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn read_streams(&self, number: u32, into: &mut [Stream; 2]) -> std::io::Result<bool> {
+        let files = [0, 1].map(|i| self.stream(number, i));
+        let fits = into.iter().zip(&files).all(|(s, file)| s.fits(file));
+        if fits {
+            for (stream, file) in into.iter_mut().zip(&files) {
+                stream.restore(file)?;
+            }
+        }
+        Ok(fits)
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Sequences {
     pub available: usize,
     /// How they are cut.
     pub cut: Cut,
+    /// The text as its evaluation cuts it.
+    pub chunks: Chunks,
 }
 
 impl Sequences {
@@ -91,6 +93,7 @@ impl Sequences {
                 ctx: chunks.ctx,
                 threads: text.threads.unwrap_or_else(default_threads),
             },
+            chunks,
         })
     }
 }
@@ -113,6 +116,11 @@ pub fn check(model: &architecture::Model) -> Result<(), BlockwiseError> {
 fn number(model: &architecture::Model, key: &str) -> Option<u64> {
     let key = format!("{}.{key}", model.architecture);
     model.metadata.get(&key)?.as_u64()
+}
+
+/// The blocks of a model.
+pub(super) fn blocks_of(model: &architecture::Model) -> u32 {
+    number(model, "block_count").unwrap_or(0) as u32
 }
 
 /// Threads for work that is not llama.cpp's.
@@ -147,14 +155,14 @@ fn resume(
     let Some(all) = read.collect::<Option<Vec<_>>>() else {
         return Ok(0);
     };
-    if made < blocks {
-        // Nothing is behind the last block that anybody reads.
-        let Some(rows) = journal.read_streams(made, streams) else {
-            return Ok(0);
-        };
-        for (stream, rows) in streams.iter_mut().zip(rows) {
-            stream.write(0, &rows).map_err(WalkError::from)?;
-        }
+    // Nothing is behind the last block that anybody reads.
+    if made == 0
+        || made < blocks
+            && !journal
+                .read_streams(made, streams)
+                .map_err(WalkError::from)?
+    {
+        return Ok(0);
     }
     all.into_iter().for_each(|made| fitting.take(made));
     Ok(made)
@@ -174,7 +182,7 @@ pub fn fit(
 ) -> Result<(Fitted, Vec<Unfitted>), BlockwiseError> {
     let subject = &inputs.subject;
     let model = subject.model;
-    let blocks = number(model, "block_count").unwrap_or(0) as u32;
+    let blocks = blocks_of(model);
     pool(text.cut.threads)?.install(|| {
         let mut fitting = Fitting::new(plan, inputs, following);
         fitting.prepare()?;

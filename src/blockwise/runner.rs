@@ -3,6 +3,7 @@
 use std::ops::{ControlFlow, Range};
 
 use super::block::BEHIND;
+use super::embedding::NAME as EMBEDDING;
 use super::error::WalkError;
 use super::stream::Stream;
 use crate::llama::activations::{Activation, LinearInput, Probe};
@@ -143,5 +144,27 @@ impl<'m> Runner<'m> {
             })?;
         }
         Ok(())
+    }
+
+    /// What the output layer reads behind the last block, of the second half of each sequence: the rows
+    /// that are scored, and the last.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn scored(&mut self, stream: &Stream) -> Result<Vec<f32>, WalkError> {
+        let at = self.inputs().iter().position(|i| i.name() == EMBEDDING);
+        let wanted: Vec<bool> = (0..self.inputs().len()).map(|i| Some(i) == at).collect();
+        let sequence = stream.width() * self.cut.ctx;
+        let first = self.cut.ctx / 2 * stream.width();
+        let mut all = Vec::new();
+        for batch in self.cut.batches(0..self.cut.sequences(stream)) {
+            let rows = stream.read(batch.rows.start, batch.rows.len())?;
+            self.run(&batch, &rows, &wanted, &mut |seen| {
+                let sequences = seen.values.chunks(sequence);
+                sequences.for_each(|rows| all.extend_from_slice(&rows[first..]));
+                Ok(())
+            })?;
+        }
+        Ok(all)
     }
 }

@@ -36,9 +36,12 @@ impl Default for EvalOptions {
 
 /// A text as chunks of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunks {
+pub struct Chunks {
+    /// One chunk after another.
     pub tokens: Vec<Token>,
+    /// Tokens of a chunk.
     pub ctx: usize,
+    /// Chunks that are evaluated.
     pub count: usize,
     /// Chunks that the text has.
     pub available: usize,
@@ -48,6 +51,9 @@ pub(crate) struct Chunks {
 
 impl Chunks {
     /// Chunks of a text whose tokens are to be predicted.
+    ///
+    /// # Errors
+    /// An encoder, a text that is too short, or llama.cpp's words.
     pub fn new(model: &Model, text: &str, options: &EvalOptions) -> Result<Chunks, EvalError> {
         if model.add_eos() {
             return Err(EvalError::Encoder);
@@ -56,6 +62,9 @@ impl Chunks {
     }
 
     /// Chunks of a text, of encoders too.
+    ///
+    /// # Errors
+    /// A text that is too short, or llama.cpp's words.
     pub fn cut(model: &Model, text: &str, options: &EvalOptions) -> Result<Chunks, EvalError> {
         let ctx = options.ctx as usize;
         if ctx < 4 || options.ctx > i32::MAX as u32 / 2 {

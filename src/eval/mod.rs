@@ -11,10 +11,9 @@ mod speed;
 mod stats;
 
 pub use cache::{cache_key, cache_matches};
-pub(crate) use chunks::Chunks;
-pub use chunks::EvalOptions;
+pub use chunks::{Chunks, EvalOptions};
 pub use perplexity::{
-    EvalError, Evaluation, Progress, Reference, compare, perplexity, write_reference,
+    EvalError, Evaluation, Logits, Progress, Reference, compare, perplexity, write_reference,
 };
 pub use speed::{Speed, SpeedOptions, peak_memory, speed};
 pub use stats::{Divergence, Estimate, Perplexity};

@@ -9,7 +9,8 @@ use super::cache::{CacheReader, CacheWriter};
 use super::chunks::{Chunks, EvalOptions, Evaluator};
 use super::softmax::{self, LogProbs};
 use super::stats::{Divergence, DivergenceSums, NllSums, Perplexity};
-use crate::llama::model::{LlamaError, Model};
+use crate::llama::error::BoxError;
+use crate::llama::model::{LlamaError, Model, Token};
 
 /// What [`perplexity`] and [`compare`] measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,11 +34,27 @@ pub struct Progress {
     pub kld: Option<f64>,
 }
 
+/// A reference whose logits are made when they are asked for.
+pub trait Logits {
+    /// Tokens of its vocabulary.
+    fn n_vocab(&self) -> usize;
+
+    /// The text as it was cut.
+    fn chunks(&self) -> &Chunks;
+
+    /// The scored rows of a chunk: [`Chunks::scored`] times the vocabulary.
+    ///
+    /// # Errors
+    /// Any.
+    fn chunk(&self, chunk: usize) -> Result<Vec<f32>, BoxError>;
+}
+
 /// What a model is compared with.
-#[derive(Debug)]
 pub enum Reference<'a> {
     /// A loaded model, evaluated chunk by chunk beside the candidate: nothing is stored.
     Model(&'a Model),
+    /// Logits, made chunk by chunk.
+    Logits(&'a dyn Logits),
     /// A file that [`write_reference`] wrote, with the key it must have.
     Cache(&'a Path, [u8; 32]),
 }
@@ -71,6 +88,8 @@ pub enum EvalError {
     NoCache(PathBuf),
     #[error("the cached reference `{}` is damaged in chunk {chunk}; delete it", path.display())]
     CacheDamaged { path: PathBuf, chunk: usize },
+    #[error("can't tell what the reference predicts: {0}")]
+    Logits(#[source] BoxError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -143,7 +162,7 @@ pub fn compare(
     })?;
     Ok(Evaluation {
         perplexity: nlls.finish(options.ctx, chunks.count),
-        divergence: Some(sums.finish(matches!(base, Base::Model(_)))),
+        divergence: Some(sums.finish(!matches!(base, Base::Cache(_)))),
     })
 }
 
@@ -227,14 +246,24 @@ fn add_divergences(
     let targets = chunks.targets(chunk);
     let n_vocab = rows.len() / targets.len();
     let rows = rows.par_chunks(n_vocab).zip(targets);
+    let beside = |((row, target), base_row): ((&[f32], &Token), &[f32]), base: &mut LogProbs| {
+        base.set(base_row);
+        let cosine = softmax::cosine(row, base_row);
+        (softmax::divergence(row, base, *target as usize), cosine)
+    };
     let found: Vec<_> = match base {
         Base::Model(reference) => rows
             .zip(reference.chunk(place)?.par_chunks(n_vocab))
-            .map_init(LogProbs::default, |base, ((row, target), base_row)| {
-                base.set(base_row);
-                let cosine = softmax::cosine(row, base_row);
-                (softmax::divergence(row, base, *target as usize), cosine)
-            })
+            .map_init(LogProbs::default, |base, pair| beside(pair, base))
+            .collect(),
+        Base::Logits(reference) => rows
+            .zip(
+                reference
+                    .chunk(chunk)
+                    .map_err(EvalError::Logits)?
+                    .par_chunks(n_vocab),
+            )
+            .map_init(LogProbs::default, |base, pair| beside(pair, base))
             .collect(),
         Base::Cache(reader) => rows
             .zip(reader.chunk(chunk, targets)?)
@@ -253,6 +282,7 @@ fn add_divergences(
 /// The reference while it is read.
 enum Base<'m> {
     Model(Box<Evaluator<'m>>),
+    Logits(&'m dyn Logits),
     Cache(Box<CacheReader>),
 }
 
@@ -280,6 +310,13 @@ impl<'m> Base<'m> {
                 }
                 let evaluator = Evaluator::new(reference, chunks, options)?;
                 Ok(Base::Model(Box::new(evaluator)))
+            }
+            Reference::Logits(reference) => {
+                same_vocabulary(reference.n_vocab())?;
+                if reference.chunks() != chunks {
+                    return Err(EvalError::Tokenizer);
+                }
+                Ok(Base::Logits(*reference))
             }
             Reference::Cache(path, key) => {
                 let reader = CacheReader::open(path, *key)?;

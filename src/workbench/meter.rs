@@ -2,36 +2,70 @@
 
 use std::path::Path;
 
+use super::study::Study;
+use super::surveyed::{scratch, sequences};
 use super::{Error, Text, Workbench};
-use crate::architecture::Model;
-use crate::eval::{Estimate, EvalOptions, Evaluation};
+use crate::blockwise::Predictions;
+use crate::eval::{Estimate, EvalOptions, Evaluation, Reference, compare};
 use crate::llama;
 use crate::llama::model::ModelOptions;
-use crate::measure::Predictions;
+use crate::progress::Unit;
 use crate::runtime::Factors;
-
-/// Tokens of a chunk, where the model has as many.
-const CTX: u32 = 512;
+use crate::statistics::digest;
 
 /// The checkpoint's predictions of a text, which files are compared with.
-pub(super) struct Meter(Predictions);
+pub(super) struct Meter<'a> {
+    predictions: Predictions<'a>,
+    text: String,
+    options: EvalOptions,
+}
 
-impl Meter {
-    /// Runs the checkpoint over the beginning of a text.
-    pub fn new(bench: &Workbench<'_>, text: &Text, chunks: usize) -> Result<Meter, Error> {
-        let options = EvalOptions {
-            ctx: context(bench.subject.model),
-            chunks: Some(chunks),
-            ..EvalOptions::default()
-        };
-        let original = load(bench.path)?;
-        let predictions = Predictions::of(&original, &text.words, &options, bench.scratch);
-        Ok(Meter(predictions.map_err(|e| text.blame(e))?))
+impl<'a> Meter<'a> {
+    /// Runs the checkpoint over the beginning of a text, if no earlier run has.
+    pub fn new(
+        bench: &Workbench<'a>,
+        study: &Study,
+        text: &Text,
+        chunks: usize,
+    ) -> Result<Meter<'a>, Error> {
+        let subject = bench.original;
+        let text_of = sequences(subject.model, text, chunks, bench.options.threads)?;
+        let workspace = &study.workspace;
+        let tokens = bytemuck::cast_slice::<i32, u8>(&text_of.tokens);
+        let key = digest(&[tokens, &text_of.cut.ctx.to_le_bytes()].concat());
+        let kept = workspace.file(&format!("predictions-{}.f32", &key[..16]));
+        let memory = bench.options.memory;
+        let places = scratch(subject.model, &text_of, memory, workspace.folder());
+        bench
+            .progress
+            .begin("measuring the original", 0, Unit::Items);
+        let predictions = Predictions::of(subject, &text_of, (&kept, places), &mut |done, all| {
+            bench.progress.reach(done.into(), all.into());
+        })?;
+        bench.progress.end();
+        Ok(Meter {
+            predictions,
+            text: text.words.clone(),
+            options: EvalOptions {
+                ctx: text_of.cut.ctx as u32,
+                chunks: Some(chunks),
+                ..EvalOptions::default()
+            },
+        })
     }
 
     /// Runs a file over the same text.
     pub fn evaluate(&self, file: &Path) -> Result<Evaluation, Error> {
-        Ok(self.0.compare(&load(file)?)?)
+        let reference = Reference::Logits(&self.predictions);
+        let model = load(file)?;
+        let nothing = &mut |_| ();
+        Ok(compare(
+            &model,
+            &reference,
+            &self.text,
+            &self.options,
+            nothing,
+        )?)
     }
 
     /// The mean KL divergence of a file.
@@ -41,14 +75,7 @@ impl Meter {
     }
 }
 
-/// Tokens of a chunk: llama.cpp counts on positions that a model was made for.
-pub(super) fn context(model: &Model) -> u32 {
-    let key = format!("{}.context_length", model.architecture);
-    let own = model.metadata.get(&key).and_then(|v| v.as_u64());
-    own.map_or(CTX, |own| own.min(u64::from(CTX)) as u32)
-}
-
-pub(super) fn load(path: &Path) -> Result<llama::model::Model, Error> {
+fn load(path: &Path) -> Result<llama::model::Model, Error> {
     let options = ModelOptions::default();
     Ok(crate::runtime::load(
         path,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::choosing::CHUNKS;
 use super::meter::Meter;
-use super::{Error, Text, Workbench};
+use super::{Error, Study, Text, Workbench};
 use crate::eval::Evaluation;
 use crate::target::{Chosen, rungs};
 
@@ -48,19 +48,19 @@ impl Outcome {
     /// Measures a file.
     pub(super) fn of(
         bench: &Workbench<'_>,
-        chosen: &Chosen,
-        file: &Path,
+        study: &Study,
+        (chosen, file): (&Chosen, &Path),
         (text, held_out): (&Text, bool),
         gate: Option<&Text>,
     ) -> Result<Outcome, Error> {
-        let evaluation = Meter::new(bench, text, CHUNKS)?.evaluate(file)?;
+        let evaluation = Meter::new(bench, study, text, CHUNKS)?.evaluate(file)?;
         let divergence = evaluation
             .divergence
             .as_ref()
             .ok_or(Error::NothingCompared)?;
         let measured = divergence.kld;
         let gate = gate
-            .map(|text| compare(bench, text, chosen, file))
+            .map(|text| compare((bench, study), text, chosen, file))
             .transpose()?;
         Ok(Outcome {
             predicted_kld: chosen.assignment.kld,
@@ -75,7 +75,7 @@ impl Outcome {
 }
 
 fn compare(
-    bench: &Workbench<'_>,
+    (bench, study): (&Workbench<'_>, &Study),
     text: &Text,
     chosen: &Chosen,
     file: &Path,
@@ -91,7 +91,7 @@ fn compare(
     let dir = Scratch::new_in(bench.scratch)?;
     let plain = dir.path().join("plain.gguf");
     bench.write(&rung.plan, &plain)?;
-    let meter = Meter::new(bench, text, CHUNKS)?;
+    let meter = Meter::new(bench, study, text, CHUNKS)?;
     Ok(Some(Gate {
         file_type: rung.file_type,
         bytes: rung.bytes,

@@ -48,14 +48,14 @@ pub fn sweep(bench: &Workbench<'_>, sweep: Sweep<'_>) -> Result<(Vec<Row>, Optio
 /// Where files are made and measured.
 struct Measuring<'a> {
     bench: &'a Workbench<'a>,
-    meter: Meter,
-    gate: Option<Meter>,
+    meter: Meter<'a>,
+    gate: Option<Meter<'a>>,
     dir: Scratch,
 }
 
 impl<'a> Measuring<'a> {
     fn new(bench: &'a Workbench<'a>, sweep: &Sweep<'_>) -> Result<Measuring<'a>, Error> {
-        let meter = |text: &Text| Meter::new(bench, text, sweep.chunks);
+        let meter = |text: &Text| Meter::new(bench, sweep.study, text, sweep.chunks);
         Ok(Measuring {
             bench,
             meter: meter(sweep.eval)?,
@@ -85,13 +85,7 @@ impl<'a> Measuring<'a> {
                     ..self.point(&r.plan)?
                 })
             });
-            let better = refined(
-                self.bench,
-                sweep.choosing,
-                &sweep.study.text,
-                costs,
-                &chosen,
-            )?;
+            let better = refined(self.bench, sweep.choosing, sweep.study, costs, &chosen)?;
             let chosen = better.map_or(chosen, |(_, chosen)| chosen);
             rows.push(Row {
                 plain: plain.transpose()?,

@@ -3,20 +3,20 @@
 use dwindle_formats::output::Scratch;
 
 use super::meter::Meter;
-use super::{Error, Text, Workbench};
+use super::{Error, Study, Workbench};
 use crate::target::Chosen;
 
 pub(super) struct Trial<'a> {
     bench: &'a Workbench<'a>,
-    meter: Meter,
+    meter: Meter<'a>,
     dir: Scratch,
 }
 
 impl<'a> Trial<'a> {
-    pub fn new(bench: &'a Workbench<'a>, text: &Text, chunks: usize) -> Result<Trial<'a>, Error> {
+    pub fn new(bench: &'a Workbench<'a>, study: &Study, chunks: usize) -> Result<Trial<'a>, Error> {
         Ok(Trial {
             bench,
-            meter: Meter::new(bench, text, chunks)?,
+            meter: Meter::new(bench, study, &study.text, chunks)?,
             dir: Scratch::new_in(bench.scratch)?,
         })
     }
