@@ -5,7 +5,7 @@ use std::ops::Range;
 use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
-use super::BudgetError;
+use super::{BudgetError, bits_of};
 use crate::architecture::ModelTensor;
 use crate::ggml::{self, GgmlError};
 use crate::method::rounding::{Curvature, Curvatures, RoundingError, round_in_blocks};
@@ -35,6 +35,18 @@ pub const TYPES: &[TensorType] = &[
     TensorType::Q8_0,
     TensorType::F16,
 ];
+
+/// The bits a weight from which on a file has no use for the smallest types.
+const ENOUGH: f64 = 3.5;
+
+/// The types that a file of so many bits a weight may have use for; all where that is not known. Those below
+/// 2.6 bits take long to judge.
+pub fn types_for(bits: Option<f64>) -> Vec<TensorType> {
+    let is_large = bits.is_some_and(|b| b >= ENOUGH);
+    let is_small = |ty: &TensorType| bits_of(*ty) < 2.6;
+    let all = TYPES.iter().copied();
+    all.filter(|ty| !(is_large && is_small(ty))).collect()
+}
 
 /// The types in which a sensitivity is measured, the first that fits.
 const PROBES: [TensorType; 3] = [TensorType::Q3_K, TensorType::Q4_0, TensorType::F16];

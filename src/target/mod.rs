@@ -15,7 +15,7 @@ mod search;
 mod survey;
 
 pub use allocation::{Assignment, Costs, bits_of};
-pub use candidates::{Candidate, TYPES, TensorCandidates};
+pub use candidates::{Candidate, TYPES, TensorCandidates, types_for};
 pub use ladder::{Rung, rung, rungs};
 pub use probe::fingerprint;
 pub use refinement::Refinement;

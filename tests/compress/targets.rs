@@ -238,6 +238,24 @@ fn a_type_that_cant_hold_a_value_is_left_out() {
     );
 }
 
+/// Blocks that are kept of a stage in the only workspace of a folder.
+fn blocks_of(workspaces: &Path, stage: &str) -> usize {
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        all.map(|entry| entry.path()).collect()
+    };
+    let begins = |path: &Path, with: &str| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(with)
+    };
+    let mut folders = entries(workspaces).into_iter().flat_map(|w| entries(&w));
+    let Some(folder) = folders.find(|folder| begins(folder, stage)) else {
+        return 0;
+    };
+    let files = entries(&folder).into_iter();
+    files.filter(|file| begins(file, "block-")).count()
+}
+
 #[test]
 fn a_killed_run_goes_on_and_gives_the_same_file() {
     let dir = tempdir().unwrap();
@@ -245,24 +263,18 @@ fn a_killed_run_goes_on_and_gives_the_same_file() {
     let wish = ["--size", "30%"];
     report(&mut target(&checkpoint(), wish, &own));
     let measured = dir.path().join("measured");
-    let workspace = || {
-        let mut all = std::fs::read_dir(&measured).ok()?;
-        Some(all.next()?.unwrap().path())
-    };
-    let survey = |folder: PathBuf| -> Option<PathBuf> {
-        let files = std::fs::read_dir(folder).ok()?;
-        let paths = files.map(|f| f.unwrap().path());
-        paths
-            .into_iter()
-            .find(|p| p.to_string_lossy().contains("survey-"))
-    };
     std::fs::remove_dir_all(&measured).unwrap();
 
-    // Once while the model is measured, once while its layers are rounded.
+    // Killed while the model is measured, and while its layers are rounded, block after block.
     let again = dir.path().join("again.gguf");
-    for is_reached in [&(|| workspace().is_some()) as &dyn Fn() -> bool, &|| {
-        workspace().and_then(survey).is_some()
-    }] {
+    for (stage, blocks) in [
+        ("surveying-", 1),
+        ("surveying-", 2),
+        ("surveying-", 3),
+        ("rounded-", 1),
+        ("rounded-", 2),
+        ("rounded-", 3),
+    ] {
         let command = target(&checkpoint(), wish, &again);
         let mut child = Process::new(DWINDLE)
             .args(command.get_args())
@@ -270,7 +282,7 @@ fn a_killed_run_goes_on_and_gives_the_same_file() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        mark::reached(&mut child, is_reached);
+        mark::reached(&mut child, || blocks_of(&measured, stage) >= blocks);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!again.exists());

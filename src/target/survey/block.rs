@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::probe::probed;
-use super::head::{Head, Probe};
+use super::head::divergences;
+use super::kept::{Kept, State};
 use super::layer::{Sums, candidates, judged};
 use super::{Survey, Surveyed, Task, shared};
 use crate::blockwise::{
-    Block, Checkpoint, EMBEDDING, Original as _, Runner, Stream, WalkError, looked_up,
+    Block, Checkpoint, EMBEDDING, Head, Original as _, Probe, Runner, Stream, WalkError, looked_up,
 };
 use crate::llama::model::{Model, Token};
 use crate::plan::TensorError;
-use crate::statistics::Accumulator;
+use crate::statistics::{Accumulator, TensorSurvey};
 use crate::target::BudgetError;
 
 /// The embedding also stands for the output layer in a block's graph.
@@ -33,6 +34,8 @@ pub struct Surveyor<'a> {
     output: Option<(Vec<String>, Accumulator)>,
     /// What the output layer reads in the original's stream.
     normed: Vec<f32>,
+    /// Tensors that were judged in the block that was gone through last.
+    latest: Vec<usize>,
 }
 
 /// A stream in which weights were rounded.
@@ -55,30 +58,11 @@ impl Rounded {
 
     fn advance(&mut self, runner: &mut Runner<'_>, is_last: bool) -> Result<(), WalkError> {
         if is_last {
-            self.normed = scored(runner, &self.stream)?;
+            self.normed = runner.scored(&self.stream)?;
             return Ok(());
         }
         runner.advance(&mut self.stream)
     }
-}
-
-/// What the output layer reads of the second half of each sequence.
-fn scored(runner: &mut Runner<'_>, stream: &Stream) -> Result<Vec<f32>, WalkError> {
-    let at = runner.inputs().iter().position(|i| i.name() == OUTPUT);
-    let wanted: Vec<bool> = (0..runner.inputs().len()).map(|i| Some(i) == at).collect();
-    let cut = runner.cut();
-    let mut all = Vec::new();
-    for batch in cut.batches(0..cut.sequences(stream)) {
-        let rows = stream.read(batch.rows.start, batch.rows.len())?;
-        let len = stream.width() * cut.ctx;
-        runner.run(&batch, &rows, &wanted, &mut |seen| {
-            for sequence in seen.values.chunks(len) {
-                all.extend_from_slice(&sequence[len / 2 / stream.width() * stream.width()..]);
-            }
-            Ok(())
-        })?;
-    }
-    Ok(all)
 }
 
 impl<'a> Surveyor<'a> {
@@ -99,6 +83,7 @@ impl<'a> Surveyor<'a> {
             found: BTreeMap::new(),
             output: None,
             normed: Vec::new(),
+            latest: Vec::new(),
             task,
         })
     }
@@ -155,6 +140,7 @@ impl<'a> Surveyor<'a> {
         let sums = self.observe(&mut runner, is_last)?;
         let behind = self.stream.read(0, rows)?;
         let weights = self.judge(&block, &runner, sums)?;
+        self.latest.clone_from(&weights);
         if rows == 0 {
             return Ok(());
         }
@@ -169,7 +155,7 @@ impl<'a> Surveyor<'a> {
             rounded.advance(&mut runner, is_last)?;
         }
         if is_last {
-            self.normed = scored(&mut runner, &self.copy(&before)?)?;
+            self.normed = runner.scored(&self.copy(&before)?)?;
         }
         let parts = self.parts(&block, (&model, &mut runner), &weights, [&before, &behind])?;
         // All of the block's weights are rounded now.
@@ -181,6 +167,57 @@ impl<'a> Surveyor<'a> {
         rounded.advance(&mut runner, is_last)?;
         self.rounded.push(rounded);
         Ok(())
+    }
+
+    /// Keeps what was found up to a block.
+    pub fn keep(&self, kept: &Kept<'_>, number: u32) -> Result<(), BudgetError> {
+        let state = State {
+            next: number + 1,
+            group: self.group,
+            parts: self.rounded.iter().map(|r| r.parts.clone()).collect(),
+        };
+        let found = self.latest.iter().map(|i| self.found[i].described());
+        let found: Vec<TensorSurvey> = found.collect();
+        let rounded = self.rounded.iter().map(|r| &r.stream);
+        let streams: Vec<&Stream> = std::iter::once(&self.stream).chain(rounded).collect();
+        Ok(kept.keep(&state, &found, &streams)?)
+    }
+
+    /// Takes over what an earlier run found. Gives the block that is next.
+    pub fn resume(&mut self, kept: &Kept<'_>) -> Result<u32, BudgetError> {
+        let Some((state, found)) = kept.read() else {
+            return Ok(0);
+        };
+        let model = self.task.subject.model;
+        let found = found.into_iter().map(|t| {
+            let index = self.by_name.get(t.name.as_str())?;
+            Surveyed::read(t, *index, model)
+        });
+        let Some(found) = found.collect::<Option<Vec<_>>>() else {
+            return Ok(0);
+        };
+        let mut rounded = Vec::new();
+        for parts in state.parts {
+            let stream = Stream::new(self.measured(), self.stream.width(), self.task.scratch)?;
+            rounded.push(Rounded::new(stream, parts));
+        }
+        let streams = rounded.iter_mut().map(|r| &mut r.stream);
+        let mut streams: Vec<&mut Stream> =
+            std::iter::once(&mut self.stream).chain(streams).collect();
+        let file = |i: usize| kept.stream(state.next, i);
+        let mut all = streams.iter().enumerate();
+        if !all.all(|(i, stream)| stream.fits(&file(i))) {
+            return Ok(0);
+        }
+        for (i, stream) in streams.iter_mut().enumerate() {
+            stream.restore(&file(i))?;
+        }
+        self.rounded = rounded;
+        self.group = state.group;
+        for surveyed in found {
+            self.found.insert(surveyed.candidates.index, surveyed);
+        }
+        Ok(state.next)
     }
 
     /// Runs the original's stream through the block, and sums what its layers read.
@@ -355,7 +392,7 @@ impl<'a> Surveyor<'a> {
                 others.push((&self.normed, Some(probe)));
                 parts.push(BTreeMap::from([(head.tensor, 1.0)]));
             }
-            let found = head.divergences(&self.normed, &others)?;
+            let found = divergences(head, &self.normed, &others)?;
             for (kld, parts) in found.into_iter().zip(&parts) {
                 shared(kld, parts, &mut klds);
             }

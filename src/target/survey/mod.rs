@@ -10,18 +10,22 @@
 
 mod block;
 mod head;
+mod kept;
 mod layer;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
-use dwindle_formats::gguf::TensorType;
+use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, TensorType};
 
-use super::{BudgetError, TensorCandidates};
+use super::{BudgetError, Candidate, TensorCandidates};
+use crate::architecture::Model;
 use crate::blockwise::{Cut, EmbeddingError, WalkError, streams_of};
 use crate::llama::model::Token;
 use crate::plan::{Rounding, Subject};
-use crate::statistics::Accumulator;
+use crate::statistics::{Accumulator, TensorSurvey, TypeSurvey};
 use block::Surveyor;
+use kept::Kept;
 
 /// What is surveyed.
 #[derive(Clone, Copy)]
@@ -39,7 +43,9 @@ pub struct Task<'a> {
     /// Groups of neighbouring blocks that are rounded together.
     pub groups: usize,
     /// A folder for streams, where they are not to be in memory.
-    pub scratch: Option<&'a std::path::Path>,
+    pub scratch: Option<&'a Path>,
+    /// A folder for what was found so far, which nothing else uses.
+    pub kept: &'a Path,
 }
 
 /// What was found of one tensor.
@@ -51,6 +57,46 @@ pub struct Surveyed {
     pub importance: Vec<f32>,
     /// The mean KL divergence that it causes in its probe's type.
     pub kld: f64,
+}
+
+impl Surveyed {
+    /// As it stands in a file.
+    pub fn described(&self) -> TensorSurvey {
+        let ty = |c: &Candidate| TypeSurvey {
+            name: c.ty.to_string(),
+            error: c.error,
+        };
+        TensorSurvey {
+            name: self.candidates.name.clone(),
+            types: self.candidates.all.iter().map(ty).collect(),
+            probe: ty(&self.candidates.probe),
+            kld: self.kld,
+            importance: self.importance.clone(),
+        }
+    }
+
+    /// From a file, for the tensor of its name, by position; `None` where a type is unknown.
+    pub fn read(found: TensorSurvey, index: usize, model: &Model) -> Option<Surveyed> {
+        let shape = &model.tensors[index].shape;
+        let candidate = |t: &TypeSurvey| -> Option<Candidate> {
+            let ty: TensorType = t.name.parse().ok()?;
+            Some(Candidate {
+                ty,
+                bytes: ty.bytes(shape)?.next_multiple_of(DEFAULT_ALIGNMENT),
+                error: t.error,
+            })
+        };
+        Some(Surveyed {
+            candidates: TensorCandidates {
+                index,
+                all: found.types.iter().map(candidate).collect::<Option<_>>()?,
+                probe: candidate(&found.probe)?,
+                name: found.name,
+            },
+            importance: found.importance,
+            kld: found.kld,
+        })
+    }
 }
 
 /// What was found of a model.
@@ -78,8 +124,12 @@ pub fn survey(
     let stream = streams_of(&task.subject, tokens, task.scratch)?;
     let mut surveyor = Surveyor::new(task, blocks, stream)?;
     surveyor.embedding(tokens)?;
-    for number in 0..blocks {
+    let kept = Kept::new(task.kept)?;
+    for number in surveyor.resume(&kept)?..blocks {
         surveyor.block(number)?;
+        if number + 1 < blocks {
+            surveyor.keep(&kept, number)?;
+        }
         done(number + 1, blocks);
     }
     surveyor.finish()
