@@ -70,8 +70,8 @@ pub struct Args {
     /// Runs both models block by block on the CPU. A target does so anyway
     #[arg(long, requires = "text")]
     sequential: bool,
-    /// Text, UTF-8, that the model is measured on and its layers are fitted to [default: one that the model
-    /// writes]
+    /// Text, UTF-8, that the model is measured on and its layers are fitted to [default: a
+    /// mixed one that comes with dwindle]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Chunks of 512 tokens of the text that layers are fitted to [default: 64; with a target, what
@@ -105,6 +105,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     let recipe = args.recipe()?;
     args.check(&recipe, is_stock)?;
+    let resources = args.resources.options(false);
     let mut compress = Compress::checkpoint(&args.checkpoint)
         .recipe_file(args.recipe.clone())
         .types_of(args.types_of.clone())
@@ -119,8 +120,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         })
         .workspaces(args.choosing.workspace.clone())
         .sequential(args.sequential, args.fit_options())
-        .memory(args.resources.memory)
-        .threads(args.resources.threads);
+        .memory(resources.memory)
+        .threads(resources.threads);
     if let Some(goal) = args.target.goal() {
         compress = compress.goal(goal);
     }

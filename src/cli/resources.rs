@@ -8,11 +8,10 @@ use crate::writing::Options;
 /// Memory and threads.
 #[derive(Debug, Clone, Args)]
 pub struct Resources {
-    /// Memory for tensors in progress. This does not limit the whole process: mapped files,
-    /// factored Gram matrices, the layers that `--sequential` fits, running models, threads and
-    /// llama.cpp's buffers come on top, and a tensor that needs more is processed alone
-    #[arg(long, default_value = "1G", value_parser = parse_bytes, value_name = "BYTES")]
-    pub memory: u64,
+    /// Memory to work in. Models that run to be measured, and mapped files, come on top
+    /// [default: half of the machine's]
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    pub memory: Option<u64>,
     /// Worker threads [default: one per core]
     #[arg(short, long)]
     pub threads: Option<usize>,
@@ -21,15 +20,11 @@ pub struct Resources {
 impl Resources {
     /// Options for writing; `compress` turns on lossless compression of payloads.
     pub fn options(&self, compress: bool) -> Options {
+        let own = Options::default();
         Options {
-            threads: self.threads.unwrap_or_else(available_threads),
-            memory: self.memory,
+            threads: self.threads.unwrap_or(own.threads),
+            memory: self.memory.unwrap_or(own.memory),
             compress,
         }
     }
-}
-
-/// One per core.
-fn available_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }

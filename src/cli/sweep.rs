@@ -16,7 +16,7 @@ use super::target::{ChoosingArgs, FileSize, file_size};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::plan::Subject;
-use crate::target::{BudgetError, Rung, rung, rungs};
+use crate::target::{BudgetError, Rung, TYPES, rung, rungs};
 use crate::workbench::{
     Check, Point, Row, Study, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep,
     thriftiest, workspace,
@@ -31,10 +31,10 @@ use crate::workbench::{
 pub struct Args {
     /// Hugging Face folder, name in the Hugging Face cache, or GGUF file
     checkpoint: PathBuf,
-    /// Text to measure the model on and to fit its layers to, UTF-8 [default: one that the model writes]
+    /// Text to measure the model on and to fit its layers to, UTF-8 [default: a mixed one that comes with dwindle]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Text to measure files on, UTF-8 [default: --text, or another that the model writes]
+    /// Text to measure files on, UTF-8 [default: --text, or another that comes with dwindle]
     #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
     /// Chunks of 512 tokens to measure files on
@@ -103,6 +103,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let mut bench = Workbench {
         path: &path,
         subject: Subject::unmeasured(&model, source.as_ref()),
+        original: Subject::unmeasured(&model, source.as_ref()),
         rounding: args.rounding,
         options: args.resources.options(false),
         scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
@@ -117,7 +118,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(folder) => folder.clone(),
         None => workspace::default_folder()?,
     };
-    let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, true))?;
+    let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, TYPES))?;
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
     let own = study.held_out.as_ref().unwrap_or(&study.text);

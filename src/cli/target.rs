@@ -49,7 +49,7 @@ pub struct ChoosingArgs {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EffortArg {
-    /// On 32 chunks of the text, an eighth of the blocks at a time
+    /// Layers fitted to 16 chunks of the text, types judged on 8, an eighth of the blocks at a time
     Fast,
     /// On 64 chunks, one block at a time
     Normal,

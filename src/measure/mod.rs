@@ -2,10 +2,10 @@
 
 mod calibrate;
 mod compare;
+pub mod corpus;
 mod diagnosis;
 mod experiment;
 mod predictions;
-mod sampling;
 
 pub use calibrate::{
     CalibrateError, CalibrateOptions, Calibration, CalibrationText, MAX_GRAM_WIDTH, Outputs,
@@ -15,4 +15,3 @@ pub use compare::{TensorDifference, compare};
 pub use diagnosis::{DiagnoseError, activations, divergences, tensors};
 pub use experiment::{Experiment, ExperimentError};
 pub use predictions::Predictions;
-pub use sampling::sample;

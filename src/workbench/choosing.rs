@@ -3,7 +3,8 @@
 use dwindle_formats::gguf::TensorType;
 
 use super::trial::Trial;
-use super::{Error, Study, Text, Workbench};
+use super::{Error, Study, Workbench};
+use crate::plan::Subject;
 use crate::progress::Unit;
 use crate::target::{Chosen, Costs, Refinement, Search, of_bits, of_size};
 
@@ -24,7 +25,8 @@ pub enum Goal {
 /// How much is measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Inputs are measured on 32 chunks of the text, errors of an eighth of the blocks at a time.
+    /// Layers are fitted to 16 chunks of the text, types are judged on 8, and errors measured of an eighth
+    /// of the blocks at a time.
     Fast,
     /// On 64 chunks, and errors of each block for itself.
     #[default]
@@ -49,10 +51,20 @@ impl Choosing {
     /// Chunks of the text that inputs are measured on and layers are fitted to.
     pub fn sequences(&self) -> usize {
         self.chunks.unwrap_or(match self.effort {
-            Effort::Fast => 32,
+            Effort::Fast => 16,
             Effort::Normal => 64,
             Effort::Best => 128,
         })
+    }
+}
+
+impl Effort {
+    /// The most chunks that types are judged on.
+    pub(super) fn judged(self) -> usize {
+        match self {
+            Effort::Fast => 8,
+            Effort::Normal | Effort::Best => usize::MAX,
+        }
     }
 }
 
@@ -74,6 +86,17 @@ impl Goal {
             Goal::Bits(_) | Goal::Divergence(_) => None,
         }
     }
+
+    /// The goal in bits for each weight, as far as that can be told before types are chosen.
+    pub(super) fn bits(self, subject: &Subject<'_>) -> Option<f64> {
+        match self {
+            Goal::Bits(bits) => Some(bits),
+            _ => {
+                let bytes = self.bytes(subject.bytes())?;
+                Some(8.0 * bytes as f64 / subject.elements() as f64)
+            }
+        }
+    }
 }
 
 /// The types of the file that is wanted.
@@ -86,15 +109,15 @@ pub fn choose(
     study: &Study,
     goal: Goal,
 ) -> Result<Chosen, Error> {
-    let (costs, text) = (study.costs(bench, &choosing.types)?, &study.text);
-    let chosen = by_costs(bench, &costs, text, goal)?;
-    let Some((costs, better)) = refined(bench, choosing, text, &costs, &chosen)? else {
+    let costs = study.costs(bench, &choosing.types)?;
+    let chosen = by_costs(bench, &costs, study, goal)?;
+    let Some((costs, better)) = refined(bench, choosing, study, &costs, &chosen)? else {
         return Ok(chosen);
     };
     if !matches!(goal, Goal::Divergence(_)) {
         return Ok(better);
     }
-    let again = by_costs(bench, &costs, text, goal)?;
+    let again = by_costs(bench, &costs, study, goal)?;
     Ok(std::cmp::min_by_key(chosen, again, |c| c.bytes))
 }
 
@@ -102,12 +125,12 @@ pub fn choose(
 fn by_costs(
     bench: &Workbench<'_>,
     costs: &Costs,
-    text: &Text,
+    study: &Study,
     goal: Goal,
 ) -> Result<Chosen, Error> {
     let task = bench.task();
     match goal {
-        Goal::Divergence(kld) => smallest(bench, costs, text, kld),
+        Goal::Divergence(kld) => smallest(bench, costs, study, kld),
         Goal::Bits(bits) => Ok(of_bits(costs, &task, bits)?),
         Goal::Bytes(_) | Goal::Part(_) => {
             let bytes = goal.bytes(bench.subject.bytes()).unwrap_or(0);
@@ -117,8 +140,13 @@ fn by_costs(
 }
 
 /// The smallest file whose measured divergence is at most this.
-fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Result<Chosen, Error> {
-    let trial = Trial::new(bench, text, CHUNKS)?;
+fn smallest(
+    bench: &Workbench<'_>,
+    costs: &Costs,
+    study: &Study,
+    kld: f64,
+) -> Result<Chosen, Error> {
+    let trial = Trial::new(bench, study, CHUNKS)?;
     let mut search = Search::new(costs, bench.task(), kld);
     bench.progress.begin("trying files", 0, Unit::Items);
     while let Some(chosen) = search.propose()? {
@@ -138,14 +166,14 @@ fn smallest(bench: &Workbench<'_>, costs: &Costs, text: &Text, kld: f64) -> Resu
 pub fn refined(
     bench: &Workbench<'_>,
     choosing: &Choosing,
-    text: &Text,
+    study: &Study,
     costs: &Costs,
     chosen: &Chosen,
 ) -> Result<Option<(Costs, Chosen)>, Error> {
     if choosing.effort != Effort::Best {
         return Ok(None);
     }
-    let trial = Trial::new(bench, text, REFINING_CHUNKS)?;
+    let trial = Trial::new(bench, study, REFINING_CHUNKS)?;
     bench
         .progress
         .begin("refining", REFINEMENTS as u64, Unit::Items);

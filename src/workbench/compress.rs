@@ -14,9 +14,6 @@ use crate::progress::Progress;
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
 use crate::writing::Options;
 
-/// The default memory for values and results in progress: 1 GiB.
-const MEMORY: u64 = 1 << 30;
-
 /// A checkpoint to be compressed, and how.
 ///
 /// Without more, each tensor is copied into F16.
@@ -36,8 +33,7 @@ pub struct Compress<'p> {
     workspaces: Option<PathBuf>,
     sequential: bool,
     fit: FitOptions,
-    memory: u64,
-    threads: Option<usize>,
+    options: Options,
     progress: &'p dyn Progress,
 }
 
@@ -63,8 +59,7 @@ impl<'p> Compress<'p> {
                 chunks: 64,
                 threads: None,
             },
-            memory: MEMORY,
-            threads: None,
+            options: Options::default(),
             progress: &(),
         }
     }
@@ -92,7 +87,7 @@ impl<'p> Compress<'p> {
 
     /// A size or a quality, for which the type of each tensor is chosen. Makes a stock `.gguf` whose codes
     /// are chosen for the layers' outputs. Whatever that needs is measured first, on [`Self::text`] or on a
-    /// text that the model writes.
+    /// text that comes with dwindle.
     pub fn goal(mut self, goal: Goal) -> Compress<'p> {
         self.recipe.rounding = Rounding::Output;
         self.goal = Some(goal);
@@ -171,17 +166,16 @@ impl<'p> Compress<'p> {
         }
     }
 
-    /// Bytes for values and results of tensors in progress.
-    pub fn memory(self, bytes: u64) -> Compress<'p> {
-        Compress {
-            memory: bytes,
-            ..self
-        }
+    /// Bytes of memory for what is worked on; half of the machine's where it is not said.
+    pub fn memory(mut self, bytes: u64) -> Compress<'p> {
+        self.options.memory = bytes;
+        self
     }
 
-    /// Worker threads; `None` for one per core.
-    pub fn threads(self, threads: Option<usize>) -> Compress<'p> {
-        Compress { threads, ..self }
+    /// Worker threads; one for each core where it is not said.
+    pub fn threads(mut self, threads: usize) -> Compress<'p> {
+        self.options.threads = threads;
+        self
     }
 
     /// Receives progress.
@@ -256,19 +250,13 @@ impl<'p> Compress<'p> {
             workspaces: self.workspaces.clone(),
             sequential: self.sequential,
             fit: self.fit.clone(),
-            options: self.options(output.is_some() && !is_stock),
+            options: Options {
+                compress: output.is_some() && !is_stock,
+                ..self.options
+            },
             progress: self.progress,
         };
         compression.run(output, is_stock)
-    }
-
-    fn options(&self, compress: bool) -> Options {
-        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        Options {
-            threads: self.threads.unwrap_or_else(cores),
-            memory: self.memory,
-            compress,
-        }
     }
 
     /// What is read and written.

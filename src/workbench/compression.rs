@@ -17,7 +17,7 @@ use crate::fitting::FitOptions;
 use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
-use crate::target::{Chosen, refuse_too_small};
+use crate::target::{Chosen, TYPES, refuse_too_small, types_for};
 use crate::writing::{Inputs, Options, Summary, compress};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
@@ -160,6 +160,7 @@ impl Compression<'_> {
                 source: self.source,
                 measured,
             },
+            original: Subject::unmeasured(self.model, self.source),
             rounding: self.recipe.rounding,
             options: self.options,
             scratch,
@@ -181,8 +182,12 @@ impl Compression<'_> {
             None => workspace::default_folder()?,
         };
         let text = self.text.as_ref();
-        let how = (&self.choosing, self.goal.is_some());
-        Study::of(bench, &workspaces, text, how).map(Some)
+        let types = match self.goal {
+            None => Vec::new(),
+            Some(_) if !self.choosing.types.is_empty() => TYPES.to_vec(),
+            Some(goal) => types_for(goal.bits(&bench.subject)),
+        };
+        Study::of(bench, &workspaces, text, (&self.choosing, &types)).map(Some)
     }
 
     /// The pruned model, if the recipe has a `[structure]`. Layers are not fitted for a plan alone.
@@ -247,7 +252,7 @@ impl Compression<'_> {
             Some(text) if !is_promise => (text, true),
             _ => (&study.text, false),
         };
-        Outcome::of(bench, chosen, output, text, self.gate.as_ref()).map(Some)
+        Outcome::of(bench, study, (chosen, output), text, self.gate.as_ref()).map(Some)
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Workbench<'a> {
     pub path: &'a Path,
     /// What is compressed.
     pub subject: Subject<'a>,
+    /// The whole model, which files are compared with.
+    pub original: Subject<'a>,
     /// How tensors are rounded.
     pub rounding: Rounding,
     /// Memory and threads.

@@ -1,24 +1,21 @@
-//! What is found out about a model before its file is made: a text of its own where none was given, and
-//! the survey. All of it stays in the model's workspace.
+//! What is found out about a model before its file is made. All of it stays in the model's workspace.
 
 use std::path::Path;
 
-use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::TensorType;
 
-use super::surveyed::{CTX, Surveyed, scratch, sequences, surveyed};
+use super::surveyed::{Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
 use crate::blockwise::{Journal, Sequences, check};
-use crate::measure::sample;
+use crate::measure::corpus;
 use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
-use crate::progress::Unit;
 use crate::statistics::{Measured, digest};
 use crate::target::{Costs, fingerprint};
 use crate::writing::Inputs;
 
-/// Sequences of the held-out text that the model writes.
+/// Sequences of a text that are worth measuring on.
 const HELD_OUT: usize = 10;
 
 /// What was found out about a model.
@@ -35,7 +32,7 @@ pub struct Study {
 }
 
 impl Study {
-    /// Finds out what is not known yet; what types cost only where they are to be judged.
+    /// Finds out what is not known yet, and what some types cost.
     ///
     /// # Errors
     /// Whatever ends a measurement.
@@ -43,21 +40,19 @@ impl Study {
         bench: &Workbench<'_>,
         workspaces: &Path,
         text: Option<&Text>,
-        (choosing, judges): (&Choosing, bool),
+        (choosing, types): (&Choosing, &[TensorType]),
     ) -> Result<Study, Error> {
         check(bench.subject.model)?;
         let digest = fingerprint(&bench.subject)?;
         let workspace = Workspace::open(workspaces, &digest, bench.path)?;
         let (text, held_out) = match text {
             Some(text) => (text.clone(), None),
-            None => {
-                let count = choosing.sequences() * CTX as usize;
-                let own = own_text(bench, &workspace, ("text", 1), count)?;
-                let other = own_text(bench, &workspace, ("held-out", 2), HELD_OUT * CTX as usize)?;
-                (own, Some(other))
-            }
+            None => (
+                Text::built_in("dwindle's mixed text", corpus::CALIBRATION),
+                Some(Text::built_in("dwindle's held-out text", corpus::HELD_OUT)),
+            ),
         };
-        let found = surveyed(bench, &workspace, &text, (choosing, judges))?;
+        let found = surveyed(bench, &workspace, &text, (choosing, types))?;
         let model = bench.subject.model;
         let sequences = sequences(model, &text, choosing.sequences(), bench.options.threads)?;
         let held_out = held_out.or_else(|| rest(&text, &sequences));
@@ -140,32 +135,4 @@ fn rest(text: &Text, used: &Sequences) -> Option<Text> {
         path: text.path.clone(),
         words: text.words[start..].to_string(),
     })
-}
-
-/// A text that the model writes, or has written.
-fn own_text(
-    bench: &Workbench<'_>,
-    workspace: &Workspace,
-    (name, seed): (&str, u64),
-    tokens: usize,
-) -> Result<Text, Error> {
-    let path = workspace.file(&format!("{name}-{tokens}.txt"));
-    if path.exists() {
-        bench.progress.reuse("the model's own text");
-        let words = bounded::read_text(&path, limits::TEXT)?;
-        return Ok(Text { path, words });
-    }
-    bench
-        .progress
-        .begin("writing a text", tokens as u64, Unit::Items);
-    let model = super::meter::load(bench.path)?;
-    let total = tokens as u64;
-    // Words at the seams are tokenized anew, often into fewer tokens.
-    let wanted = tokens + tokens / 8 + CTX as usize;
-    let words = sample(&model, wanted, seed, &mut |done| {
-        bench.progress.reach((done as u64).min(total), total);
-    })?;
-    bench.progress.end();
-    dwindle_formats::output::write(&path, words.as_bytes())?;
-    Ok(Text { path, words })
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, TensorType};
+use dwindle_formats::gguf::TensorType;
+use fs_err as fs;
 
 use super::workspace::Workspace;
 use super::{Choosing, Effort, Error, Text, Workbench};
@@ -12,12 +13,10 @@ use crate::blockwise::{Sequences, Words, pool};
 use crate::plan::{Rounding, Subject};
 use crate::progress::{Progress, Unit};
 use crate::statistics::{
-    Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile,
-    TensorSurvey, TypeSurvey, digest,
+    Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile, digest,
 };
 use crate::target::{
-    BudgetError, Candidate, Costs, Survey, SurveyTask, Surveyed as Found, TYPES, TensorCandidates,
-    survey,
+    BudgetError, Costs, Survey, SurveyTask, Surveyed as Found, TensorCandidates, survey,
 };
 
 /// Tokens of a sequence.
@@ -97,8 +96,8 @@ pub fn sequences(
     })
 }
 
-/// Surveys a model, or reads what an earlier run has found. If types are not judged, only importance and
-/// the output layer's input are measured.
+/// Surveys a model, or reads what an earlier run has found. If there are no types to judge, only importance
+/// and the output layer's input are measured.
 ///
 /// # Errors
 /// Whatever ends a measurement.
@@ -106,11 +105,10 @@ pub fn surveyed(
     bench: &Workbench<'_>,
     workspace: &Workspace,
     text: &Text,
-    (choosing, judges): (&Choosing, bool),
+    (choosing, types): (&Choosing, &[TensorType]),
 ) -> Result<Surveyed, Error> {
     let subject = Subject::unmeasured(bench.subject.model, bench.subject.source);
     let effort = choosing.effort;
-    let types = if judges { TYPES } else { &[] };
     let names: Vec<String> = types.iter().map(ToString::to_string).collect();
     let about = format!(
         "{} {} {} {:?} {effort:?} {}",
@@ -134,9 +132,10 @@ pub fn surveyed(
                 subject,
                 types,
                 effort,
-                sequences: choosing.sequences(),
+                sequences: choosing.sequences().min(effort.judged()),
                 rounding: bench.rounding,
                 scratch: workspace.folder(),
+                kept: &workspace.file(&format!("surveying-{short}")),
                 threads: bench.options.threads,
                 memory: bench.options.memory,
                 progress: bench.progress,
@@ -146,13 +145,14 @@ pub fn surveyed(
                 let identity = Identity::of(subject.model, subject.source)?;
                 write_output(&output, identity, text, weights, sums)?;
             }
-            let found = SurveyFile::new(key, made.tensors.iter().map(described).collect());
+            let found = SurveyFile::new(key, made.tensors.iter().map(Found::described).collect());
             found.write(&file)?;
+            fs::remove_dir_all(task.kept)?;
             found
         }
     };
     let output = output.exists().then(|| Statistics::open(&output));
-    read(&subject, found, output.transpose()?)
+    Ok(read(subject.model, found, output.transpose()?))
 }
 
 struct Task<'a> {
@@ -162,6 +162,7 @@ struct Task<'a> {
     sequences: usize,
     rounding: Rounding,
     scratch: &'a Path,
+    kept: &'a Path,
     threads: usize,
     memory: u64,
     progress: &'a dyn Progress,
@@ -183,6 +184,7 @@ impl Task<'_> {
             measured,
             groups: self.effort.groups(),
             scratch: scratch(self.subject.model, &sequences, self.memory, self.scratch),
+            kept: self.kept,
         };
         self.progress.begin("measuring", 0, Unit::Items);
         let progress = self.progress;
@@ -238,58 +240,26 @@ fn write_output(
     Ok(writer.finish()?)
 }
 
-fn described(found: &Found) -> TensorSurvey {
-    let ty = |c: &Candidate| TypeSurvey {
-        name: c.ty.to_string(),
-        error: c.error,
-    };
-    TensorSurvey {
-        name: found.candidates.name.clone(),
-        types: found.candidates.all.iter().map(ty).collect(),
-        probe: ty(&found.candidates.probe),
-        kld: found.kld,
-        importance: found.importance.clone(),
-    }
-}
-
-fn read(
-    subject: &Subject<'_>,
-    file: SurveyFile,
-    output: Option<Statistics>,
-) -> Result<Surveyed, Error> {
-    let tensors = subject.model.tensors.iter().enumerate();
-    let by_name: HashMap<&str, usize> = tensors.map(|(i, t)| (t.name.as_str(), i)).collect();
-    let mut costs = Vec::new();
+fn read(model: &Model, file: SurveyFile, output: Option<Statistics>) -> Surveyed {
+    let mut tensors = Vec::new();
     let mut columns = HashMap::new();
+    let all = model.tensors.iter().enumerate();
+    let by_name: HashMap<&str, usize> = all.map(|(i, t)| (t.name.as_str(), i)).collect();
     for found in file.tensors {
-        let Some(&index) = by_name.get(found.name.as_str()) else {
+        let index = by_name.get(found.name.as_str());
+        let Some(found) = index.and_then(|i| Found::read(found, *i, model)) else {
             continue;
         };
-        let shape = &subject.model.tensors[index].shape;
-        let candidate = |t: &TypeSurvey| -> Option<Candidate> {
-            let ty: TensorType = t.name.parse().ok()?;
-            Some(Candidate {
-                ty,
-                bytes: ty.bytes(shape)?.next_multiple_of(DEFAULT_ALIGNMENT),
-                error: t.error,
-            })
-        };
-        if let (Some(probe), false) = (candidate(&found.probe), found.types.is_empty()) {
-            let tensor = TensorCandidates {
-                index,
-                name: found.name.clone(),
-                all: found.types.iter().filter_map(candidate).collect(),
-                probe,
-            };
-            costs.push((tensor, found.kld));
-        }
         if !found.importance.is_empty() {
-            columns.insert(found.name, found.importance);
+            columns.insert(found.candidates.name.clone(), found.importance);
+        }
+        if !found.candidates.all.is_empty() {
+            tensors.push((found.candidates, found.kld));
         }
     }
-    Ok(Surveyed {
-        tensors: costs,
+    Surveyed {
+        tensors,
         importance: Importance::of(columns),
         output,
-    })
+    }
 }

@@ -28,6 +28,14 @@ impl Text {
         })
     }
 
+    /// A text that comes with dwindle.
+    pub(super) fn built_in(name: &str, words: &str) -> Text {
+        Text {
+            path: PathBuf::from(name),
+            words: words.to_string(),
+        }
+    }
+
     /// The file's name, without its folder.
     pub fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());

@@ -12,6 +12,7 @@ use super::factored::Factorizer;
 use super::fitted::Fitted;
 use super::inputs::Inputs;
 use super::ordered::ordered;
+use super::resources::Options;
 use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
 use crate::checkpoint::{Changed, SourceFile};
@@ -20,18 +21,6 @@ use crate::plan::{Fingerprint, Plan, Step, Subject, TensorError, TransformError,
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
-
-/// How a plan is carried out.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Worker threads.
-    pub threads: usize,
-    /// Bytes of values and results that may be under way at once, as far as they can be told beforehand;
-    /// a job that needs more runs alone. It bounds neither the process nor mapped files.
-    pub memory: u64,
-    /// Whether payloads may be compressed: in containers, not in stock files.
-    pub compress: bool,
-}
 
 /// Why a plan was not carried out. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]

@@ -8,15 +8,17 @@ mod factored;
 mod fitted;
 mod inputs;
 mod ordered;
+mod resources;
 mod rounding;
 mod transform;
 
 pub(crate) use contract::multiply_out;
 pub use execute::Progress;
 pub(crate) use execute::{Job, Output, Work, chunks_of, run};
-pub use execute::{Options, PipelineError, Summary, TensorSummary, compress};
+pub use execute::{PipelineError, Summary, TensorSummary, compress};
 pub(crate) use factored::{Factorizer, Made};
 pub use fitted::Fitted;
 pub use inputs::Inputs;
+pub use resources::{Options, default_memory};
 pub use rounding::Rounder;
 pub use transform::{ErrorSums, store_rows};
