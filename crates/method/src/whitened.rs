@@ -324,9 +324,9 @@ mod tests {
                 let (error, d) = measured(gram, &w, rows, rank);
                 let total = d.energy();
                 // A Gram that rounding has made indefinite has its eigenvalues raised.
-            prop_assert!((gram.output_energy(&w, rows) - total).abs() <= 1e-6 * total);
-                prop_assert!((error - d.error(rank)).abs() <= 1e-6 * total);
-                prop_assert!(error <= last + 1e-6 * total);
+                prop_assert!((gram.output_energy(&w, rows) - total).abs() <= 1e-5 * total);
+                prop_assert!((error - d.error(rank)).abs() <= 1e-5 * total);
+                prop_assert!(error <= last + 1e-5 * total);
                 last = error;
             }
         }
