@@ -6,7 +6,6 @@ use dwindle_formats::gguf::TensorType;
 use rayon::prelude::*;
 
 use super::checkpoint::running;
-use super::journal::Made;
 use super::unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted};
 use super::walk::Treat;
 use crate::architecture::{ModelTensor, role};
@@ -17,7 +16,9 @@ use crate::method::error::MethodError;
 use crate::method::gram::Gram;
 use crate::method::rounding::{Curvature, Curvatures, DAMPING, round_in_blocks};
 use crate::plan::{Operand, Plan, Subject, TensorError, TransformError, Treatment};
-use crate::writing::{ErrorSums, Factorizer, Fitted, Inputs, Made as Computed, store_rows};
+use crate::writing::{
+    ErrorSums, Factorizer, Fitted, FittedStep, Inputs, Made as Computed, Payload, store_rows,
+};
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 128;
@@ -30,7 +31,7 @@ pub struct Fitting<'a> {
     following: Following,
     /// Steps that are treated before the walk: values of each, in F32.
     prepared: Vec<Option<Arc<Vec<f32>>>>,
-    steps: Vec<Option<Made>>,
+    steps: Vec<Option<FittedStep>>,
     unfitted: Vec<Unfitted>,
 }
 
@@ -70,7 +71,7 @@ impl<'a> Fitting<'a> {
             for (member, values) in members.iter().zip(made.values.chunks(len)) {
                 self.prepared[*member] = Some(Arc::new(values.to_vec()));
             }
-            self.steps[step] = Some((made.parts, made.sums));
+            self.steps[step] = Some(kept(made));
             let names = members.iter().map(|i| self.tensor(*i).name.clone());
             self.unfitted.push(Unfitted {
                 weights: names.collect(),
@@ -82,15 +83,15 @@ impl<'a> Fitting<'a> {
     }
 
     /// The steps of tensors that were treated.
-    pub fn made(&self, tensors: &[usize]) -> Vec<(usize, &Made)> {
+    pub fn made(&self, tensors: &[usize]) -> Vec<(usize, &FittedStep)> {
         let made = tensors
             .iter()
             .filter_map(|i| Some((*i, self.steps[*i].as_ref()?)));
         made.collect()
     }
 
-    /// Takes over what an earlier run has made.
-    pub fn take(&mut self, made: Vec<(usize, Made)>) {
+    /// Takes over what an earlier run has made, or what this one has put into files.
+    pub fn take(&mut self, made: Vec<(usize, FittedStep)>) {
         for (step, made) in made {
             if let Some(place) = self.steps.get_mut(step) {
                 *place = Some(made);
@@ -301,6 +302,11 @@ impl<'a> Fitting<'a> {
     }
 }
 
+fn kept(made: Computed) -> FittedStep {
+    let parts = made.parts.into_iter().map(Payload::Memory);
+    (parts.collect(), made.sums)
+}
+
 /// What is known of a slice, where there is an entry for each, or one for all.
 fn of_slice<T>(all: &[T], slice: usize) -> &T {
     &all[if all.len() == 1 { 0 } else { slice }]
@@ -392,7 +398,7 @@ impl Treat for Fitting<'_> {
                     all[at] = Some(bytes);
                 }
                 self.tensor(member).release(self.subject().source);
-                self.steps[member] = Some((made.parts, made.sums));
+                self.steps[member] = Some(kept(made));
             }
         }
         Ok(all.into_iter().flatten().collect())

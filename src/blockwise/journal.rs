@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use dwindle_formats::bounded;
 use dwindle_formats::output;
 use fs_err as fs;
 use safetensors::tensor::TensorView;
@@ -12,13 +12,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::error::WalkError;
 use super::stream::Stream;
-use crate::writing::ErrorSums;
-
-/// The parts of a step, and what they lost.
-pub type Made = (Vec<Vec<u8>>, ErrorSums);
-
-/// The largest file of one block, or of its streams.
-const LARGEST: u64 = 1 << 40;
+use crate::mapped::Mapping;
+use crate::writing::{ErrorSums, FittedStep, Payload};
 
 /// A folder of blocks.
 pub struct Journal {
@@ -57,7 +52,7 @@ impl Journal {
     pub fn keep(
         &self,
         number: u32,
-        made: &[(usize, &Made)],
+        made: &[(usize, &FittedStep)],
         streams: Option<[&Stream; 2]>,
     ) -> Result<(), WalkError> {
         for (i, stream) in streams.iter().flatten().enumerate() {
@@ -82,9 +77,9 @@ impl Journal {
         Ok(())
     }
 
-    /// What was made of a block; `None` where the file is not whole.
-    pub fn read(&self, number: u32) -> Option<Vec<(usize, Made)>> {
-        let bytes = bounded::read(&self.block(number), LARGEST).ok()?;
+    /// What was made of a block, in a mapped file; `None` where the file is not whole.
+    pub fn read(&self, number: u32) -> Option<Vec<(usize, FittedStep)>> {
+        let bytes = Arc::new(Mapping::open(&self.block(number)).ok()?);
         let file = SafeTensors::deserialize(&bytes).ok()?;
         let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
         let mut found = Vec::new();
@@ -96,7 +91,10 @@ impl Journal {
                 signal: number(signal)?,
             };
             let part = |i: usize| file.tensor(&format!("{step}.{i}")).ok();
-            let parts = (0..).map_while(part).map(|view| view.data().to_vec());
+            let parts = (0..).map_while(part).map(|view| {
+                let start = view.data().as_ptr().addr() - bytes.as_ptr().addr();
+                Payload::Mapped(Arc::clone(&bytes), start..start + view.data().len())
+            });
             found.push((step.parse().ok()?, (parts.collect(), sums)));
         }
         found.sort_by_key(|(step, _)| *step);

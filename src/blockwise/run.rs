@@ -201,6 +201,9 @@ pub fn fit(
                 let made = Block::new(model, block);
                 let streams = (block + 1 < blocks).then(|| walk.streams());
                 journal.keep(block, &fitting.made(made.tensors()), streams)?;
+                if let Some(made) = journal.read(block) {
+                    fitting.take(made);
+                }
             }
             done(block + 1, blocks);
         }

@@ -1,6 +1,7 @@
 //! Carrying a plan out: jobs of whole chunks or whole factorizations, in parallel and in order.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::path::Path;
 
 use dwindle_formats::container::{
@@ -355,7 +356,7 @@ fn chunk_of<'a>(
 
 pub(crate) fn chunks_of(
     parts: &[Part],
-    payloads: &[Vec<u8>],
+    payloads: &[impl Deref<Target = [u8]>],
     options: Options,
 ) -> Vec<EncodedChunk<'static>> {
     let mut chunks = Vec::new();

@@ -17,7 +17,7 @@ pub use execute::Progress;
 pub(crate) use execute::{Job, Output, Work, chunks_of, run};
 pub use execute::{PipelineError, Summary, TensorSummary, compress};
 pub(crate) use factored::{Factorizer, Made};
-pub use fitted::Fitted;
+pub use fitted::{Fitted, FittedStep, Payload};
 pub use inputs::Inputs;
 pub use resources::{Options, default_memory};
 pub use rounding::Rounder;
