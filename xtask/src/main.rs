@@ -5,6 +5,7 @@ mod docs;
 mod hostile;
 mod methods;
 mod native;
+mod scale;
 mod setup;
 mod shell;
 mod smaller;
@@ -26,6 +27,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   hostile [METADATA STRUCTURE SEED]
          run and evaluate so many damaged models of each kind, 2000 and 1000 by default
   native build for this processor only, into target/native
+  scale [SHAPE...]
+         print one table of the time and memory that a file of a size takes, for random weights in the
+         shapes of large models; needs up to 10 GB of disk, and an hour or two
   soak [MINUTES]
          serve the fixture to hostile clients on loopback, 10 minutes by default, and say how it
          stood that
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),
         ["native"] => setup::install_missing().and_then(|()| native::main()),
+        ["scale", ref rest @ ..] => setup::prepare().and_then(|()| scale::main(rest)),
         ["soak", ref rest @ ..] => setup::prepare().and_then(|()| soak::main(rest)),
         ["test"] => setup::install_missing().and_then(|()| test::main()),
         ["test", "--quick"] => setup::install_missing().and_then(|()| test::quick()),
