@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::checkpoint::running;
 use super::unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted};
-use super::walk::Treat;
+use super::walk::{Treat, WIDEST};
 use crate::architecture::{ModelTensor, role};
 use crate::ggml;
 use crate::llama::error::BoxError;
@@ -22,6 +22,9 @@ use crate::writing::{
 
 /// Rows that one thread rounds at a time.
 const ROWS: usize = 128;
+
+/// The widest block of an input whose second moments a method other than rounding sees.
+const WIDEST_FACTORED: usize = 4096;
 
 /// Carries out a plan layer by layer.
 pub struct Fitting<'a> {
@@ -357,6 +360,14 @@ impl Treat for Fitting<'_> {
         let (bytes, _) = store_rows(own, source, ty, 0..own.row_count(), importance)
             .map_err(TensorError::of::<TransformError>(&own.name))?;
         Ok(bytes.into_owned())
+    }
+
+    fn widest(&self, tensors: &[usize]) -> usize {
+        let is_rounded = |t: &usize| matches!(self.plan.steps[*t].treatment, Treatment::Round);
+        match tensors.iter().all(is_rounded) {
+            true => WIDEST,
+            false => WIDEST_FACTORED,
+        }
     }
 
     fn layer(&mut self, tensors: &[usize], drifts: &[Drift]) -> Result<Vec<Vec<u8>>, BoxError> {

@@ -21,8 +21,9 @@ use crate::llama::error::BoxError;
 use crate::method::drift::{Drift, Rows};
 use crate::method::error::MethodError;
 
-/// The widest block of an input whose second moments are measured.
-pub const WIDEST: usize = 4096;
+/// The widest block of an input whose second moments are measured for rounding. Wider ones cost time,
+/// and gain nothing that could be measured (docs/notes.md).
+pub const WIDEST: usize = 2048;
 
 /// Bytes of the sums of one input, above which experts share them.
 pub const MOST_SUMS: u64 = 1 << 30;
@@ -40,6 +41,9 @@ pub trait Treat {
     /// # Errors
     /// Any.
     fn bytes(&self, tensor: usize, ty: TensorType) -> Result<Vec<u8>, BoxError>;
+
+    /// The widest block of an input whose second moments these tensors need.
+    fn widest(&self, tensors: &[usize]) -> usize;
 
     /// Treats tensors that read one input, and gives their bytes. Of stacks there is one drift for each
     /// slice, or one for all.
@@ -128,7 +132,7 @@ impl<'a> Walk<'a> {
             if tensors.is_empty() {
                 continue;
             }
-            let drifts = self.drifts(&mut runner, at, &recorded)?;
+            let drifts = self.drifts(&mut runner, at, (&recorded, treat.widest(&tensors)))?;
             let made = treat
                 .layer(&tensors, &drifts)
                 .map_err(WalkError::Treatment)?;
@@ -200,12 +204,12 @@ impl<'a> Walk<'a> {
         &self,
         runner: &mut Runner<'_>,
         at: usize,
-        recorded: &Recorded,
+        (recorded, widest): (&Recorded, usize),
     ) -> Result<Vec<Drift>, WalkError> {
         let input = runner.inputs()[at].clone();
-        let alone = Drift::bytes(input.width, WIDEST).saturating_mul(input.slices as u64);
+        let alone = Drift::bytes(input.width, widest).saturating_mul(input.slices as u64);
         let sums = if alone > MOST_SUMS { 1 } else { input.slices };
-        let mut drifts = vec![Drift::new(input.width, WIDEST); sums];
+        let mut drifts = vec![Drift::new(input.width, widest); sums];
         let wanted: Vec<bool> = (0..runner.inputs().len()).map(|i| i == at).collect();
         let cut = self.options.cut;
         for batch in cut.batches(0..cut.sequences(&self.original)) {

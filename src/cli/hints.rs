@@ -80,7 +80,7 @@ impl Hint for PlanError {
         match self {
             PlanError::ImportanceMissing { .. } => Some(
                 "measure them with `dwindle calibrate` or `llama-imatrix`, and pass the file as \
-                 `--importance`",
+                 `--importance`; `--size` measures for itself",
             ),
             PlanError::StatisticsMissing { .. } | PlanError::NothingToRound => Some(STATISTICS),
             PlanError::StatisticsInBlocks { .. } => {

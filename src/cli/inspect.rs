@@ -1,20 +1,22 @@
-//! `dwindle inspect`: lists a file's tensors.
+//! `dwindle inspect`: lists a model's tensors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle_formats::container::{Codec, Container, is_container};
-use dwindle_formats::gguf::{Header, read_header, refuse_split};
+use dwindle_formats::gguf::{Metadata, TensorType, read_header, refuse_split};
 use serde::Serialize;
 
 use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
+use crate::architecture::ModelTensor;
 use crate::mapped::Mapping;
 
-/// List a file's tensors: method, type, shape, rank, bytes, bits per weight
+/// List a model's tensors: method, type, shape, rank, bytes, bits per weight
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// A `.dwn` container or any `.gguf` file
+    /// A `.dwn` container, any `.gguf` file, or a checkpoint
+    #[arg(value_name = "FILE|CHECKPOINT")]
     file: PathBuf,
     /// Also list the model's metadata
     #[arg(long)]
@@ -53,12 +55,49 @@ struct Report {
     tensors: Vec<Row>,
 }
 
+/// What there is to tell of a model.
+struct Found {
+    kind: &'static str,
+    bytes: u64,
+    metadata: Metadata,
+    rows: Vec<Row>,
+}
+
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let bytes = Mapping::open(&args.file)?;
-    let header = refuse_split(&args.file).and_then(|()| read_header(&bytes));
-    let header = header.map_err(|e| Failure::file(&args.file, e))?;
-    let (kind, mut rows) = if is_container(&header) {
-        let container = Container::read(&bytes).map_err(|e| Failure::file(&args.file, e))?;
+    let mut found = match args.file.is_file() {
+        true => in_file(&args.file)?,
+        false => in_checkpoint(&args.file)?,
+    };
+    let tensor_bytes = found.rows.iter().map(|r| r.bytes).sum::<u64>();
+    let parameters = found.rows.iter().map(|r| r.shape.iter().product::<u64>());
+    let parameters = parameters.sum();
+    for row in &mut found.rows {
+        row.share = row.bytes as f64 / tensor_bytes.max(1) as f64;
+    }
+    let architecture = found.metadata.get("general.architecture");
+    let report = Report {
+        file: args.file.display().to_string(),
+        architecture: architecture.and_then(|v| v.as_str()).map(String::from),
+        kind: found.kind,
+        bytes: found.bytes,
+        tensor_bytes,
+        parameters,
+        bits_per_weight: bits(tensor_bytes, parameters),
+        metadata: args.metadata.then(|| metadata(&found.metadata)),
+        tensors: found.rows,
+    };
+    if args.json {
+        return json(&report);
+    }
+    print(&report)
+}
+
+fn in_file(file: &Path) -> Result<Found, Failure> {
+    let bytes = Mapping::open(file)?;
+    let header = refuse_split(file).and_then(|()| read_header(&bytes));
+    let header = header.map_err(|e| Failure::file(file, e))?;
+    let (kind, rows) = if is_container(&header) {
+        let container = Container::read(&bytes).map_err(|e| Failure::file(file, e))?;
         let codecs = |part| container.codecs(part).any(|c| c != Codec::Raw);
         let compressed = (0..container.plan.parts().count()).any(codecs);
         let kind = if container.plan.is_stock() && !compressed {
@@ -68,32 +107,32 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         };
         (kind, container_rows(&container))
     } else {
-        ("GGUF without checksums", gguf_rows(&header))
+        let tensors = header.tensors.iter();
+        let rows = tensors.map(|t| raw_row(&t.name, &t.shape, t.ty, t.bytes()));
+        ("GGUF without checksums", rows.collect())
     };
-    let tensor_bytes = rows.iter().map(|r| r.bytes).sum::<u64>();
-    let parameters = rows.iter().map(|r| r.shape.iter().product::<u64>()).sum();
-    for row in &mut rows {
-        row.share = row.bytes as f64 / tensor_bytes.max(1) as f64;
-    }
-    let report = Report {
-        file: args.file.display().to_string(),
-        architecture: header
-            .metadata
-            .get("general.architecture")
-            .and_then(|v| v.as_str())
-            .map(String::from),
+    Ok(Found {
         kind,
         bytes: bytes.len() as u64,
-        tensor_bytes,
-        parameters,
-        bits_per_weight: bits(tensor_bytes, parameters),
-        metadata: args.metadata.then(|| metadata(&header)),
-        tensors: rows,
+        metadata: header.metadata,
+        rows,
+    })
+}
+
+/// The tensors that a GGUF of a checkpoint has, in the types of their source.
+fn in_checkpoint(checkpoint: &Path) -> Result<Found, Failure> {
+    let (source, model) = crate::architecture::open(checkpoint)?;
+    let row = |t: &ModelTensor| {
+        let ty = t.source_type(source.as_ref());
+        raw_row(&t.name, &t.shape, ty, ty.bytes(&t.shape).unwrap_or(0))
     };
-    if args.json {
-        return json(&report);
-    }
-    print(&report)
+    let rows: Vec<Row> = model.tensors.iter().map(row).collect();
+    Ok(Found {
+        kind: "checkpoint",
+        bytes: rows.iter().map(|r| r.bytes).sum(),
+        metadata: model.metadata,
+        rows,
+    })
 }
 
 fn bits(bytes: u64, parameters: u64) -> f64 {
@@ -130,29 +169,24 @@ fn container_rows(container: &Container) -> Vec<Row> {
     rows
 }
 
-fn gguf_rows(header: &Header) -> Vec<Row> {
-    header
-        .tensors
-        .iter()
-        .map(|t| Row {
-            name: t.name.clone(),
-            shape: t.shape.clone(),
-            method: String::new(),
-            source_type: None,
-            ty: t.ty.to_string(),
-            ranks: Vec::new(),
-            codec: "raw".into(),
-            bytes: t.bytes(),
-            bits_per_weight: t.ty.bits(),
-            share: 0.0,
-            relative_error: None,
-        })
-        .collect()
+fn raw_row(name: &str, shape: &[u64], ty: TensorType, bytes: u64) -> Row {
+    Row {
+        name: name.to_string(),
+        shape: shape.to_vec(),
+        method: String::new(),
+        source_type: None,
+        ty: ty.to_string(),
+        ranks: Vec::new(),
+        codec: "raw".into(),
+        bytes,
+        bits_per_weight: ty.bits(),
+        share: 0.0,
+        relative_error: None,
+    }
 }
 
-fn metadata(header: &Header) -> Vec<(String, String)> {
-    header
-        .metadata
+fn metadata(metadata: &Metadata) -> Vec<(String, String)> {
+    metadata
         .iter()
         .filter(|(key, _)| !key.starts_with("dwindle."))
         .map(|(key, value)| {

@@ -11,6 +11,7 @@ mod export;
 mod failure;
 mod hints;
 mod inspect;
+mod interrupt;
 mod man;
 mod model;
 mod notes;
@@ -47,6 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(alias = "quantize", alias = "convert")]
     Compress(compress::Args),
     Calibrate(calibrate::Args),
     Diagnose(diagnose::Args),
@@ -73,7 +75,17 @@ pub fn main() -> ExitCode {
     let args = spelling::with_long_names(std::env::args_os(), &Cli::command());
     // A failure that can't be caught ends the process as bad input does.
     crate::llama::guard::end_quietly(3);
-    let result = match Cli::parse_from(args).command {
+    let command = Cli::parse_from(args).command;
+    match &command {
+        Command::Compress(_) | Command::Sweep(_) => interrupt::tidy(
+            "interrupted: no output was written; the same command goes on from here",
+        ),
+        Command::Calibrate(_) | Command::Diagnose(_) | Command::Export(_) | Command::Eval(_) => {
+            interrupt::tidy("interrupted: no output was written");
+        }
+        _ => {}
+    }
+    let result = match command {
         Command::Compress(args) => compress::main(&args),
         Command::Calibrate(args) => calibrate::main(&args),
         Command::Diagnose(args) => diagnose::main(&args),

@@ -13,21 +13,23 @@ use crate::mapped::Mapping;
 use crate::measure::{TensorDifference, compare};
 use crate::plan::Subject;
 
-/// Check every checksum of a file, and optionally its distance from the checkpoint
+/// Check every checksum of files, and optionally their distance from the checkpoint
 #[derive(Debug, Parser)]
 pub struct Args {
-    /// A `.dwn` container, or a `.gguf` that dwindle wrote
-    file: PathBuf,
+    /// `.dwn` containers, or `.gguf` files that dwindle wrote
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Also decode every tensor and compare it with this checkpoint
     #[arg(long, value_name = "CHECKPOINT")]
     against: Option<PathBuf>,
-    /// Print JSON instead of a table
+    /// Print JSON instead of a table, one document for each file
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
 struct Report {
+    file: String,
     bytes: u64,
     damage: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,9 +37,24 @@ struct Report {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    refuse_split(&args.file).map_err(|e| Failure::file(&args.file, e))?;
-    let bytes = Mapping::open(&args.file)?;
-    let container = read(&args.file, &bytes)?;
+    // The files after one that is damaged are checked too.
+    let mut failed = Vec::new();
+    for file in &args.files {
+        match one(args, file) {
+            Err(Failure::Check(message)) => failed.push(message),
+            other => other?,
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Check(failed.join("\n"))),
+    }
+}
+
+fn one(args: &Args, file: &Path) -> Result<(), Failure> {
+    refuse_split(file).map_err(|e| Failure::file(file, e))?;
+    let bytes = Mapping::open(file)?;
+    let container = read(file, &bytes)?;
     let bar = progress::bytes(bytes.len() as u64, "verifying");
     let damage: Vec<String> = verify(
         &container,
@@ -51,6 +68,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     if !damage.is_empty() {
         let report = Report {
+            file: file.display().to_string(),
             bytes: bytes.len() as u64,
             damage,
             differences: None,
@@ -62,6 +80,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(checkpoint) => Some(against(&container, &bytes, checkpoint)?),
     };
     let report = Report {
+        file: file.display().to_string(),
         bytes: bytes.len() as u64,
         damage,
         differences,
@@ -81,7 +100,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     line(format!(
         "{}: all checksums hold, {} in {} tensors",
-        args.file.display(),
+        report.file,
         size(report.bytes),
         container.plan.tensors.len()
     ))
@@ -111,7 +130,7 @@ fn failed(args: &Args, report: &Report) -> Result<(), Failure> {
     }
     Err(Failure::Check(format!(
         "`{}`: {} of its chunks are damaged; get the file again",
-        args.file.display(),
+        report.file,
         report.damage.len()
     )))
 }

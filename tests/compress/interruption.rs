@@ -3,15 +3,16 @@
 #![cfg(unix)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use dwindle_formats::gguf::read_header;
 use tempfile::{TempDir, tempdir};
 
 use super::mark;
 use crate::common::program::{
-    DWINDLE, checkpoint, compress, dwindle, listing, refusal, says, sentence, stdout,
+    DWINDLE, checkpoint, compress, dwindle, fixture, listing, refusal, says, sentence, stdout,
 };
 
 const INPUT: i32 = 3;
@@ -109,6 +110,65 @@ fn what_a_killed_run_with_other_wishes_left_is_not_used() {
     let whole = undisturbed("q8_0", "model.gguf");
     assert!(std::fs::read(&path).unwrap() == whole);
     assert_eq!(listing(dir.path()), ["model.gguf"]);
+}
+
+/// Sends what Ctrl-C sends.
+fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    let status = Command::new("kill").args(["-INT", &id]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn an_interrupted_run_says_that_the_same_command_goes_on() {
+    for _ in 0..mark::ATTEMPTS {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let mut child = slow("q4_k_m", &path).spawn().unwrap();
+        mark::reached(&mut child, || mark::journaled(&path) >= 8);
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            continue;
+        }
+        assert_eq!(output.status.signal(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        says(
+            &said,
+            &["no output was written", "the same command goes on"],
+        );
+        assert!(!path.exists());
+        let output = slow("q4_k_m", &path).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(report["resumed_tensors"].as_u64().unwrap() >= 8);
+        return;
+    }
+    panic!("every run was done before it was interrupted");
+}
+
+#[test]
+fn an_interrupted_calibration_leaves_no_file() {
+    for _ in 0..mark::ATTEMPTS {
+        let dir = tempdir().unwrap();
+        let mut command = Command::new(DWINDLE);
+        command.args(["calibrate", "--chunks", "20"]);
+        command.arg(checkpoint()).arg("--text");
+        command.arg(fixture("kjv-calibration.txt"));
+        command.arg("-o").arg(dir.path().join("stats.safetensors"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        mark::reached(&mut child, || !listing(dir.path()).is_empty());
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            continue;
+        }
+        let said = String::from_utf8(output.stderr).unwrap();
+        says(&said, &["interrupted", "no output was written"]);
+        assert_eq!(listing(dir.path()), Vec::<String>::new());
+        return;
+    }
+    panic!("every run was done before it was interrupted");
 }
 
 #[test]

@@ -85,6 +85,37 @@ fn verify_against_the_checkpoint_measures_what_was_lost() {
 }
 
 #[test]
+fn verify_takes_several_files_and_names_the_one_that_is_damaged() {
+    let (_first, good) = made("q8_0", "gguf");
+    let (_second, bad) = made("q4_k_m", "gguf");
+    let mut bytes = std::fs::read(&bad).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&bad, bytes).unwrap();
+    let both = stdout(dwindle(["verify"]).arg(&good).arg(&good));
+    assert_eq!(both.matches("all checksums hold").count(), 2);
+    let output = dwindle(["verify"]).arg(&bad).arg(&good).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stdout).unwrap();
+    says(&said, &["all checksums hold"]);
+    let name = bad.display().to_string();
+    says(
+        &String::from_utf8(output.stderr).unwrap(),
+        &[name.as_str(), "damaged"],
+    );
+}
+
+#[test]
+fn inspect_lists_a_checkpoint() {
+    let report = inspect(&checkpoint());
+    assert_eq!(report["kind"], "checkpoint");
+    assert_eq!(report["architecture"], "llama");
+    assert_eq!(report["parameters"], 3_410_176);
+    assert_eq!(report["bytes"], 2 * 3_410_176);
+    assert_eq!(report["tensors"][0]["ty"], "BF16");
+}
+
+#[test]
 fn containers_lose_nothing_and_save_what_they_should() {
     for (preset, at_most) in [("source", 0.70), ("bf16", 0.70), ("f16", 0.85)] {
         let (_stock_dir, stock) = made(preset, "gguf");

@@ -11,7 +11,7 @@ use dwindle_formats::gguf::GgufError;
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum Error {
     #[error(
-        "`{0}` is neither a folder or file here nor the name of a model in the Hugging Face cache (looked for {1}); check the path, or fetch the model with `hf download`"
+        "`{0}` is neither a folder nor a file here, nor the name of a model in the Hugging Face cache (looked for {1}); check the path, or fetch the model with `hf download`"
     )]
     NotFound(String, String),
     #[error(

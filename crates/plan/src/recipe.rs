@@ -91,12 +91,31 @@ impl Base {
 
 /// Neither a preset nor a file type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no preset and no file type; presets are {presets}, file types are {types}",
-    presets = names(PRESETS.iter().map(|p| p.name)),
-    types = names(FILE_TYPES.iter().map(|t| t.name))
-)]
+#[error("`{0}` is no preset and no file type; {rest}", rest = instead(.0))]
 pub struct UnknownBase(pub String);
+
+/// How alike, from 0 to 1, a name must be to one that exists to be taken for it.
+const ALIKE: f64 = 0.8;
+
+/// What was meant, or all that there is.
+fn instead(name: &str) -> String {
+    let presets = || PRESETS.iter().map(|p| p.name);
+    let types = || FILE_TYPES.iter().map(|t| t.name);
+    let letters = |name: &str| name.replace(['-', '_'], "");
+    let likeness =
+        |known: &&str| strsim::normalized_damerau_levenshtein(&letters(name), &letters(known));
+    let best = presets()
+        .chain(types())
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match best.filter(|known| likeness(known) >= ALIKE) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => format!(
+            "presets are {}, file types are {}",
+            names(presets()),
+            names(types())
+        ),
+    }
+}
 
 fn names(names: impl Iterator<Item = &'static str>) -> String {
     let quoted: Vec<String> = names.map(|n| format!("`{n}`")).collect();
@@ -362,6 +381,8 @@ mod tests {
             ),
             ("type = \"f16\"\nrules = 1", "unknown field"),
             ("type = \"q9\"", "`q9` is no preset and no file type"),
+            ("type = \"q4km\"", "did you mean `q4_k_m`?"),
+            ("type = \"aggresive\"", "did you mean `aggressive`?"),
             (
                 "type = \"f16\"\n[structure]\nkeep = 0.8\n[[rule]]\nmethod = \"svd\"\nkeep = 0.5",
                 "rule 1 of the recipe: `[structure]` goes with `quantize` alone",

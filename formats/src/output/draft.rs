@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::abandoned;
 use super::place::{check_place, folder_of, is_named, permissions_of, sync_folder};
+use super::{abandoned, live};
 
 /// A file that is being written beside its destination, under a name of its own. It is gone when it
 /// is dropped unfinished; leftovers of a killed run are removed when the next one begins in the
@@ -41,6 +41,7 @@ impl Draft {
             };
             // Until it is locked it looks abandoned, and another process may just be removing it.
             if file.file().try_lock().is_ok() && is_named(&file, &path) {
+                live::begin(&path);
                 return Ok(Draft {
                     file,
                     path,
@@ -75,6 +76,7 @@ impl Draft {
         }
         self.file.sync_all().map_err(refused)?;
         fs::rename(&self.path, &self.destination).map_err(refused)?;
+        live::end(&self.path);
         self.is_finished = true;
         sync_folder(&self.destination);
         Ok(())
@@ -86,6 +88,7 @@ impl Drop for Draft {
         if !self.is_finished {
             // Failing to clean up must not hide the error that led here.
             let _ = fs::remove_file(&self.path);
+            live::end(&self.path);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - [`check_place`] refuses places that hold anything but a plain file.
 //! - [`Draft`] is a file that appears under its name when it is complete, or not at all.
 //! - [`Scratch`] is a folder for files that only one run needs.
+//! - [`discard`] removes what is temporary when a process is made to end.
 //!
 //! Everything temporary is beside the output, has a name that begins with `.dwindle-`, and is
 //! locked by its process. What has lost its process is removed when the next temporary is made
@@ -12,11 +13,13 @@
 mod abandoned;
 mod claims;
 mod draft;
+mod live;
 mod place;
 mod scratch;
 
 pub use claims::{ClaimError, Claims};
 pub use draft::{Draft, write};
+pub use live::discard;
 pub use place::{PlaceError, check_place, folder_of};
 pub use scratch::Scratch;
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::abandoned;
 use super::place::is_named;
+use super::{abandoned, live};
 
 /// A folder that is gone when it is dropped. Those of runs that were killed go when the next one
 /// begins in the same place.
@@ -36,6 +36,7 @@ impl Scratch {
                 opened => opened?,
             };
             if lock.file().try_lock().is_ok() && is_named(&lock, &path) {
+                live::begin(&path);
                 return Ok(Scratch { path, _lock: lock });
             }
         }
@@ -51,6 +52,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // The next run tries again.
         let _ = fs::remove_dir_all(&self.path);
+        live::end(&self.path);
     }
 }
 

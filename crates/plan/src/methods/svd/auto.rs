@@ -96,7 +96,7 @@ fn why_not(resolver: &Resolver<'_>, index: usize) -> Result<Option<String>, Plan
         return Ok(Some(format!("it has {} dimensions", tensor.shape.len())));
     }
     if resolver.subject.measured.statistics.is_none() {
-        resolver.require_statistics(index, "`rank = \"auto\"`")?;
+        resolver.require_statistics(index, "rank = \"auto\"")?;
     }
     if !resolver.is_measured(index) {
         return Ok(Some("its input was not measured, or not whole".into()));
