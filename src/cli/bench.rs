@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(short = 'n', long = "predict", default_value_t = 64)]
     predict: u32,
     /// Runs of each, after one warm-up run
-    #[arg(short, long, default_value_t = 5)]
+    #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]
     runtime: Runtime,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dwindle_formats::output::Claims;
+use dwindle_formats::output::{Claims, Kind};
 use serde::Serialize;
 
 use super::model::Runtime;
@@ -125,7 +125,11 @@ fn claim(args: &Args) -> Result<(), Failure> {
         .writes(&args.output)
         .writes(&args.imatrix)
         .check()?;
-    Ok(())
+    let statistics = args.output.iter().map(|p| (Kind::Safetensors, p));
+    let imatrix = args.imatrix.iter().map(|p| (Kind::Gguf, p));
+    Ok(statistics
+        .chain(imatrix)
+        .try_for_each(|(kind, path)| kind.check(path))?)
 }
 
 /// Chunks of the text, where not all of it is wanted.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use dwindle_formats::bounded;
+use dwindle_formats::output::Kind;
 
 use super::Failure;
 use super::notes::{shrunk, warn_of_unfitted};
@@ -30,8 +31,7 @@ pub struct Args {
     /// Preset or llama-quantize's file type, listed under --help
     #[arg(
         long,
-        conflicts_with_all = ["recipe", "target", "types_of"],
-        required_unless_present_any = ["recipe", "target", "types_of"]
+        conflicts_with_all = ["recipe", "target", "types_of"]
     )]
     preset: Option<String>,
     /// Recipe: TOML rules from roles, layers and names to methods
@@ -105,6 +105,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     let recipe = args.recipe()?;
     args.check(&recipe, is_stock)?;
+    // A name that the user did not choose must not cost a file that is no model.
+    if args.output.is_none() && !args.dry_run {
+        Kind::Gguf.check(&output)?;
+    }
     let resources = args.resources.options(false);
     let mut compress = Compress::checkpoint(&args.checkpoint)
         .recipe_file(args.recipe.clone())
@@ -197,7 +201,17 @@ impl Args {
         let target = self.target.goal().is_some();
         let rounds = recipe.rounding == Rounding::Output && self.stats.is_none();
         let watches = recipe.structure.as_ref().is_some_and(Structure::needs_text);
+        let wishes = [
+            self.preset.is_some(),
+            self.recipe.is_some(),
+            self.types_of.is_some(),
+            target,
+        ];
         let wrong = match () {
+            () if !wishes.contains(&true) => {
+                "nothing says how small the file is to be; give a target (`--size 40%`, `--bpw`, `--max-kld`), \
+                 a `--preset` such as `q4_k_m`, a `--recipe`, or `--types-of`"
+            }
             () if target && is_stock == Some(false) => {
                 "a target writes a stock file; name an output that ends in `.gguf`"
             }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dwindle_formats::output::{Claims, folder_of};
+use dwindle_formats::output::{Claims, Kind, folder_of};
 
 use super::model::Runtime;
 use super::output::{
@@ -108,7 +108,10 @@ fn claim(args: &Args) -> Result<(), Failure> {
         .reads("an adapter", args.runtime.adapters())
         .writes(&args.output)
         .check()?;
-    Ok(())
+    Ok(args
+        .output
+        .iter()
+        .try_for_each(|path| Kind::Json.check(path))?)
 }
 
 /// Runs the model, once for each tensor and once for all.

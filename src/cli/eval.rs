@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::model::Runtime;
-use super::output::{checkpoint_path, json, line, read_text, size, table};
+use super::output::{at_least_one, checkpoint_path, json, line, read_text, size, table};
 use super::{Failure, progress};
 use crate::checkpoint::{self, Caches};
 use crate::eval::{
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(short, long, default_value_t = 512)]
     ctx: u32,
     /// Evaluate only the first chunks of the text
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     chunks: Option<usize>,
     #[command(flatten)]
     runtime: Runtime,

@@ -136,7 +136,7 @@ pub fn print_summary(
     }
     print_roles(&done.plan, summary)?;
     line(format!(
-        "{}: {} bytes ({}), {bpw:.3} bits per weight, {:.1} % of the checkpoint's weights, in {}",
+        "{}: {} bytes ({}), {bpw:.3} bits per weight with metadata, {:.1} % of the checkpoint's weights, in {}",
         output.display(),
         summary.bytes,
         size(summary.bytes),
@@ -241,7 +241,7 @@ fn outcome_lines(outcome: &Outcome) -> Vec<String> {
     }
     if let Some(gate) = &outcome.gate {
         lines.push(format!(
-            "on the second text {:.5}; {} of {} bytes has {:.5} there",
+            "On the second text: mean KL divergence {:.5}; that of {}, of {} bytes, is {:.5}",
             gate.own_kld, gate.file_type, gate.bytes, gate.kld
         ));
     }

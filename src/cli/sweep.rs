@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use dwindle_formats::output::{Claims, folder_of};
+use dwindle_formats::output::{Claims, Kind, folder_of};
 use serde::Serialize;
 
 use super::Failure;
@@ -118,6 +118,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(folder) => folder.clone(),
         None => workspace::default_folder()?,
     };
+    let sizes = args.sizes(&bench)?;
     let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, TYPES))?;
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
@@ -125,7 +126,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let found = sweep(
         &bench,
         Sweep {
-            sizes: args.sizes(&bench)?,
+            sizes,
             choosing: &choosing,
             study: &study,
             eval: eval.as_ref().unwrap_or(own),
@@ -166,7 +167,7 @@ impl Args {
             .reads("a text", &self.choosing.gate)
             .writes(&self.svg)
             .check()?;
-        Ok(())
+        Ok(self.svg.iter().try_for_each(|path| Kind::Svg.check(path))?)
     }
 
     /// Sizes of the files, those of llama-quantize's file types where none are given, the largest first.

@@ -66,18 +66,27 @@ pub enum FileSize {
     Part(f64),
 }
 
+/// What a size looks like.
+const SIZES: &str =
+    "expected bytes such as `90MB`, or a percentage above 0 and at most 100, such as `35%`";
+
 pub fn file_size(text: &str) -> Result<FileSize, String> {
     let Some(percent) = text.strip_suffix('%') else {
-        if text.parse::<f64>().is_ok_and(|n| n <= 100.0) {
-            return Err(format!(
-                "{text} bytes hold no model; did you mean `{text}%`?"
-            ));
-        }
-        return parse_bytes(text).map(FileSize::Bytes);
+        return match text.parse::<f64>() {
+            Ok(n) if n > 0.0 && n <= 100.0 => {
+                let percent = if n < 1.0 { 100.0 * n } else { n };
+                Err(format!(
+                    "{text} bytes hold no model; did you mean `{percent}%`?"
+                ))
+            }
+            _ => parse_bytes(text)
+                .map(FileSize::Bytes)
+                .map_err(|_| SIZES.into()),
+        };
     };
     match percent.trim().parse::<f64>() {
         Ok(p) if p > 0.0 && p <= 100.0 => Ok(FileSize::Part(p / 100.0)),
-        _ => Err("expected bytes such as `90MB`, or a percentage such as `35%`".into()),
+        _ => Err(SIZES.into()),
     }
 }
 

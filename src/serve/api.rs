@@ -50,7 +50,10 @@ enum OneOrMany {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a string, a list of one string, or a list of tokens"
+)]
 enum RawPrompt {
     Text(String),
     Texts(Vec<String>),
@@ -64,7 +67,7 @@ struct Message {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string or a list of parts")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
@@ -253,13 +256,15 @@ fn read(body: &[u8], own: &'static str) -> Result<(Common, Value), ApiError> {
         .remove(own)
         .ok_or_else(|| ApiError::field(own, format!("`{own}` is missing")))?;
     for (name, value) in &fields {
-        let is_known = COMMON.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str());
-        if !is_known && !is_neutral(name, value) {
-            return Err(ApiError::field(
-                name,
-                format!("`{name}` is not supported with this value, or not known"),
-            ));
+        let is_read = COMMON.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str());
+        if is_read || is_neutral(name, value) {
+            continue;
         }
+        let message = match NEUTRAL.contains(&name.as_str()) {
+            true => format!("`{name}` is not supported with another value than its default"),
+            false => format!("there is no field `{name}`"),
+        };
+        return Err(ApiError::field(name, message));
     }
     fields.retain(|name, value| COMMON.contains(&name.as_str()) && !value.is_null());
     let common = parse("", Value::Object(fields))?;
@@ -267,33 +272,44 @@ fn read(body: &[u8], own: &'static str) -> Result<(Common, Value), ApiError> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
-    serde_json::from_value(value).map_err(|e| match field {
-        "" => ApiError::invalid(e.to_string()),
-        field => ApiError::field(field, format!("`{field}` has another form: {e}")),
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let within = e.path().to_string();
+        let name = match (field, within.as_str()) {
+            ("", within) => within.to_string(),
+            (field, ".") => field.to_string(),
+            (field, within) => format!(
+                "{field}{}{within}",
+                if within.starts_with('[') { "" } else { "." }
+            ),
+        };
+        let message = format!("`{name}` can't be read: {}", e.into_inner());
+        ApiError::field(&name, message)
     })
 }
 
-/// Values that ask for nothing.
+/// Fields of the API of which the values that ask for nothing are accepted.
+const NEUTRAL: &[&str] = &[
+    "n",
+    "best_of",
+    "presence_penalty",
+    "frequency_penalty",
+    "echo",
+    "logprobs",
+    "top_logprobs",
+    "suffix",
+    "logit_bias",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "modalities",
+    "service_tier",
+    "reasoning_effort",
+];
+
+/// Whether a value asks for nothing.
 fn is_neutral(name: &str, value: &Value) -> bool {
-    let known = [
-        "n",
-        "best_of",
-        "presence_penalty",
-        "frequency_penalty",
-        "echo",
-        "logprobs",
-        "top_logprobs",
-        "suffix",
-        "logit_bias",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "modalities",
-        "service_tier",
-        "reasoning_effort",
-    ];
-    if !known.contains(&name) {
+    if !NEUTRAL.contains(&name) {
         return false;
     }
     let is_empty = match value {

@@ -74,7 +74,7 @@ impl ApiError {
     pub fn method() -> ApiError {
         ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "this address has another method",
+            "this address takes another method: GET for `/health` and `/v1/models`, POST for the others",
         )
     }
 

@@ -132,7 +132,7 @@ fn rest(text: &Text, used: &Sequences) -> Option<Text> {
         start += 1;
     }
     Some(Text {
-        path: text.path.clone(),
+        path: format!("the rest of {}", text.name()).into(),
         words: text.words[start..].to_string(),
     })
 }

@@ -112,7 +112,8 @@ fn serve(folder: &Path, script: &str) {
     };
     let server = server.strip_suffix(" &").expect("a server that goes on");
     let server = server.replace("--port 8080", "--port 0");
-    let request = request.strip_prefix("curl http://127.0.0.1:8080").unwrap();
+    let curl = "curl --retry 9 --retry-connrefused http://127.0.0.1:8080";
+    let request = request.strip_prefix(curl).unwrap();
     let (path, body) = request.split_once(" -d '").unwrap();
     let body = body.strip_suffix('\'').unwrap();
 

@@ -91,6 +91,8 @@ pub enum Error {
         method: String,
         file: &'static str,
     },
+    #[error("`{}` is a compressed container, expected a checkpoint or a stock GGUF file; export it as one first", .0.display())]
+    Container(PathBuf),
     #[error("`{}`: {source}", path.display())]
     Gguf { path: PathBuf, source: GgufError },
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dwindle_formats::container::{Codec, Container, is_container};
 use dwindle_formats::gguf::{Header, read_header, refuse_split};
 use dwindle_mapped::Mapping;
 
@@ -17,6 +18,18 @@ pub struct Gguf {
     tensors: Vec<SourceTensor>,
 }
 
+/// Whether a file's tensors are not those of its model: it has factors, or compressed payloads.
+fn is_compressed(header: &Header, bytes: &[u8]) -> bool {
+    let Some(container) = is_container(header)
+        .then(|| Container::read(bytes).ok())
+        .flatten()
+    else {
+        return false;
+    };
+    let is_packed = |part| container.codecs(part).any(|c| c != Codec::Raw);
+    !container.plan.is_stock() || (0..container.plan.parts().count()).any(is_packed)
+}
+
 impl Gguf {
     /// Maps a file and checks its header.
     ///
@@ -30,6 +43,9 @@ impl Gguf {
             path: path.to_path_buf(),
             source,
         })?;
+        if is_compressed(&header, &map) {
+            return Err(Error::Container(path.to_path_buf()));
+        }
         let tensors = header
             .tensors
             .iter()

@@ -78,7 +78,7 @@ pub(super) fn joint(
     let rows_of = |index: &usize| resolver.tensor(*index).shape[1];
     let m: u64 = members.iter().map(rows_of).sum();
     let ty = fitting_type(svd.ty, n);
-    let rank = svd.rank_of(resolver, members, n, m)?;
+    let (rank, _) = svd.rank_of(resolver, members, n, m)?;
     let treatment = Treatment::made(
         Operands::Joint(members.to_vec()),
         SharedFactors {

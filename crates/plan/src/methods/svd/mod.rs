@@ -18,7 +18,7 @@ use super::{Make, Method, keys, registered};
 use crate::operand::{Operand, TransformError};
 use crate::resolve::PlanError;
 use crate::resolver::{Factored, Resolved, Resolver, Wish};
-use crate::treatment::{Operands, Step, Treatment};
+use crate::treatment::{Fallback, Operands, Step, Treatment};
 
 const NAME: &str = "svd";
 
@@ -79,7 +79,7 @@ impl Method for Svd {
             }
         };
         let ty = fitting_type(self.ty, n);
-        let rank = self.rank_of(resolver, &[index], n, m)?;
+        let (rank, exact) = self.rank_of(resolver, &[index], n, m)?;
         let with_stack = |mut matrix: Vec<u64>| {
             matrix.extend(&shape[2..]);
             matrix
@@ -105,25 +105,51 @@ impl Method for Svd {
         if let Some(reason) = too_large(resolver, &[&step], &[index], rank, n.min(m)) {
             return Ok(resolver.unmet(index, &wish.text, reason));
         }
-        Ok((step, resolver.other_type(index, &wish, n, ty)))
+        let note = resolver.other_type(index, &wish, n, ty);
+        Ok((
+            step,
+            note.or_else(|| raised(resolver, index, (rank, exact), ty)),
+        ))
     }
 }
 
 impl Svd {
-    /// The rank for tensors with rows of n elements and m rows in all, in whole blocks.
+    /// The rank for tensors with rows of n elements and m rows in all, in whole blocks, and what was asked
+    /// for.
     fn rank_of(
         &self,
         resolver: &Resolver<'_>,
         members: &[usize],
         n: u64,
         m: u64,
-    ) -> Result<u64, PlanError> {
+    ) -> Result<(u64, u64), PlanError> {
         let block = fitting_type(self.ty, n).block_len();
         match self.rank {
-            Rank::Energy(f) => Ok(rank_of_energy(resolver, members, f)?.next_multiple_of(block)),
-            rank => Ok(counted(rank, n, m, block)),
+            Rank::Energy(f) => {
+                let exact = rank_of_energy(resolver, members, f)?;
+                Ok((exact.next_multiple_of(block), exact))
+            }
+            rank => Ok((counted(rank, n, m, block), counted(rank, n, m, 1))),
         }
     }
+}
+
+/// Says that a rank below the first block of a type was raised to it.
+fn raised(
+    resolver: &Resolver<'_>,
+    index: usize,
+    (rank, exact): (u64, u64),
+    ty: TensorType,
+) -> Option<Fallback> {
+    (exact < ty.block_len() && rank != exact).then(|| Fallback {
+        tensor: resolver.tensor(index).name.clone(),
+        wanted: format!("rank {exact}"),
+        done: format!("rank {rank}"),
+        reason: format!(
+            "{ty} stores blocks of {} elements; F16 factors have any rank",
+            ty.block_len()
+        ),
+    })
 }
 
 /// A and B of each matrix.
