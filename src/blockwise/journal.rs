@@ -15,18 +15,36 @@ use super::stream::Stream;
 use crate::mapped::Mapping;
 use crate::writing::{ErrorSums, FittedStep, Payload};
 
+/// How all journals are called.
+const NAME: &str = "rounded-";
+
+/// Journals that stay beside a new one: each is as large as the file that it is of.
+const KEPT: usize = 3;
+
 /// A folder of blocks.
 pub struct Journal {
     folder: PathBuf,
 }
 
 impl Journal {
-    /// The journal of a key in a folder: a digest of everything that the blocks depend on.
+    /// The journal of a key in a folder: a digest of everything that the blocks depend on. Of the others
+    /// only those that were written last stay.
     ///
     /// # Errors
-    /// The folder can't be made.
+    /// The folder can't be made, or an old journal can't be removed.
     pub fn open(all: &Path, key: &str) -> std::io::Result<Journal> {
-        let folder = all.join(format!("rounded-{key}"));
+        let folder = all.join(format!("{NAME}{key}"));
+        let mut others = Vec::new();
+        for entry in fs::read_dir(all)? {
+            let entry = entry?;
+            if entry.path() != folder && entry.file_name().to_string_lossy().starts_with(NAME) {
+                others.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        others.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, old) in others.into_iter().skip(KEPT) {
+            fs::remove_dir_all(old)?;
+        }
         fs::create_dir_all(&folder)?;
         Ok(Journal { folder })
     }
@@ -132,4 +150,34 @@ fn write<'a>(
         .collect();
     let bytes = safetensors::serialize(views, Some(about)).map_err(std::io::Error::other)?;
     output::write(path, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journals_that_were_written_last_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("survey.json"), "{}").unwrap();
+        for key in 0..6u64 {
+            let journal = Journal::open(dir.path(), &key.to_string()).unwrap();
+            let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(key);
+            let folder = std::fs::File::open(&journal.folder).unwrap();
+            folder.set_modified(time).unwrap();
+        }
+        let mut left: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let expected = [
+            "rounded-2",
+            "rounded-3",
+            "rounded-4",
+            "rounded-5",
+            "survey.json",
+        ];
+        assert_eq!(left, expected);
+    }
 }

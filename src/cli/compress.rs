@@ -78,7 +78,7 @@ pub struct Args {
     /// --effort says]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     chunks: Option<usize>,
-    /// Print the plan with its bytes and stop
+    /// Print the plan with its bytes, metadata excluded, and stop; a target measures the model first
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

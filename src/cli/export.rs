@@ -76,7 +76,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if args.json {
         return json(&summary);
     }
-    line(format!("{} bytes ({})", summary.bytes, size(summary.bytes)))
+    line(format!(
+        "{}: {} bytes ({})",
+        args.output.display(),
+        summary.bytes,
+        size(summary.bytes)
+    ))
 }
 
 /// Writes a Hugging Face folder.
@@ -92,7 +97,8 @@ fn folder(args: &Args, origin: &Path) -> Result<(), Failure> {
         return json(&serde_json::json!({ "tensors": tensors, "bytes": bytes }));
     }
     line(format!(
-        "{tensors} tensors, {bytes} bytes ({})",
+        "{}: {tensors} tensors, {bytes} bytes ({})",
+        args.output.display(),
         size(bytes)
     ))
 }

@@ -129,7 +129,7 @@ fn failed(args: &Args, report: &Report) -> Result<(), Failure> {
         }
     }
     Err(Failure::Check(format!(
-        "`{}`: {} of its chunks are damaged; get the file again",
+        "`{}`: damaged chunks: {}; get the file again",
         report.file,
         report.damage.len()
     )))

@@ -25,6 +25,8 @@ pub struct Costs {
     slopes: Vec<f64>,
     /// By how much more a tensor's divergence counts where types are chosen.
     factors: Vec<f64>,
+    /// Divergence where all weights are quantized, and what layers read is rounded to 8 bits.
+    activations: f64,
 }
 
 /// A type for each tensor.
@@ -39,8 +41,12 @@ pub struct Assignment {
 }
 
 impl Costs {
-    /// Of tensors with the divergence that each causes in its probe's type.
-    pub fn new(tensors: impl IntoIterator<Item = (TensorCandidates, f64)>) -> Costs {
+    /// Of tensors with the divergence that each causes in its probe's type, and the divergence that rounding
+    /// their inputs to 8 bits causes.
+    pub fn new(
+        tensors: impl IntoIterator<Item = (TensorCandidates, f64)>,
+        activations: f64,
+    ) -> Costs {
         let slope = |(tensor, kld): (TensorCandidates, f64)| {
             let error = tensor.probe.error;
             let slope = if error > 0.0 {
@@ -53,6 +59,7 @@ impl Costs {
         let (tensors, slopes): (Vec<_>, Vec<_>) = tensors.into_iter().map(slope).unzip();
         Costs {
             factors: vec![1.0; tensors.len()],
+            activations,
             tensors,
             slopes,
         }
@@ -117,11 +124,20 @@ impl Costs {
             bytes: 0,
             kld: 0.0,
         };
+        let (mut quantized, mut all) = (0.0, 0.0);
         for ((tensor, slope), share) in self.tensors.iter().zip(&self.slopes).zip(shares) {
             let Candidate { ty, bytes, error } = tensor.all[*share];
+            let elements = bytes as f64 / bits_of(ty);
+            all += elements;
+            if ty.is_quantized() {
+                quantized += elements;
+            }
             out.types.insert(tensor.name.clone(), ty);
             out.bytes += bytes;
             out.kld += slope * error;
+        }
+        if quantized > 0.0 {
+            out.kld += self.activations * quantized / all;
         }
         out
     }
@@ -165,5 +181,33 @@ impl Assignment {
             rounding,
             ..Recipe::of(Base::F16)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_inputs_lose_counts_for_quantized_weights() {
+        let candidate = |ty: TensorType, error: f64| Candidate {
+            ty,
+            bytes: ty.bytes(&[256, 64]).unwrap(),
+            error,
+        };
+        let tensor = |index: usize| TensorCandidates {
+            index,
+            name: index.to_string(),
+            all: vec![
+                candidate(TensorType::Q4_0, 0.01),
+                candidate(TensorType::F16, 0.0),
+            ],
+            probe: candidate(TensorType::Q4_0, 0.01),
+        };
+        let costs = Costs::new([(tensor(0), 0.02), (tensor(1), 0.04)], 0.006);
+        let kld = |shares: [usize; 2]| costs.assignment(&shares).kld;
+        assert!((kld([0, 0]) - 0.066).abs() < 1e-9);
+        assert!((kld([0, 1]) - 0.023).abs() < 1e-9);
+        assert_eq!(kld([1, 1]), 0.0);
     }
 }

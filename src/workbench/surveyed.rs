@@ -26,6 +26,8 @@ pub const CTX: u32 = 512;
 pub struct Surveyed {
     /// What each type of each tensor costs; empty where no types were judged.
     tensors: Vec<(TensorCandidates, f64)>,
+    /// What rounding the layers' inputs to 8 bits costs.
+    activations: f64,
     /// Importance weights of all layers.
     pub importance: Importance,
     /// What the output layer reads.
@@ -52,7 +54,7 @@ impl Surveyed {
             Ok((tensor, *kld))
         };
         let all: Vec<_> = self.tensors.iter().map(of).collect::<Result<_, _>>()?;
-        Ok(Costs::new(all))
+        Ok(Costs::new(all, self.activations))
     }
 }
 
@@ -145,7 +147,8 @@ pub fn surveyed(
                 let identity = Identity::of(subject.model, subject.source)?;
                 write_output(&output, identity, text, weights, sums)?;
             }
-            let found = SurveyFile::new(key, made.tensors.iter().map(Found::described).collect());
+            let tensors = made.tensors.iter().map(Found::described).collect();
+            let found = SurveyFile::new(key, made.activations, tensors);
             found.write(&file)?;
             fs::remove_dir_all(task.kept)?;
             found
@@ -259,6 +262,7 @@ fn read(model: &Model, file: SurveyFile, output: Option<Statistics>) -> Surveyed
     }
     Surveyed {
         tensors,
+        activations: file.activations,
         importance: Importance::of(columns),
         output,
     }

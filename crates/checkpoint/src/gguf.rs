@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dwindle_formats::container::{Codec, Container, is_container};
+use dwindle_formats::container::{Container, is_container};
 use dwindle_formats::gguf::{Header, read_header, refuse_split};
 use dwindle_mapped::Mapping;
 
@@ -20,14 +20,7 @@ pub struct Gguf {
 
 /// Whether a file's tensors are not those of its model: it has factors, or compressed payloads.
 fn is_compressed(header: &Header, bytes: &[u8]) -> bool {
-    let Some(container) = is_container(header)
-        .then(|| Container::read(bytes).ok())
-        .flatten()
-    else {
-        return false;
-    };
-    let is_packed = |part| container.codecs(part).any(|c| c != Codec::Raw);
-    !container.plan.is_stock() || (0..container.plan.parts().count()).any(is_packed)
+    is_container(header) && Container::read(bytes).is_ok_and(|c| !c.is_stock())
 }
 
 impl Gguf {

@@ -14,6 +14,8 @@ pub struct SurveyFile {
     version: u32,
     /// A digest of everything that it depends on.
     key: String,
+    /// The mean KL divergence that rounding what layers read to 8 bits causes.
+    pub activations: f64,
     /// The weights, in the model's order.
     pub tensors: Vec<TensorSurvey>,
 }
@@ -55,10 +57,11 @@ pub enum SurveyError {
 
 impl SurveyFile {
     /// What was found, for the digest of what it depends on.
-    pub fn new(key: String, tensors: Vec<TensorSurvey>) -> SurveyFile {
+    pub fn new(key: String, activations: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {
         SurveyFile {
             version: VERSION,
             key,
+            activations,
             tensors,
         }
     }
@@ -86,6 +89,9 @@ impl SurveyFile {
                 && t.types.iter().all(|t| t.error.is_finite())
                 && t.importance.iter().all(|v| v.is_finite())
         };
+        if !found.activations.is_finite() {
+            return Err(foreign("it has impossible figures".into()));
+        }
         match found.tensors.iter().find(|t| !is_number(t)) {
             Some(bad) => Err(foreign(format!("`{}` has impossible figures", bad.name))),
             None => Ok(Some(found)),

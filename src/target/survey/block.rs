@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use dwindle_formats::gguf::TensorType;
+
 use super::super::probe::probed;
 use super::head::divergences;
 use super::kept::{Kept, State};
@@ -10,6 +12,7 @@ use super::{Survey, Surveyed, Task, shared};
 use crate::blockwise::{
     Block, Checkpoint, EMBEDDING, Head, Original as _, Probe, Runner, Stream, WalkError, looked_up,
 };
+use crate::ggml;
 use crate::llama::model::{Model, Token};
 use crate::plan::TensorError;
 use crate::statistics::{Accumulator, TensorSurvey};
@@ -17,6 +20,10 @@ use crate::target::BudgetError;
 
 /// The embedding also stands for the output layer in a block's graph.
 const OUTPUT: &str = EMBEDDING;
+
+/// The type whose weights lose next to nothing, and whose products round what layers read to 8 bits, as those
+/// of all quantized types do.
+const COARSE: TensorType = TensorType::Q8_0;
 
 pub struct Surveyor<'a> {
     task: &'a Task<'a>,
@@ -28,6 +35,8 @@ pub struct Surveyor<'a> {
     stream: Stream,
     /// Streams in which something was rounded: of the embedding, then of groups of blocks.
     rounded: Vec<Rounded>,
+    /// The stream of the model in [`COARSE`], where divergences are measured.
+    coarse: Option<Rounded>,
     /// The group that the last of them is of.
     group: Option<usize>,
     found: BTreeMap<usize, Surveyed>,
@@ -79,6 +88,7 @@ impl<'a> Surveyor<'a> {
             by_name: tensors.map(|(i, t)| (t.name.as_str(), i)).collect(),
             stream,
             rounded: Vec::new(),
+            coarse: None,
             group: None,
             found: BTreeMap::new(),
             output: None,
@@ -166,6 +176,34 @@ impl<'a> Surveyor<'a> {
         rounded.parts.extend(parts);
         rounded.advance(&mut runner, is_last)?;
         self.rounded.push(rounded);
+        drop(runner);
+        drop(model);
+        self.advance_coarse(&block, &before, is_last)
+    }
+
+    /// Goes through a block with its weights in [`COARSE`]. `before` are the rows before the first block.
+    fn advance_coarse(
+        &mut self,
+        block: &Block<'_>,
+        before: &[f32],
+        is_last: bool,
+    ) -> Result<(), BudgetError> {
+        let source = &self.source;
+        let ty = |index: usize| {
+            let tensor = &self.task.subject.model.tensors[index];
+            match tensor.is_weight() && tensor.row_len().is_multiple_of(COARSE.block_len()) {
+                true => COARSE,
+                false => source.ty(index),
+            }
+        };
+        let model = block.load(ty, &|i, ty| source.bytes(i, ty))?;
+        let mut runner = Runner::new(&model, self.task.cut)?;
+        let mut coarse = match self.coarse.take() {
+            Some(coarse) => coarse,
+            None => Rounded::new(self.copy(before)?, BTreeMap::new()),
+        };
+        coarse.advance(&mut runner, is_last)?;
+        self.coarse = Some(coarse);
         Ok(())
     }
 
@@ -178,7 +216,7 @@ impl<'a> Surveyor<'a> {
         };
         let found = self.latest.iter().map(|i| self.found[i].described());
         let found: Vec<TensorSurvey> = found.collect();
-        let rounded = self.rounded.iter().map(|r| &r.stream);
+        let rounded = self.rounded.iter().chain(&self.coarse).map(|r| &r.stream);
         let streams: Vec<&Stream> = std::iter::once(&self.stream).chain(rounded).collect();
         Ok(kept.keep(&state, &found, &streams)?)
     }
@@ -197,11 +235,19 @@ impl<'a> Surveyor<'a> {
             return Ok(0);
         };
         let mut rounded = Vec::new();
-        for parts in state.parts {
+        let mut coarse = None;
+        let new = |parts| -> Result<Rounded, BudgetError> {
             let stream = Stream::new(self.measured(), self.stream.width(), self.task.scratch)?;
-            rounded.push(Rounded::new(stream, parts));
+            Ok(Rounded::new(stream, parts))
+        };
+        if self.measured() > 0 {
+            coarse = Some(new(BTreeMap::new())?);
         }
-        let streams = rounded.iter_mut().map(|r| &mut r.stream);
+        for parts in state.parts {
+            rounded.push(new(parts)?);
+        }
+        let streams = rounded.iter_mut().chain(&mut coarse);
+        let streams = streams.map(|r| &mut r.stream);
         let mut streams: Vec<&mut Stream> =
             std::iter::once(&mut self.stream).chain(streams).collect();
         let file = |i: usize| kept.stream(state.next, i);
@@ -213,6 +259,7 @@ impl<'a> Surveyor<'a> {
             stream.restore(&file(i))?;
         }
         self.rounded = rounded;
+        self.coarse = coarse;
         self.group = state.group;
         for surveyed in found {
             self.found.insert(surveyed.candidates.index, surveyed);
@@ -377,6 +424,7 @@ impl<'a> Surveyor<'a> {
     /// Measures the divergences of all streams, and shares them among the tensors.
     pub fn finish(mut self) -> Result<Survey, BudgetError> {
         let mut klds = HashMap::new();
+        let mut coarse = 0.0;
         if let Some(head) = self.head.as_ref().filter(|_| !self.normed.is_empty()) {
             let mut others: Vec<(&[f32], Option<Probe<'_>>)> = Vec::new();
             for rounded in &self.rounded {
@@ -392,7 +440,21 @@ impl<'a> Surveyor<'a> {
                 others.push((&self.normed, Some(probe)));
                 parts.push(BTreeMap::from([(head.tensor, 1.0)]));
             }
-            let found = divergences(head, &self.normed, &others)?;
+            let normed = match &self.coarse {
+                Some(coarse) => coarsened(&coarse.normed, head.width())?,
+                None => Vec::new(),
+            };
+            if !normed.is_empty() {
+                let probe = Probe {
+                    ty: COARSE,
+                    importance: &[],
+                };
+                others.push((&normed, Some(probe)));
+            }
+            let mut found = divergences(head, &self.normed, &others)?;
+            if !normed.is_empty() {
+                coarse = found.pop().unwrap_or(0.0);
+            }
             for (kld, parts) in found.into_iter().zip(&parts) {
                 shared(kld, parts, &mut klds);
             }
@@ -400,11 +462,25 @@ impl<'a> Surveyor<'a> {
         for (index, surveyed) in &mut self.found {
             surveyed.kld = klds.get(index).copied().unwrap_or(0.0);
         }
+        // What the weights lose by it is theirs.
+        let of_weights: f64 = self.found.values().map(|s| s.divergence(COARSE)).sum();
         Ok(Survey {
+            activations: (coarse - of_weights).max(0.0),
             tensors: self.found.into_values().collect(),
             output: self.output,
         })
     }
+}
+
+/// Rows as products with [`COARSE`] weights read them; unchanged where they don't fit it.
+fn coarsened(rows: &[f32], width: usize) -> Result<Vec<f32>, BudgetError> {
+    let mut out = rows.to_vec();
+    if (width as u64).is_multiple_of(COARSE.block_len()) {
+        let read = |e: ggml::GgmlError| BudgetError::Walk(WalkError::Treatment(e.into()));
+        let bytes = ggml::quantized(COARSE, rows, width, None).map_err(read)?;
+        ggml::dequantize(COARSE, &bytes, &mut out).map_err(read)?;
+    }
+    Ok(out)
 }
 
 /// The energy of a difference of rows, each relative to its own row's.

@@ -60,6 +60,15 @@ pub struct Surveyed {
 }
 
 impl Surveyed {
+    /// The mean KL divergence that it is predicted to cause in a type; none where that was not judged.
+    fn divergence(&self, ty: TensorType) -> f64 {
+        let TensorCandidates { all, probe, .. } = &self.candidates;
+        match all.iter().find(|c| c.ty == ty) {
+            Some(found) if probe.error > 0.0 => self.kld * found.error / probe.error,
+            _ => 0.0,
+        }
+    }
+
     /// As it stands in a file.
     pub fn described(&self) -> TensorSurvey {
         let ty = |c: &Candidate| TypeSurvey {
@@ -101,6 +110,9 @@ impl Surveyed {
 
 /// What was found of a model.
 pub struct Survey {
+    /// The mean KL divergence that rounding what layers read to 8 bits causes, as products with quantized
+    /// weights do.
+    pub activations: f64,
     /// Of each weight, in the model's order.
     pub tensors: Vec<Surveyed>,
     /// What the output layer reads, and the weights that read it.
