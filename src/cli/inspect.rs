@@ -64,7 +64,8 @@ struct Found {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let mut found = match args.file.is_file() {
+    let is_model = |e: &std::ffi::OsStr| e == "gguf" || e == "dwn";
+    let mut found = match args.file.is_file() || args.file.extension().is_some_and(is_model) {
         true => in_file(&args.file)?,
         false => in_checkpoint(&args.file)?,
     };

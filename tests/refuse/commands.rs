@@ -109,7 +109,7 @@ fn a_file_that_is_no_gguf_is_refused() {
     );
     says(
         &refusal(dwindle(["inspect"]).arg(dir.path()), INPUT),
-        &["is a folder"],
+        &["has no `config.json`"],
     );
     let missing = dir.path().join("missing.gguf");
     says(
@@ -145,7 +145,7 @@ fn a_damaged_file_fails_the_check_by_part_chunk_and_digests() {
 
     let output = dwindle(["verify"]).arg(&path).output().unwrap();
     let sentence = program::sentence(&output, 1);
-    says(&sentence, &["model.gguf`", "1 of its chunks"]);
+    says(&sentence, &["model.gguf`", "damaged chunks: 1;"]);
     let found = String::from_utf8(output.stdout).unwrap();
     says(
         &found,
