@@ -7,7 +7,7 @@ use dwindle_formats::gguf::TensorType;
 use super::surveyed::{Surveyed, scratch, sequences, surveyed};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
-use crate::blockwise::{Journal, Sequences, check};
+use crate::blockwise::{Journal, Sequences, WIDEST, check};
 use crate::measure::corpus;
 use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
@@ -100,7 +100,7 @@ impl Study {
         let key = Fingerprint::of_plan(plan, subject.model, &subject.measured, &[0; 32])
             .with(model.as_bytes())
             .with(tokens)
-            .with(format!("{following:?} {}", self.sequences.cut.ctx).as_bytes())
+            .with(format!("{following:?} {} {WIDEST}", self.sequences.cut.ctx).as_bytes())
             .finish();
         let key = digest(&key);
         Ok(Journal::open(self.workspace.folder(), &key[..16])?)

@@ -113,8 +113,9 @@ pub fn surveyed(
     let effort = choosing.effort;
     let names: Vec<String> = types.iter().map(ToString::to_string).collect();
     let about = format!(
-        "{} {} {} {:?} {effort:?} {}",
+        "{} {} {} {} {:?} {effort:?} {}",
         env!("CARGO_PKG_VERSION"),
+        SurveyFile::VERSION,
         digest(text.words.as_bytes()),
         choosing.sequences(),
         bench.rounding,

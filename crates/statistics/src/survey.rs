@@ -6,7 +6,7 @@ use dwindle_formats::bounded;
 use serde::{Deserialize, Serialize};
 
 /// The version of this layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What choosing types for a model needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,10 @@ pub enum SurveyError {
 }
 
 impl SurveyFile {
+    /// The version of the layout. Who names a file by what it depends on includes it, so that a file of an
+    /// older layout is measured again instead of being refused.
+    pub const VERSION: u32 = VERSION;
+
     /// What was found, for the digest of what it depends on.
     pub fn new(key: String, activations: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {
         SurveyFile {
