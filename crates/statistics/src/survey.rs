@@ -5,9 +5,6 @@ use std::path::Path;
 use dwindle_formats::bounded;
 use serde::{Deserialize, Serialize};
 
-/// The version of this layout.
-const VERSION: u32 = 2;
-
 /// What choosing types for a model needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SurveyFile {
@@ -58,12 +55,12 @@ pub enum SurveyError {
 impl SurveyFile {
     /// The version of the layout. Who names a file by what it depends on includes it, so that a file of an
     /// older layout is measured again instead of being refused.
-    pub const VERSION: u32 = VERSION;
+    pub const VERSION: u32 = 2;
 
     /// What was found, for the digest of what it depends on.
     pub fn new(key: String, activations: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {
         SurveyFile {
-            version: VERSION,
+            version: Self::VERSION,
             key,
             activations,
             tensors,
@@ -84,7 +81,7 @@ impl SurveyFile {
         };
         let found: SurveyFile =
             serde_json::from_slice(&bytes).map_err(|e| foreign(e.to_string()))?;
-        if found.version != VERSION || found.key != key {
+        if found.version != Self::VERSION || found.key != key {
             return Err(foreign("it is of another version or text".into()));
         }
         let is_number = |t: &TensorSurvey| {
