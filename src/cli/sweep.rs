@@ -16,7 +16,7 @@ use super::target::{ChoosingArgs, FileSize, file_size};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
 use crate::plan::Subject;
-use crate::target::{BudgetError, Rung, TYPES, rung, rungs};
+use crate::target::{BudgetError, Rung, rung, rungs, types_for};
 use crate::workbench::{
     Check, Point, Row, Study, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep,
     thriftiest, workspace,
@@ -119,7 +119,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         None => workspace::default_folder()?,
     };
     let sizes = args.sizes(&bench)?;
-    let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, TYPES))?;
+    let types = types_for(&choosing.types, fewest_bits(&sizes, &bench));
+    let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, &types))?;
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
     let own = study.held_out.as_ref().unwrap_or(&study.text);
@@ -155,6 +156,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         )?),
         None => Ok(()),
     }
+}
+
+/// The bits a weight of the smallest size.
+fn fewest_bits(sizes: &[(Option<Rung>, u64)], bench: &Workbench<'_>) -> Option<f64> {
+    let smallest = sizes.iter().map(|(_, bytes)| *bytes).min()?;
+    Some(8.0 * smallest as f64 / bench.subject.elements() as f64)
 }
 
 impl Args {

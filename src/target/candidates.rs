@@ -39,9 +39,18 @@ pub const TYPES: &[TensorType] = &[
 /// The bits a weight from which on a file has no use for the smallest types.
 const ENOUGH: f64 = 3.5;
 
-/// The types that a file of so many bits a weight may have use for; all where that is not known. Those below
-/// 2.6 bits take long to judge.
-pub fn types_for(bits: Option<f64>) -> Vec<TensorType> {
+/// The type whose weights lose next to nothing, and whose products round what layers read to 8 bits, as those
+/// of all quantized types do.
+pub const COARSE: TensorType = TensorType::Q8_0;
+
+/// The types to judge for a file: those that are wanted, or else those that a file of so many bits a weight may
+/// have use for. Those below 2.6 bits take long to judge.
+pub fn types_for(wanted: &[TensorType], bits: Option<f64>) -> Vec<TensorType> {
+    if !wanted.is_empty() {
+        // What that costs is a part of every prediction.
+        let coarse = (!wanted.contains(&COARSE)).then_some(COARSE);
+        return wanted.iter().copied().chain(coarse).collect();
+    }
     let is_large = bits.is_some_and(|b| b >= ENOUGH);
     let is_small = |ty: &TensorType| bits_of(*ty) < 2.6;
     let all = TYPES.iter().copied();

@@ -17,7 +17,7 @@ use crate::fitting::FitOptions;
 use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
-use crate::target::{Chosen, TYPES, refuse_too_small, types_for};
+use crate::target::{Chosen, refuse_too_small, types_for};
 use crate::writing::{Inputs, Options, Summary, compress};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
@@ -184,8 +184,7 @@ impl Compression<'_> {
         let text = self.text.as_ref();
         let types = match self.goal {
             None => Vec::new(),
-            Some(_) if !self.choosing.types.is_empty() => TYPES.to_vec(),
-            Some(goal) => types_for(goal.bits(&bench.subject)),
+            Some(goal) => types_for(&self.choosing.types, goal.bits(&bench.subject)),
         };
         Study::of(bench, &workspaces, text, (&self.choosing, &types)).map(Some)
     }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use dwindle_formats::gguf::TensorType;
-
+use super::super::candidates::COARSE;
 use super::super::probe::probed;
 use super::head::divergences;
 use super::kept::{Kept, State};
@@ -20,10 +19,6 @@ use crate::target::BudgetError;
 
 /// The embedding also stands for the output layer in a block's graph.
 const OUTPUT: &str = EMBEDDING;
-
-/// The type whose weights lose next to nothing, and whose products round what layers read to 8 bits, as those
-/// of all quantized types do.
-const COARSE: TensorType = TensorType::Q8_0;
 
 pub struct Surveyor<'a> {
     task: &'a Task<'a>,
