@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::shell::{cargo, has_subcommand, root, run, run_patiently};
 
@@ -64,9 +65,16 @@ pub fn main() -> Result<(), String> {
     .env("RUSTDOCFLAGS", "-D warnings"))?;
     dependencies()?;
     run_patiently(
-        &mut cargo(&["test", "--release", "--locked", "--workspace"]),
+        &mut testing(&["test", "--release", "--locked", "--workspace"]),
         "tests",
     )
+}
+
+/// Cargo for tests. Several programs run at once, and a thread that spins would keep those of others from work.
+fn testing(args: &[&str]) -> Command {
+    let mut command = cargo(args);
+    command.env("OMP_WAIT_POLICY", "passive");
+    command
 }
 
 /// What takes less than two minutes once everything is built.
@@ -76,10 +84,10 @@ pub fn quick() -> Result<(), String> {
     // Of the whole workspace each time, or the dependencies' features are others and all is built anew.
     let test = ["test", "--release", "--locked", "--workspace"];
     // Not `--bins`: those of the fuzz targets run for ever.
-    run(cargo(&test).arg("--lib"))?;
+    run(testing(&test).arg("--lib"))?;
     let named = tests.iter().flat_map(|name| ["--test", name.as_str()]);
     let skipped = skips().flat_map(|name| ["--skip".to_string(), name]);
-    run_patiently(cargo(&test).args(named).arg("--").args(skipped), "tests")?;
+    run_patiently(testing(&test).args(named).arg("--").args(skipped), "tests")?;
     eprintln!("left out: documentation, dependencies, fuzz targets, benches, and these tests:");
     for (binary, part, why) in SLOW {
         eprintln!("  {}: {why}", path_of(binary, part));

@@ -1,0 +1,2 @@
+# llama.cpp's helpers for its own tools take two fifths of its build, and nothing of them is linked.
+set(LLAMA_BUILD_COMMON OFF CACHE BOOL "" FORCE)
