@@ -21,7 +21,7 @@ pub use embedding::{EmbeddingError, NAME as EMBEDDING, looked_up, streams_of};
 pub use error::WalkError;
 pub use head::{Head, Probe};
 pub use journal::Journal;
-pub use original::Predictions;
+pub use original::BlockwisePredictions;
 pub use run::{BlockwiseError, Places, Sequences, Words, check, fit, pool};
 pub use runner::{Cut, Runner};
 pub use stream::Stream;

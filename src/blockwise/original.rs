@@ -21,14 +21,14 @@ use crate::plan::Subject;
 const LARGEST: u64 = 1 << 36;
 
 /// What the output layer of a model reads of a text.
-pub struct Predictions<'a> {
+pub struct BlockwisePredictions<'a> {
     head: Head<'a>,
     chunks: Chunks,
     /// For each chunk the rows that are scored, and the last.
     rows: Vec<f32>,
 }
 
-impl<'a> Predictions<'a> {
+impl<'a> BlockwisePredictions<'a> {
     /// Runs a model over a text, or reads what came out from `kept`, if that file is there; else it is
     /// written. Its name must change with the model and the text. `done` is called with the blocks that were
     /// gone through and their number.
@@ -40,7 +40,7 @@ impl<'a> Predictions<'a> {
         text: &Sequences,
         (kept, scratch): (&Path, Option<&Path>),
         done: &mut (dyn FnMut(u32, u32) + Send),
-    ) -> Result<Predictions<'a>, BlockwiseError> {
+    ) -> Result<BlockwisePredictions<'a>, BlockwiseError> {
         check(subject.model)?;
         let head = Head::new(subject).ok_or(WalkError::Node { node: "output" })?;
         let chunks = text.chunks.clone();
@@ -54,11 +54,11 @@ impl<'a> Predictions<'a> {
                 rows
             }
         };
-        Ok(Predictions { head, chunks, rows })
+        Ok(BlockwisePredictions { head, chunks, rows })
     }
 }
 
-impl Logits for Predictions<'_> {
+impl Logits for BlockwisePredictions<'_> {
     fn n_vocab(&self) -> usize {
         self.head.vocabulary()
     }

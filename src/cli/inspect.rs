@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle_formats::container::{Container, is_container};
-use dwindle_formats::gguf::{Array, Metadata, TensorType, Value, read_header, refuse_split};
+use dwindle_formats::gguf::{Metadata, TensorType, read_header, refuse_split};
 use serde::Serialize;
 
 use super::Failure;
@@ -191,51 +191,13 @@ fn metadata(metadata: &Metadata) -> Vec<(String, String)> {
         .iter()
         .filter(|(key, _)| !key.starts_with("dwindle."))
         .map(|(key, value)| {
-            let mut text = plain(value);
+            let mut text = value.shown(LONGEST);
             if text.chars().count() > LONGEST {
                 text = text.chars().take(LONGEST).chain(['…']).collect();
             }
             (key.to_string(), text)
         })
         .collect()
-}
-
-/// A value without its type; of a long array, the beginning.
-fn plain(value: &Value) -> String {
-    fn few<T: ToString>(values: &[T]) -> String {
-        let shown: Vec<String> = values.iter().take(LONGEST).map(T::to_string).collect();
-        format!("{} values: {}", values.len(), shown.join(", "))
-    }
-    match value {
-        Value::U8(v) => v.to_string(),
-        Value::I8(v) => v.to_string(),
-        Value::U16(v) => v.to_string(),
-        Value::I16(v) => v.to_string(),
-        Value::U32(v) => v.to_string(),
-        Value::I32(v) => v.to_string(),
-        Value::U64(v) => v.to_string(),
-        Value::I64(v) => v.to_string(),
-        Value::F32(v) => v.to_string(),
-        Value::F64(v) => v.to_string(),
-        Value::Bool(v) => v.to_string(),
-        Value::String(v) => v.escape_debug().to_string(),
-        Value::Array(array) => match array {
-            Array::U8(v) => few(v),
-            Array::I8(v) => few(v),
-            Array::U16(v) => few(v),
-            Array::I16(v) => few(v),
-            Array::U32(v) => few(v),
-            Array::I32(v) => few(v),
-            Array::U64(v) => few(v),
-            Array::I64(v) => few(v),
-            Array::F32(v) => few(v),
-            Array::F64(v) => few(v),
-            Array::Bool(v) => few(v),
-            Array::String(v) => few(v),
-        }
-        .escape_debug()
-        .to_string(),
-    }
 }
 
 fn print(report: &Report) -> Result<(), Failure> {

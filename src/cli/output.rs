@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
+};
 use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
@@ -28,7 +30,8 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(text)
 }
 
-/// A table whose columns beginning with `>` are aligned to the right.
+/// A table whose columns beginning with `>` are aligned to the right. Columns that say nothing in any row are
+/// left out.
 pub fn table<const N: usize>(
     columns: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -45,8 +48,17 @@ pub fn table<const N: usize>(
         }
     };
     table.set_header(columns.map(|c| cell(c.trim_start_matches('>'), c)));
+    let mut says = [false; N];
     for row in rows {
+        for (says, text) in says.iter_mut().zip(&row) {
+            *says |= !matches!(text.as_str(), "" | "-");
+        }
         table.add_row(row.iter().zip(columns).map(|(text, c)| cell(text, c)));
+    }
+    if table.row_count() > 0 {
+        for (column, _) in table.column_iter_mut().zip(says).filter(|(_, says)| !says) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
     }
     table
 }
@@ -137,8 +149,7 @@ pub fn file_name(path: &Path) -> String {
 
 /// The types of a tensor's parts, without repeats.
 pub fn types(tensor: &StoredTensor) -> String {
-    let mut types: Vec<String> = tensor.parts.iter().map(|p| p.ty.to_string()).collect();
-    types.dedup();
+    let types: Vec<String> = tensor.types().iter().map(ToString::to_string).collect();
     types.join("+")
 }
 
@@ -152,5 +163,21 @@ pub fn ranks(tensor: &StoredTensor) -> Vec<u64> {
             ranks.iter().filter_map(serde_json::Value::as_u64).collect()
         }
         (None, None) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn columns_that_say_nothing_are_left_out() {
+        let row = |a: &str, b: &str, c: &str| [a, b, c].map(String::from);
+        let shown = table(["a", "b", ">c"], [row("1", "", "-"), row("2", "-", "3")]).to_string();
+        assert!(
+            shown.contains('a') && !shown.contains('b') && shown.contains('c'),
+            "{shown}"
+        );
+        assert!(table(["a", "b", "c"], []).to_string().contains('b'));
     }
 }

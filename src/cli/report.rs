@@ -113,6 +113,7 @@ pub fn print_summary(
     if as_json {
         #[derive(Serialize)]
         struct Report<'a> {
+            output: &'a Path,
             #[serde(flatten)]
             summary: &'a Summary,
             parameters: u64,
@@ -124,6 +125,7 @@ pub fn print_summary(
             unfitted: &'a [Unfitted],
         }
         return json(&Report {
+            output,
             unfitted: &done.unfitted,
             structure: done.structure.as_ref(),
             target: done.outcome.as_ref(),

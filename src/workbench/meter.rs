@@ -5,7 +5,7 @@ use std::path::Path;
 use super::study::Study;
 use super::surveyed::{scratch, sequences};
 use super::{Error, Text, Workbench};
-use crate::blockwise::Predictions;
+use crate::blockwise::BlockwisePredictions;
 use crate::eval::{Estimate, EvalOptions, Evaluation, Reference, compare};
 use crate::llama;
 use crate::llama::model::ModelOptions;
@@ -15,7 +15,7 @@ use crate::statistics::digest;
 
 /// The checkpoint's predictions of a text, which files are compared with.
 pub(super) struct Meter<'a> {
-    predictions: Predictions<'a>,
+    predictions: BlockwisePredictions<'a>,
     text: String,
     options: EvalOptions,
 }
@@ -39,9 +39,10 @@ impl<'a> Meter<'a> {
         bench
             .progress
             .begin("measuring the original", 0, Unit::Items);
-        let predictions = Predictions::of(subject, &text_of, (&kept, places), &mut |done, all| {
-            bench.progress.reach(done.into(), all.into());
-        })?;
+        let predictions =
+            BlockwisePredictions::of(subject, &text_of, (&kept, places), &mut |done, all| {
+                bench.progress.reach(done.into(), all.into());
+            })?;
         bench.progress.end();
         Ok(Meter {
             predictions,

@@ -57,6 +57,10 @@ pub struct Summary {
 pub struct TensorSummary {
     /// Its name.
     pub name: String,
+    /// How it was made, such as `quantize`.
+    pub method: String,
+    /// Types of its parts.
+    pub types: Vec<String>,
     /// Bytes in the file, without padding.
     pub bytes: u64,
     /// Relative error in the Frobenius norm.
@@ -242,8 +246,11 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
                 };
                 let relative_error = holder.and_then(|i| writer.error(i)).unwrap_or(own);
                 writer.end_tensor(relative_error)?;
+                let made = &stored.tensors[job.step];
                 tensors.push(TensorSummary {
-                    name: stored.tensors[job.step].name.clone(),
+                    name: made.name.clone(),
+                    method: made.method.clone(),
+                    types: made.types().iter().map(ToString::to_string).collect(),
                     bytes: std::mem::take(&mut bytes),
                     relative_error,
                 });

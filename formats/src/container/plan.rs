@@ -53,6 +53,15 @@ pub struct StoredTensor {
     pub parts: Vec<Part>,
 }
 
+impl StoredTensor {
+    /// The element types of its parts, one that follows itself once.
+    pub fn types(&self) -> Vec<TensorType> {
+        let mut types: Vec<TensorType> = self.parts.iter().map(|p| p.ty).collect();
+        types.dedup();
+        types
+    }
+}
+
 /// The plan of a whole file.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StoredPlan {

@@ -77,6 +77,28 @@ impl Array {
             _ => None,
         }
     }
+
+    /// The number of elements and the first `most` of them.
+    fn shown(&self, most: usize) -> String {
+        fn few<T: ToString>(v: &[T], most: usize) -> String {
+            let shown: Vec<String> = v.iter().take(most).map(T::to_string).collect();
+            format!("{} values: {}", v.len(), shown.join(", "))
+        }
+        match self {
+            Array::U8(v) => few(v, most),
+            Array::I8(v) => few(v, most),
+            Array::U16(v) => few(v, most),
+            Array::I16(v) => few(v, most),
+            Array::U32(v) => few(v, most),
+            Array::I32(v) => few(v, most),
+            Array::F32(v) => few(v, most),
+            Array::Bool(v) => few(v, most),
+            Array::String(v) => few(v, most),
+            Array::U64(v) => few(v, most),
+            Array::I64(v) => few(v, most),
+            Array::F64(v) => few(v, most),
+        }
+    }
 }
 
 /// The GGUF ids of the value types (`enum gguf_type`).
@@ -147,6 +169,26 @@ impl Value {
             Value::F32(v) => Some(v.into()),
             Value::F64(v) => Some(v),
             _ => self.as_u64().map(|v| v as f64),
+        }
+    }
+
+    /// The value for a reader: without its type, special letters escaped, and the first `most` elements of an
+    /// array.
+    pub fn shown(&self, most: usize) -> String {
+        match self {
+            Value::U8(v) => v.to_string(),
+            Value::I8(v) => v.to_string(),
+            Value::U16(v) => v.to_string(),
+            Value::I16(v) => v.to_string(),
+            Value::U32(v) => v.to_string(),
+            Value::I32(v) => v.to_string(),
+            Value::F32(v) => v.to_string(),
+            Value::Bool(v) => v.to_string(),
+            Value::String(v) => v.escape_debug().to_string(),
+            Value::Array(v) => v.shown(most).escape_debug().to_string(),
+            Value::U64(v) => v.to_string(),
+            Value::I64(v) => v.to_string(),
+            Value::F64(v) => v.to_string(),
         }
     }
 
@@ -226,5 +268,21 @@ impl Metadata {
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.entries.retain(|(k, _)| keep(k));
         *self = Metadata::from_unique(std::mem::take(&mut self.entries));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_shown_without_their_types() {
+        let shown = |value: Value| value.shown(2);
+        assert_eq!(shown(7u8.into()), "7");
+        assert_eq!(shown(0.5f32.into()), "0.5");
+        assert_eq!(shown("a\nb".into()), "a\\nb");
+        assert_eq!(shown(vec![1i32, -2, 3].into()), "3 values: 1, -2");
+        let words = ["a\n", "b"].map(String::from).to_vec();
+        assert_eq!(shown(words.into()), "2 values: a\\n, b");
     }
 }
