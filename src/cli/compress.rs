@@ -8,7 +8,7 @@ use dwindle_formats::output::Kind;
 
 use super::Failure;
 use super::notes::{shrunk, warn_of_unfitted};
-use super::output::at_least_one;
+use super::output::{at_least_one, parse_bytes};
 use super::progress::Terminal;
 use super::report::{print_plan, print_summary};
 use super::resources::Resources;
@@ -28,6 +28,10 @@ pub struct Args {
     /// replaced [default: a `.gguf` named after the checkpoint and what was asked for]
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// Write a larger `.gguf` as parts of at most this size (`50GB`), named `-00001-of-00003.gguf` and so
+    /// on, which llama.cpp loads together. A target counts the parts as one file
+    #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
+    split_size: Option<u64>,
     /// Preset or llama-quantize's file type, listed under --help
     #[arg(
         long,
@@ -123,6 +127,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             ..args.choosing.choosing()
         })
         .workspaces(args.choosing.workspace.clone())
+        .split_size(args.split_size)
         .sequential(args.sequential, args.fit_options())
         .memory(resources.memory)
         .threads(resources.threads);
@@ -143,7 +148,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     };
     report(&done);
     match &done.summary {
-        Some(summary) => print_summary(&done, summary, (&output, args.json)),
+        Some(summary) => print_summary(&done, summary, args.json),
         None => print_plan(&done.plan, args.json),
     }
 }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle_formats::container::{Container, is_container};
-use dwindle_formats::gguf::{Metadata, TensorType, read_header, refuse_split};
+use dwindle_formats::gguf::{Metadata, TensorType, parts, read_header};
 use serde::Serialize;
 
 use super::Failure;
 use super::output::{json, line, ranks, shape, size, table, types};
 use crate::architecture::ModelTensor;
+use crate::checkpoint::gguf::Gguf;
+use crate::checkpoint::{Source as _, SourceFile, SourceTensor};
 use crate::mapped::Mapping;
 
 /// List a model's tensors: method, type, shape, rank, bytes, bits per weight
@@ -93,10 +95,27 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     print(&report)
 }
 
+/// All parts of a split model.
+fn in_parts(file: &Path) -> Result<Found, Failure> {
+    let whole = Gguf::open(file).map_err(crate::architecture::Error::from)?;
+    let row = |t: &SourceTensor| {
+        let bytes = t.ty.bytes(&t.shape).unwrap_or(0);
+        raw_row(&t.name, &t.shape, t.ty, bytes)
+    };
+    Ok(Found {
+        kind: "GGUF in several files",
+        bytes: whole.files().iter().map(SourceFile::bytes).sum(),
+        metadata: whole.metadata().clone(),
+        rows: whole.tensors().iter().map(row).collect(),
+    })
+}
+
 fn in_file(file: &Path) -> Result<Found, Failure> {
+    if parts(file).len() > 1 {
+        return in_parts(file);
+    }
     let bytes = Mapping::open(file)?;
-    let header = refuse_split(file).and_then(|()| read_header(&bytes));
-    let header = header.map_err(|e| Failure::file(file, e))?;
+    let header = read_header(&bytes).map_err(|e| Failure::file(file, e))?;
     let (kind, rows) = if is_container(&header) {
         let container = Container::read(&bytes).map_err(|e| Failure::file(file, e))?;
         let kind = match container.is_stock() {

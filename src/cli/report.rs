@@ -1,7 +1,7 @@
 //! Reports of `compress` on its plan and its file.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
@@ -101,11 +101,7 @@ pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
 }
 
 /// Prints what was written.
-pub fn print_summary(
-    done: &Compressed,
-    summary: &Summary,
-    (output, as_json): (&Path, bool),
-) -> Result<(), Failure> {
+pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Result<(), Failure> {
     let bpw = summary.bytes as f64 * 8.0 / done.parameters as f64;
     if let Some(warning) = done.outcome.as_ref().and_then(warning) {
         eprintln!("warning: {warning}");
@@ -113,7 +109,7 @@ pub fn print_summary(
     if as_json {
         #[derive(Serialize)]
         struct Report<'a> {
-            output: &'a Path,
+            files: &'a [PathBuf],
             #[serde(flatten)]
             summary: &'a Summary,
             parameters: u64,
@@ -125,7 +121,7 @@ pub fn print_summary(
             unfitted: &'a [Unfitted],
         }
         return json(&Report {
-            output,
+            files: &done.files,
             unfitted: &done.unfitted,
             structure: done.structure.as_ref(),
             target: done.outcome.as_ref(),
@@ -139,7 +135,7 @@ pub fn print_summary(
     print_roles(&done.plan, summary)?;
     line(format!(
         "{}: {} bytes ({}), {bpw:.3} bits per weight with metadata, {:.1} % of the checkpoint's weights, in {}",
-        output.display(),
+        files(&done.files),
         summary.bytes,
         size(summary.bytes),
         100.0 * summary.bytes as f64 / done.source_bytes.max(1) as f64,
@@ -149,6 +145,15 @@ pub fn print_summary(
         line(text)?;
     }
     Ok(())
+}
+
+/// The files of an output.
+fn files(all: &[PathBuf]) -> String {
+    match all {
+        [] => String::new(),
+        [file] => file.display().to_string(),
+        [first, others @ ..] => format!("{} and {} more", first.display(), others.len()),
+    }
 }
 
 /// The tensors of a role.

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use dwindle_formats::container::{Container, ContainerError, verify};
-use dwindle_formats::gguf::{GgufError, refuse_split};
+use dwindle_formats::gguf::{GgufError, parts};
 use serde::Serialize;
 
 use super::output::{json, line, size, table};
 use super::{Failure, progress};
+use crate::checkpoint::gguf::Gguf;
 use crate::mapped::Mapping;
 use crate::measure::{TensorDifference, compare};
 use crate::plan::Subject;
@@ -51,40 +52,39 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// One file of an output.
+struct Part {
+    path: PathBuf,
+    bytes: Mapping,
+    container: Container,
+}
+
 fn one(args: &Args, file: &Path) -> Result<(), Failure> {
-    refuse_split(file).map_err(|e| Failure::file(file, e))?;
-    let bytes = Mapping::open(file)?;
-    let container = read(file, &bytes)?;
-    let bar = progress::bytes(bytes.len() as u64, "verifying");
-    let damage: Vec<String> = verify(
-        &container,
-        &bytes,
-        |n| bar.inc(n),
-        |range| bytes.release(range),
-    )
-    .iter()
-    .map(ContainerError::to_string)
-    .collect();
+    let parts = open(file)?;
+    let mut report = Report {
+        file: file.display().to_string(),
+        bytes: parts.iter().map(|p| p.bytes.len() as u64).sum(),
+        damage: Vec::new(),
+        differences: None,
+    };
+    let bar = progress::bytes(report.bytes, "verifying");
+    for part in &parts {
+        let release = |range| part.bytes.release(range);
+        let found = verify(&part.container, &part.bytes, |n| bar.inc(n), release);
+        report
+            .damage
+            .extend(found.iter().map(|e| match parts.len() {
+                1 => e.to_string(),
+                _ => format!("`{}`: {e}", part.path.display()),
+            }));
+    }
     bar.finish_and_clear();
-    if !damage.is_empty() {
-        let report = Report {
-            file: file.display().to_string(),
-            bytes: bytes.len() as u64,
-            damage,
-            differences: None,
-        };
+    if !report.damage.is_empty() {
         return failed(args, &report);
     }
-    let differences = match &args.against {
-        None => None,
-        Some(checkpoint) => Some(against(&container, &bytes, checkpoint)?),
-    };
-    let report = Report {
-        file: file.display().to_string(),
-        bytes: bytes.len() as u64,
-        damage,
-        differences,
-    };
+    if let Some(checkpoint) = &args.against {
+        report.differences = Some(against(&parts, checkpoint)?);
+    }
     if args.json {
         return json(&report);
     }
@@ -98,18 +98,45 @@ fn one(args: &Args, file: &Path) -> Result<(), Failure> {
         });
         line(table(["tensor", "method", ">relative error"], rows).to_string())?;
     }
+    let tensors: usize = parts.iter().map(|p| p.container.plan.tensors.len()).sum();
+    let files = match parts.len() {
+        1 => String::new(),
+        n => format!(", {n} files"),
+    };
     line(format!(
-        "{}: all checksums hold, {} in {} tensors",
+        "{}: all checksums hold, {} in {tensors} tensors{files}",
         report.file,
         size(report.bytes),
-        container.plan.tensors.len()
     ))
 }
 
-/// Reads a container. A file that can't be read as what it claims to be fails the check; a file of
-/// another program has nothing to check.
-fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
-    Container::read(bytes).map_err(|e| match e {
+/// Opens a file, or all parts of the model that it is a part of.
+fn open(file: &Path) -> Result<Vec<Part>, Failure> {
+    let paths = parts(file);
+    if paths.len() > 1 {
+        // They are there, and belong together.
+        Gguf::open(file).map_err(crate::architecture::Error::from)?;
+    }
+    let part = |path: &PathBuf| {
+        let bytes = Mapping::open(path)?;
+        let read = match paths.len() {
+            1 => Container::read(&bytes),
+            _ => Container::read_part(&bytes),
+        };
+        let container = read.map_err(|e| unreadable(path, e))?;
+        Ok(Part {
+            path: path.clone(),
+            bytes,
+            container,
+        })
+    };
+    paths.iter().map(part).collect()
+}
+
+/// A file that can't be read as what it claims to be fails the check; a file of another program has nothing to
+/// check.
+fn unreadable(path: &Path, error: ContainerError) -> Failure {
+    match error {
         ContainerError::Foreign => Failure::file(
             path,
             "the file has no checksums: another program wrote it; `dwindle compress` it with \
@@ -117,7 +144,7 @@ fn read(path: &Path, bytes: &Mapping) -> Result<Container, Failure> {
         ),
         ContainerError::Gguf(e @ GgufError::Split { .. }) => Failure::file(path, e),
         e => Failure::Check(format!("`{}`: {e}", path.display())),
-    })
+    }
 }
 
 fn failed(args: &Args, report: &Report) -> Result<(), Failure> {
@@ -135,19 +162,16 @@ fn failed(args: &Args, report: &Report) -> Result<(), Failure> {
     )))
 }
 
-fn against(
-    container: &Container,
-    bytes: &Mapping,
-    checkpoint: &Path,
-) -> Result<Vec<TensorDifference>, Failure> {
+fn against(parts: &[Part], checkpoint: &Path) -> Result<Vec<TensorDifference>, Failure> {
     let (source, model) = crate::architecture::open(checkpoint)?;
-    let bar = progress::count(container.plan.tensors.len() as u64, "comparing");
-    let differences = compare(
-        container,
-        bytes,
-        &Subject::unmeasured(&model, source.as_ref()),
-        &|| bar.inc(1),
-    )?;
+    let subject = Subject::unmeasured(&model, source.as_ref());
+    let tensors: usize = parts.iter().map(|p| p.container.plan.tensors.len()).sum();
+    let bar = progress::count(tensors as u64, "comparing");
+    let mut differences = Vec::new();
+    for part in parts {
+        let seen = &|| bar.inc(1);
+        differences.extend(compare(&part.container, &part.bytes, &subject, seen)?);
+    }
     bar.finish_and_clear();
     Ok(differences)
 }

@@ -6,11 +6,11 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dwindle_formats::gguf::Metadata;
+use dwindle_formats::gguf::{Metadata, parts};
 use llama_cpp_sys_2 as sys;
 
 use super::adapter::{self, Adapter};
-use super::admission::file::admit_file;
+use super::admission::file::admit_files;
 use super::backend::{describe, devices, raw_devices};
 use super::device::Devices;
 pub use super::error::LlamaError;
@@ -60,7 +60,7 @@ pub struct Model {
     /// Bytes of the weights, where llama.cpp does not know.
     pub(super) size: Option<u64>,
     /// The file that llama.cpp has mapped, if it has.
-    watched: Option<Watched>,
+    watched: Vec<Watched>,
     /// What computes with operands in place of weights. Dropped behind `raw`.
     pub(super) devices: Option<Devices>,
 }
@@ -89,6 +89,9 @@ impl Model {
     /// # Errors
     /// llama.cpp refuses the file; the error carries its words.
     pub fn load(path: &Path, options: &ModelOptions) -> Result<Model, LlamaError> {
+        // llama.cpp opens the others of a split model by the name of the first.
+        let files = parts(path);
+        let path = files[0].as_path();
         let refused = || LlamaError::Path(path.to_path_buf());
         let c_path = path.to_str().ok_or_else(refused)?;
         let c_path = CString::new(c_path).map_err(|_| refused())?;
@@ -98,17 +101,15 @@ impl Model {
             sys::LLAMA_LOAD_MODE_NONE
         };
         let mut devices = device_list(options)?;
-        admit_file(path)?;
+        admit_files(&files)?;
         let params = params(options, &mut devices, mode);
         let refused = |reason| LlamaError::Load {
             name: path.display().to_string(),
             reason,
         };
-        let watched = if options.use_mmap {
-            Some(Watched::open(path).map_err(|e| refused(e.to_string()))?)
-        } else {
-            None
-        };
+        let mapped = files.iter().filter(|_| options.use_mmap);
+        let watched = mapped.map(|file| Watched::open(file).map_err(|e| refused(e.to_string())));
+        let watched: Vec<Watched> = watched.collect::<Result<_, _>>()?;
         let start = Instant::now();
         // SAFETY: the path is a C string, and the device list that `params` points to lives.
         let loaded = load_raw(|model, failure| unsafe {
@@ -206,7 +207,7 @@ impl Model {
             busy: Mutex::new(()),
             adapters: Vec::new(),
             size: None,
-            watched: None,
+            watched: Vec::new(),
             devices: None,
         })
     }
@@ -229,7 +230,7 @@ impl Model {
 
     /// Whether the file that the weights are read from is as it was.
     pub(super) fn check_file(&self) -> Result<(), LlamaError> {
-        self.watched.as_ref().map_or(Ok(()), Watched::check)
+        self.watched.iter().try_for_each(Watched::check)
     }
 
     pub(super) fn owns_weights(&self) -> bool {

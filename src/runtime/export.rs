@@ -71,6 +71,7 @@ pub fn export(
     let output = Output {
         writer,
         stored: dense.clone(),
+        first: 0,
         options,
         progress,
     };

@@ -1,21 +1,20 @@
 //! Loads GGUF files, containers and checkpoints into llama.cpp, without writing anything to disk.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dwindle_formats::container::{
     Container, ContainerError, Form, StoredTensor, is_container, verify,
 };
-use dwindle_formats::gguf::{
-    GgufError, Metadata, TensorLayout, TensorType, read_header, refuse_split,
-};
+use dwindle_formats::gguf::{GgufError, Metadata, TensorLayout, TensorType, parts, read_header};
 
 use super::chain::chains;
 use super::stock::{StockError, StockModel};
 use crate::architecture;
-use crate::checkpoint::{self, Caches};
+use crate::checkpoint::gguf::Gguf;
+use crate::checkpoint::{self, Caches, Source as _};
 use crate::ggml::{self, GgmlError};
 use crate::llama::context::{Context, ContextOptions};
 use crate::llama::extent::{ExtentError, check_extent};
@@ -87,10 +86,13 @@ pub fn load(
     if path.is_dir() {
         return load_as(path, &Recipe::of(Base::Source), options, progress);
     }
+    let paths = parts(path);
+    if paths.len() > 1 {
+        return load_parts(&paths, options);
+    }
     let bytes = Mapping::open(path)?;
     let name = || path.display().to_string();
-    let header = refuse_split(path).and_then(|()| read_header(&bytes));
-    let header = header.map_err(|source| LoadError::Gguf {
+    let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
         path: name(),
         source,
     })?;
@@ -103,15 +105,7 @@ pub fn load(
         source,
     })?;
     if container.is_stock() {
-        // Verified and mapped: the system takes its memory back where that is short.
-        let release = |range| bytes.release(range);
-        let damage = verify(&container, &bytes, |_| (), release);
-        if let Some(source) = damage.into_iter().next() {
-            return Err(LoadError::Container {
-                path: name(),
-                source,
-            });
-        }
+        undamaged(path, &container, &bytes)?;
         return Ok(Model::load(path, options)?);
     }
     if factors == Factors::Executed {
@@ -125,6 +119,38 @@ pub fn load(
     }
     let stock = StockModel::from_container(&container, &bytes);
     feed(path, &stock, options, progress)
+}
+
+/// Loads the parts of a split model, mapped. Checksums are verified where the parts have them.
+fn load_parts(paths: &[PathBuf], options: &ModelOptions) -> Result<Model, LoadError> {
+    let whole = Gguf::open(&paths[0]).map_err(architecture::Error::from)?;
+    extent(&paths[0], whole.tensors().len(), whole.metadata())?;
+    for path in paths {
+        let bytes = Mapping::open(path)?;
+        match Container::read_part(&bytes) {
+            Ok(container) => undamaged(path, &container, &bytes)?,
+            Err(ContainerError::Foreign) => {}
+            Err(source) => {
+                return Err(LoadError::Container {
+                    path: path.display().to_string(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(Model::load(&paths[0], options)?)
+}
+
+/// Refuses a damaged file. What was read stays mapped: the system takes its memory back where that is short.
+fn undamaged(path: &Path, container: &Container, bytes: &Mapping) -> Result<(), LoadError> {
+    let damage = verify(container, bytes, |_| (), |range| bytes.release(range));
+    match damage.into_iter().next() {
+        None => Ok(()),
+        Some(source) => Err(LoadError::Container {
+            path: path.display().to_string(),
+            source,
+        }),
+    }
 }
 
 /// A container whose factors are executed. What the model's graph uses in a way that factors can't
@@ -232,11 +258,10 @@ pub fn load_as(
 pub fn identity(path: &Path) -> Result<Identity, LoadError> {
     let path =
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
-    if !path.is_dir() {
+    if !path.is_dir() && parts(path).len() == 1 {
         let bytes = Mapping::open(path)?;
         let name = || path.display().to_string();
-        let header = refuse_split(path).and_then(|()| read_header(&bytes));
-        let header = header.map_err(|source| LoadError::Gguf {
+        let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
             path: name(),
             source,
         })?;

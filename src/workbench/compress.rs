@@ -31,6 +31,7 @@ pub struct Compress<'p> {
     text: Option<PathBuf>,
     gate: Option<PathBuf>,
     workspaces: Option<PathBuf>,
+    split_size: Option<u64>,
     sequential: bool,
     fit: FitOptions,
     options: Options,
@@ -53,6 +54,7 @@ impl<'p> Compress<'p> {
             text: None,
             gate: None,
             workspaces: None,
+            split_size: None,
             sequential: false,
             fit: FitOptions {
                 ctx: 512,
@@ -156,6 +158,15 @@ impl<'p> Compress<'p> {
         }
     }
 
+    /// The most bytes that a `.gguf` may have. A larger one is written as parts that llama.cpp loads together,
+    /// `model-00001-of-00003.gguf` and so on in the place of `model.gguf`. For a goal, a file counts whole.
+    pub fn split_size(self, bytes: impl Into<Option<u64>>) -> Compress<'p> {
+        Compress {
+            split_size: bytes.into(),
+            ..self
+        }
+    }
+
     /// Whether layers are fitted to the outputs of the compressed layers before them, and on how
     /// much of the text.
     pub fn sequential(self, sequential: bool, fit: FitOptions) -> Compress<'p> {
@@ -204,8 +215,11 @@ impl<'p> Compress<'p> {
         crate::llama::backend::init();
         // Before work that may take hours.
         let path = checkpoint::resolve(&self.checkpoint, &Caches::from_env());
-        self.claims(path.as_deref().unwrap_or(&self.checkpoint), output)
-            .check()?;
+        let reads = self.reads(path.as_deref().unwrap_or(&self.checkpoint));
+        reads.clone().writes(output).check()?;
+        if let (Some(path), false) = (output.filter(|_| self.split_size.is_some()), is_stock) {
+            return Err(Error::SplitContainer(path.to_path_buf()));
+        }
         let path = path.map_err(crate::architecture::Error::from)?;
         let text = self.text.as_deref().map(Text::read).transpose()?;
         let gate = self.gate.as_deref().map(Text::read).transpose()?;
@@ -248,6 +262,8 @@ impl<'p> Compress<'p> {
             text,
             gate,
             workspaces: self.workspaces.clone(),
+            split_size: self.split_size,
+            reads,
             sequential: self.sequential,
             fit: self.fit.clone(),
             options: Options {
@@ -259,8 +275,8 @@ impl<'p> Compress<'p> {
         compression.run(output, is_stock)
     }
 
-    /// What is read and written.
-    fn claims(&self, checkpoint: &Path, output: Option<&Path>) -> Claims {
+    /// What is read.
+    fn reads(&self, checkpoint: &Path) -> Claims {
         Claims::new()
             .reads("the checkpoint", [checkpoint])
             .reads("the recipe", &self.recipe_file)
@@ -270,6 +286,5 @@ impl<'p> Compress<'p> {
             .reads("the diagnosis", &self.diagnosis)
             .reads("a text", &self.text)
             .reads("a text", &self.gate)
-            .writes(output)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dwindle_formats::output::folder_of;
+use dwindle_formats::output::{Claims, folder_of};
 
 use super::fitted::fit_layers;
 use super::shrink::{Following, Smaller, shrink};
@@ -18,7 +18,7 @@ use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
 use crate::target::{Chosen, refuse_too_small, types_for};
-use crate::writing::{Inputs, Options, Summary, compress};
+use crate::writing::{Inputs, Options, Summary, compress, divide};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
 pub(super) struct Compression<'a> {
@@ -32,6 +32,9 @@ pub(super) struct Compression<'a> {
     pub text: Option<Text>,
     pub gate: Option<Text>,
     pub workspaces: Option<PathBuf>,
+    pub split_size: Option<u64>,
+    /// What no output may be.
+    pub reads: Claims,
     pub sequential: bool,
     pub fit: FitOptions,
     pub options: Options,
@@ -45,6 +48,8 @@ pub struct Compressed {
     pub plan: Plan,
     /// What was written; `None` where only the plan was wanted.
     pub summary: Option<Summary>,
+    /// The file that was written, or all of its parts.
+    pub files: Vec<PathBuf>,
     /// Parameters of the model.
     pub parameters: u64,
     /// Bytes of the checkpoint's weights.
@@ -112,6 +117,7 @@ impl Compression<'_> {
         let mut done = Compressed {
             plan,
             summary: None,
+            files: Vec::new(),
             parameters: bench.subject.elements(),
             source_bytes: self.source_bytes(),
             time: Duration::ZERO,
@@ -123,7 +129,7 @@ impl Compression<'_> {
             // A smaller model was fitted while it was made; what was studied is fitted to that.
             let fits = self.sequential && smaller.is_none() && study.is_none();
             self.carry_out(&bench, output, fits, &mut done)?;
-            done.outcome = self.outcome(&bench, chosen.as_ref(), output)?;
+            done.outcome = self.outcome(&bench, chosen.as_ref(), &done.files[0])?;
         }
         done.time = start.elapsed();
         Ok(done)
@@ -226,10 +232,13 @@ impl Compression<'_> {
             _ => bench.rounded(&done.plan, &inputs)?,
         };
         inputs.fitted = fitted.as_ref();
+        let files = divide(&done.plan, &inputs, output, (self.split_size, self.options))?;
+        done.files = files.iter().map(|f| f.path.clone()).collect();
+        self.reads.clone().writes(&done.files).check()?;
         let total = done.plan.bytes();
         self.progress.begin("compressing", total, Unit::Bytes);
         let advance = &mut |n| self.progress.advance(n);
-        let summary = compress(&done.plan, &inputs, output, self.options, advance)?;
+        let summary = compress(&done.plan, &inputs, &files, self.options, advance)?;
         self.progress.end();
         done.summary = Some(summary);
         Ok(())

@@ -51,6 +51,10 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] crate::writing::PipelineError),
     #[error(transparent)]
+    TooLarge(#[from] crate::writing::TooLarge),
+    #[error("`--split-size` is for `.gguf` files, expected an output that ends so instead of `{}`", .0.display())]
+    SplitContainer(PathBuf),
+    #[error(transparent)]
     Fit(#[from] crate::fitting::FitError),
     #[error(transparent)]
     Blockwise(#[from] crate::blockwise::BlockwiseError),

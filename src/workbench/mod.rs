@@ -39,7 +39,7 @@ use crate::method::drift::Following;
 use crate::plan::{Plan, Rounding, Step, Subject, Treatment};
 use crate::progress::{Progress, Unit};
 use crate::target::Task;
-use crate::writing::{Fitted, Inputs, Options, compress};
+use crate::writing::{Fitted, Inputs, Options, OutputFile, compress};
 
 /// A checkpoint, what was measured of it, and the memory and threads to use.
 #[derive(Clone, Copy)]
@@ -86,7 +86,8 @@ impl<'a> Workbench<'a> {
         let rounded = self.rounded(plan, &inputs)?;
         inputs.fitted = rounded.as_ref();
         let nothing = &mut |_| ();
-        Ok(compress(plan, &inputs, file, self.options, nothing)?.bytes)
+        let files = [OutputFile::whole(plan, file)];
+        Ok(compress(plan, &inputs, &files, self.options, nothing)?.bytes)
     }
 
     /// The layers of a plan that are rounded for what the rounded layers before them give.

@@ -1,16 +1,15 @@
 //! Carrying a plan out: jobs of whole chunks or whole factorizations, in parallel and in order.
 
 use std::borrow::Cow;
-use std::ops::Deref;
-use std::path::Path;
+use std::ops::{Deref, Range};
 
 use dwindle_formats::container::{
     ChunkGeometry, ContainerWriter, EncodedChunk, Form, Part, StoredPlan, WriteError,
 };
 
 use super::admitted::admitted;
+use super::division::{OutputFile, part_of};
 use super::factored::Factorizer;
-use super::fitted::Fitted;
 use super::inputs::Inputs;
 use super::ordered::ordered;
 use super::resources::Options;
@@ -18,7 +17,7 @@ use super::rounding::Rounder;
 use super::transform::{ErrorSums, store_rows};
 use crate::checkpoint::{Changed, SourceFile};
 use crate::llama::admission::Refusal;
-use crate::plan::{Fingerprint, Plan, Step, Subject, TensorError, TransformError, Treatment};
+use crate::plan::{Plan, Step, Subject, TensorError, TransformError, Treatment};
 
 /// Mapped source bytes of one tensor that may stay in memory while it is read.
 const RELEASE_EVERY: u64 = 64 << 20;
@@ -39,9 +38,9 @@ pub enum PipelineError {
 }
 
 /// What was written.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Summary {
-    /// Bytes of the file.
+    /// Bytes of the file, or of all its parts.
     pub bytes: u64,
     /// Tensors that an earlier, killed run had already finished.
     pub resumed_tensors: usize,
@@ -50,6 +49,15 @@ pub struct Summary {
     pub began_anew: bool,
     /// One entry a tensor that this run made, in file order.
     pub tensors: Vec<TensorSummary>,
+}
+
+impl Summary {
+    fn add(&mut self, part: Summary) {
+        self.bytes += part.bytes;
+        self.resumed_tensors += part.resumed_tensors;
+        self.began_anew |= part.began_anew;
+        self.tensors.extend(part.tensors);
+    }
 }
 
 /// What became of one tensor.
@@ -91,63 +99,35 @@ pub(crate) struct Job {
 /// What a job gives: chunks in file order and the sums of their errors.
 type Made<'a> = (Vec<EncodedChunk<'a>>, ErrorSums);
 
-/// Carries a plan out and writes the file, or goes on where a killed run with the same inputs
-/// stopped.
+/// Carries a plan out and writes its files, or goes on where a killed run with the same inputs
+/// stopped. None has its name before all are complete.
 ///
 /// # Errors
-/// [`PipelineError`]; an existing file at the destination is then untouched.
+/// [`PipelineError`]; existing files at the destinations are then untouched.
 pub fn compress(
     plan: &Plan,
     inputs: &Inputs<'_>,
-    destination: &Path,
+    files: &[OutputFile],
     options: Options,
     progress: Progress<'_>,
 ) -> Result<Summary, PipelineError> {
-    let Inputs {
-        subject,
-        content,
-        fitted,
-    } = *inputs;
-    let Subject { model, source, .. } = subject;
+    let Subject { source, .. } = inputs.subject;
     admitted(plan)?;
-    let fingerprint = Fingerprint::of_plan(plan, model, &subject.measured, content)
-        .with(&[u8::from(options.compress)])
-        .with(&fitted.map_or([0; 32], Fitted::digest))
-        .finish();
-    let metadata = plan.metadata.clone();
-    let writer = ContainerWriter::create(destination, metadata, plan.stored(), &fingerprint)?;
-    let jobs = jobs(plan, inputs, options.threads, writer.resumed_tensors());
     let workshop = Workshop {
         plan,
         inputs,
         options,
         factorizer: Factorizer::new(plan, inputs),
-        rounder: Rounder::new(subject),
+        rounder: Rounder::new(inputs.subject),
     };
-    let output = Output {
-        writer,
-        stored: plan.stored(),
-        options,
-        progress,
-    };
-    let mut read = 0;
-    let after = |job: &Job, bytes| {
-        read += bytes;
-        if job.last || read > RELEASE_EVERY {
-            model.tensors[job.step].release(source);
-            read = 0;
-        }
-    };
-    let work = |job: &Job| {
-        let made = workshop.make(job);
-        made.map_err(TensorError::of::<TransformError>(
-            &model.tensors[job.step].name,
-        ))
-        .map_err(PipelineError::from)
-    };
-    let written = run(output, &jobs, work, after)?;
+    let written = files.iter().map(|file| workshop.write(file, progress));
+    let written: Vec<Written> = written.collect::<Result<_, _>>()?;
     source.files().iter().try_for_each(SourceFile::check)?;
-    written.finish()
+    let mut whole = Summary::default();
+    for part in written {
+        whole.add(part.finish::<PipelineError>()?);
+    }
+    Ok(whole)
 }
 
 /// What jobs are done with.
@@ -160,6 +140,46 @@ struct Workshop<'a> {
 }
 
 impl<'a> Workshop<'a> {
+    /// Writes one file, all but its name.
+    fn write(&self, file: &OutputFile, progress: Progress<'_>) -> Result<Written, PipelineError> {
+        let (plan, options) = (self.plan, self.options);
+        let Subject { model, source, .. } = self.inputs.subject;
+        let mut fingerprint = self.inputs.fingerprint(plan, options);
+        let steps = file.steps.clone();
+        if steps != (0..plan.steps.len()) {
+            fingerprint = fingerprint.with(format!("{steps:?}").as_bytes());
+        }
+        let stored = part_of(&plan.stored(), &steps);
+        let metadata = file.metadata.clone();
+        let key = fingerprint.finish();
+        let writer = ContainerWriter::create(&file.path, metadata, stored.clone(), &key)?;
+        let left = steps.start + writer.resumed_tensors()..steps.end;
+        let jobs = jobs(plan, self.inputs, options.threads, left);
+        let output = Output {
+            writer,
+            stored,
+            first: steps.start,
+            options,
+            progress,
+        };
+        let mut read = 0;
+        let after = |job: &Job, bytes| {
+            read += bytes;
+            if job.last || read > RELEASE_EVERY {
+                model.tensors[job.step].release(source);
+                read = 0;
+            }
+        };
+        let work = |job: &Job| {
+            let made = self.make(job);
+            made.map_err(TensorError::of::<TransformError>(
+                &model.tensors[job.step].name,
+            ))
+            .map_err(PipelineError::from)
+        };
+        run(output, &jobs, work, after)
+    }
+
     fn make(&self, job: &Job) -> Result<Made<'a>, TransformError> {
         let parts = &self.plan.steps[job.step].stored.parts;
         if let Work::Chunk(chunk) = job.work {
@@ -196,7 +216,10 @@ impl<'a> Workshop<'a> {
 /// Where jobs' results go.
 pub(crate) struct Output<'a> {
     pub(crate) writer: ContainerWriter,
+    /// What the file has.
     pub(crate) stored: StoredPlan,
+    /// The step of its first tensor.
+    pub(crate) first: usize,
     pub(crate) options: Options,
     pub(crate) progress: Progress<'a>,
 }
@@ -211,6 +234,7 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
     let Output {
         mut writer,
         stored,
+        first,
         options,
         progress,
     } = output;
@@ -240,13 +264,13 @@ pub(crate) fn run<'a, E: From<WriteError> + Send>(
             if job.last {
                 let own = std::mem::take(&mut sums).relative();
                 // What a stack lost is told for all of it.
-                let holder = match &stored.tensors[job.step].form {
+                let made = &stored.tensors[job.step - first];
+                let holder = match &made.form {
                     Form::Slice { of, .. } => by_name.get(of.as_str()).copied(),
                     _ => None,
                 };
                 let relative_error = holder.and_then(|i| writer.error(i)).unwrap_or(own);
                 writer.end_tensor(relative_error)?;
-                let made = &stored.tensors[job.step];
                 tensors.push(TensorSummary {
                     name: made.name.clone(),
                     method: made.method.clone(),
@@ -281,10 +305,10 @@ impl Written {
     }
 }
 
-fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, first: usize) -> Vec<Job> {
+fn jobs(plan: &Plan, inputs: &Inputs<'_>, threads: usize, steps: Range<usize>) -> Vec<Job> {
     let is_fitted = |step| inputs.fitted.is_some_and(|f| f.get(step).is_some());
     let mut jobs = Vec::new();
-    for step in first..plan.steps.len() {
+    for step in steps {
         if plan.steps[step].treatment.is_by_rows() && !is_fitted(step) {
             jobs.extend(jobs_by_rows(plan, &inputs.subject, threads, step));
         } else {

@@ -3,7 +3,8 @@
 use dwindle_formats::container::Digest;
 
 use super::fitted::Fitted;
-use crate::plan::Subject;
+use super::resources::Options;
+use crate::plan::{Fingerprint, Plan, Subject};
 
 /// What a plan is carried out on.
 #[derive(Clone, Copy)]
@@ -15,4 +16,16 @@ pub struct Inputs<'a> {
     /// A digest of what the source holds, by which an unfinished file is recognised; see
     /// [`content`](crate::checkpoint::fingerprint::content).
     pub content: &'a Digest,
+}
+
+impl Inputs<'_> {
+    /// All that decides the bytes of a plan's output.
+    pub(super) fn fingerprint(&self, plan: &Plan, options: Options) -> Fingerprint {
+        let Subject {
+            model, measured, ..
+        } = &self.subject;
+        Fingerprint::of_plan(plan, model, measured, self.content)
+            .with(&[u8::from(options.compress)])
+            .with(&self.fitted.map_or([0; 32], Fitted::digest))
+    }
 }

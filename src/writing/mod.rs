@@ -3,6 +3,7 @@
 
 mod admitted;
 mod contract;
+mod division;
 mod execute;
 mod factored;
 mod fitted;
@@ -13,6 +14,7 @@ mod rounding;
 mod transform;
 
 pub(crate) use contract::multiply_out;
+pub use division::{OutputFile, TooLarge, divide};
 pub use execute::Progress;
 pub(crate) use execute::{Job, Output, Work, chunks_of, run};
 pub use execute::{PipelineError, Summary, TensorSummary, compress};

@@ -5,6 +5,7 @@
 pub mod folder;
 pub mod hostile;
 pub mod markdown;
+pub mod parts;
 pub mod program;
 pub mod server;
 pub mod smaller;

@@ -8,3 +8,4 @@ mod export;
 mod factor_forms;
 mod families;
 mod quality_and_speed;
+mod split_models;

@@ -1,6 +1,7 @@
 //! A GGUF file as a model.
 
 use super::{Assembly, Error, Model, ModelTensor, is_always_f32};
+use dwindle_checkpoint::Source as _;
 use dwindle_checkpoint::gguf::Gguf;
 
 /// The model in a GGUF file. Its metadata passes through, save what depends on the types of the
@@ -9,10 +10,9 @@ use dwindle_checkpoint::gguf::Gguf;
 /// # Errors
 /// When the file names no architecture.
 pub fn from_gguf(file: &Gguf) -> Result<Model, Error> {
-    let header = file.header();
     let key = "general.architecture";
-    let architecture = header
-        .metadata
+    let architecture = file
+        .metadata()
         .get(key)
         .and_then(|v| v.as_str())
         .filter(|name| !name.is_empty())
@@ -21,15 +21,16 @@ pub fn from_gguf(file: &Gguf) -> Result<Model, Error> {
             key,
         })?
         .to_string();
-    let mut metadata = header.metadata.clone();
+    let mut metadata = file.metadata().clone();
     metadata.retain(|key| {
         !key.starts_with("dwindle.")
+            && !key.starts_with("split.")
             && key != "general.file_type"
             && key != "general.quantization_version"
             && key != "general.alignment"
     });
-    let tensors = header
-        .tensors
+    let tensors = file
+        .tensors()
         .iter()
         .enumerate()
         .map(|(index, tensor)| ModelTensor {

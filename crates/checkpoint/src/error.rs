@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dwindle_formats::gguf::GgufError;
+use dwindle_formats::gguf::{GgufError, SplitError};
 
 /// Why a checkpoint can't be read. Each message is one sentence that names the file, what was
 /// found, what was expected and what to do.
@@ -95,6 +95,14 @@ pub enum Error {
     Container(PathBuf),
     #[error("`{}`: {source}", path.display())]
     Gguf { path: PathBuf, source: GgufError },
+    #[error("part {number} of {count} of the model is missing: there is no `{}`; download it too", path.display())]
+    MissingPart {
+        path: PathBuf,
+        number: usize,
+        count: usize,
+    },
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }

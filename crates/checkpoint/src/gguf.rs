@@ -1,21 +1,31 @@
-//! A GGUF file as a source: its tensors are what its header lists.
+//! A GGUF file as a source, or all files of a model that is split over several: its tensors are what the
+//! headers list.
 
 use std::path::{Path, PathBuf};
 
 use dwindle_formats::container::{Container, is_container};
-use dwindle_formats::gguf::{Header, read_header, refuse_split};
+use dwindle_formats::gguf::{Header, Metadata, join, parts, read_header, read_part};
 use dwindle_mapped::Mapping;
 
 use super::{Error, Source, SourceFile, SourceTensor};
 
-/// An open GGUF file.
+/// An open model.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    files: [SourceFile; 1],
+    metadata: Metadata,
+    files: Vec<SourceFile>,
+    parts: Vec<Part>,
+    tensors: Vec<SourceTensor>,
+    /// Of each tensor, its part and its place there.
+    places: Vec<(usize, usize)>,
+}
+
+/// One of its files.
+#[derive(Debug)]
+struct Part {
     map: Mapping,
     header: Header,
-    tensors: Vec<SourceTensor>,
 }
 
 /// Whether a file's tensors are not those of its model: it has factors, or compressed payloads.
@@ -23,15 +33,13 @@ fn is_compressed(header: &Header, bytes: &[u8]) -> bool {
     is_container(header) && Container::read(bytes).is_ok_and(|c| !c.is_stock())
 }
 
-impl Gguf {
-    /// Maps a file and checks its header.
-    ///
-    /// # Errors
-    /// When the file can't be read or is not an acceptable GGUF file.
-    pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let files = [SourceFile::of(path)?];
+impl Part {
+    fn open(path: &Path, is_whole: bool) -> Result<Part, Error> {
         let map = Mapping::open(path)?;
-        let header = refuse_split(path).and_then(|()| read_header(&map));
+        let header = match is_whole {
+            true => read_header(&map),
+            false => read_part(&map),
+        };
         let header = header.map_err(|source| Error::Gguf {
             path: path.to_path_buf(),
             source,
@@ -39,32 +47,69 @@ impl Gguf {
         if is_compressed(&header, &map) {
             return Err(Error::Container(path.to_path_buf()));
         }
-        let tensors = header
-            .tensors
-            .iter()
-            .map(|t| SourceTensor {
-                name: t.name.clone(),
-                ty: t.ty,
-                shape: t.shape.clone(),
-            })
+        Ok(Part { map, header })
+    }
+}
+
+impl Gguf {
+    /// Maps a file, or all parts of the model that it is a part of, and checks the headers.
+    ///
+    /// # Errors
+    /// When a file can't be read or is not an acceptable GGUF file, and when parts are missing or are not of one
+    /// model.
+    pub fn open(path: &Path) -> Result<Gguf, Error> {
+        let paths = parts(path);
+        let mut files = Vec::new();
+        let mut parts = Vec::new();
+        for (i, part) in paths.iter().enumerate() {
+            if paths.len() > 1 && !part.exists() {
+                return Err(Error::MissingPart {
+                    path: part.clone(),
+                    number: i + 1,
+                    count: paths.len(),
+                });
+            }
+            files.push(SourceFile::of(part)?);
+            parts.push(Part::open(part, paths.len() == 1)?);
+        }
+        let metadata = match parts.as_slice() {
+            [whole] => whole.header.metadata.clone(),
+            _ => {
+                let headers = parts.iter().map(|p| &p.header);
+                let named: Vec<_> = paths.iter().cloned().zip(headers).collect();
+                join(&named)?
+            }
+        };
+        let all = parts.iter().enumerate();
+        let places: Vec<(usize, usize)> = all
+            .flat_map(|(i, part)| (0..part.header.tensors.len()).map(move |t| (i, t)))
             .collect();
+        let tensor = |(part, index): &(usize, usize)| {
+            let tensor = &parts[*part].header.tensors[*index];
+            SourceTensor {
+                name: tensor.name.clone(),
+                ty: tensor.ty,
+                shape: tensor.shape.clone(),
+            }
+        };
         Ok(Gguf {
             path: path.to_path_buf(),
+            metadata,
             files,
-            map,
-            header,
-            tensors,
+            tensors: places.iter().map(tensor).collect(),
+            parts,
+            places,
         })
     }
 
-    /// The file's path.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The checked header.
-    pub fn header(&self) -> &Header {
-        &self.header
+    /// The model's metadata.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 }
 
@@ -78,11 +123,14 @@ impl Source for Gguf {
     }
 
     fn bytes(&self, index: usize) -> &[u8] {
-        &self.map[self.header.data_range(&self.header.tensors[index])]
+        let (part, tensor) = self.places[index];
+        let Part { map, header } = &self.parts[part];
+        &map[header.data_range(&header.tensors[tensor])]
     }
 
     fn release(&self, index: usize) {
-        self.map
-            .release(self.header.data_range(&self.header.tensors[index]));
+        let (part, tensor) = self.places[index];
+        let Part { map, header } = &self.parts[part];
+        map.release(header.data_range(&header.tensors[tensor]));
     }
 }

@@ -39,6 +39,11 @@ impl SourceFile {
         })
     }
 
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.stamp.len
+    }
+
     /// Whether the file is still the same.
     ///
     /// # Errors

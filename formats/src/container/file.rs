@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use super::chunk::ChunkGeometry;
 use super::expansion::{self, Expansion};
 use super::{Codec, CodecError, Digest, Part, PlanError, StoredPlan, VERSION, hex, key};
-use crate::gguf::{Array, GgufError, Header, TensorInfo, TensorType, Value, read_header};
+use crate::gguf::{
+    Array, GgufError, Header, TensorInfo, TensorType, Value, is_rearranged, read_header, read_part,
+};
 
 /// Why a file is not one that dwindle wrote, or not whole.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +64,11 @@ pub enum ContainerError {
     },
 }
 
-/// Whether a header has any of the specification's keys, so that [`Container::read`] is due.
+/// Whether a header has any of the specification's keys, so that [`Container::read`] is due. A file that
+/// llama-gguf-split has made has those of the file that it was made of, which say nothing of it.
 pub fn is_container(header: &Header) -> bool {
-    header
-        .metadata
-        .iter()
-        .any(|(k, _)| k.starts_with("dwindle."))
+    let mut keys = header.metadata.iter();
+    keys.any(|(k, _)| k.starts_with("dwindle.")) && !is_rearranged(header)
 }
 
 /// One stored chunk.
@@ -106,7 +107,18 @@ impl Container {
     /// Any deviation from the specification; [`ContainerError::Foreign`] for a GGUF file without
     /// dwindle's keys.
     pub fn read(bytes: &[u8]) -> Result<Container, ContainerError> {
-        let header = read_header(bytes)?;
+        Container::of(read_header(bytes)?, bytes)
+    }
+
+    /// The same of a file that may be one part of several.
+    ///
+    /// # Errors
+    /// As [`Container::read`].
+    pub fn read_part(bytes: &[u8]) -> Result<Container, ContainerError> {
+        Container::of(read_part(bytes)?, bytes)
+    }
+
+    fn of(header: Header, bytes: &[u8]) -> Result<Container, ContainerError> {
         if !is_container(&header) {
             return Err(ContainerError::Foreign);
         }

@@ -9,8 +9,8 @@ mod tensor_type;
 mod value;
 mod writer;
 
-pub use reader::{GgufError, Header, limits, read_header};
-pub use split::refuse_split;
+pub use reader::{GgufError, Header, limits, read_header, read_part};
+pub use split::{SplitError, is_rearranged, join, part_metadata, part_name, parts, refuse_split};
 pub use tensor_type::{TensorType, UnknownType};
 pub use value::{Array, Metadata, Value, type_id};
 pub use writer::{TensorLayout, encode_header, header_len, lay_out};

@@ -41,7 +41,7 @@ pub mod limits {
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum GgufError {
     #[error(
-        "it is part {number} of a model in {count} GGUF files; join them with `llama-gguf-split --merge FIRST-PART JOINED.gguf`, and use that"
+        "it is part {number} of a model in {count} GGUF files; give it and the others the names by which llama.cpp finds them (`model-{number:05}-of-{count:05}.gguf`), or join them with `llama-gguf-split --merge FIRST-PART JOINED.gguf`"
     )]
     Split { number: u64, count: u64 },
     #[error("not a GGUF file: it begins with {found:02x?}, expected `GGUF`")]
@@ -189,14 +189,23 @@ impl<'a> Cursor<'a> {
 ///
 /// # Errors
 /// Any deviation from GGUF v3, any claim over the [`limits`], tensors that overlap, leave holes
-/// or reach past the end of the file.
+/// or reach past the end of the file; a file that is one part of several.
 pub fn read_header(bytes: &[u8]) -> Result<Header, GgufError> {
+    let header = read_part(bytes)?;
+    split::refuse_metadata(&header.metadata)?;
+    Ok(header)
+}
+
+/// The same of a file that may be one part of several; [`join`](super::join) says whether they belong together.
+///
+/// # Errors
+/// As [`read_header`].
+pub fn read_part(bytes: &[u8]) -> Result<Header, GgufError> {
     let mut cur = Cursor { bytes, at: 0 };
     read_version(&mut cur)?;
     let tensor_count = cur.count(limits::TENSORS, &|| "the tensor count".into())?;
     let entry_count = cur.count(limits::METADATA_ENTRIES, &|| "the metadata count".into())?;
     let (metadata, value_ranges) = read_metadata(&mut cur, entry_count)?;
-    split::refuse_metadata(&metadata)?;
     let alignment = read_alignment(&metadata)?;
     let (tensors, by_name) = read_tensors(&mut cur, tensor_count, alignment)?;
     let header_end = cur.at as u64;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::gguf::parts;
+
 use super::place::{PlaceError, check_place, folder_of, sibling};
 
 /// Why a command may not write an output.
@@ -23,13 +25,13 @@ pub enum ClaimError {
 ///
 /// Files are distinguished by what they are and not by how their paths are spelled: a hard link to
 /// an input, or a link on the way to it, is the input.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Claims {
     inputs: Vec<Input>,
     outputs: Vec<PathBuf>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Input {
     role: String,
     keys: Vec<Key>,
@@ -51,7 +53,8 @@ impl Claims {
         Claims::default()
     }
 
-    /// Adds what is read: files, or folders, of which every file counts. `role` says what they are
+    /// Adds what is read: files, or folders, of which every file counts, or one part of a split model, of which
+    /// every part counts. `role` says what they are
     /// to the command, as in "the text". What is not there is left out: whoever reads it will say
     /// so.
     #[must_use]
@@ -66,7 +69,9 @@ impl Claims {
                 let keys = keys(path);
                 self.inputs.push(Input { role, keys });
             };
-            add(role.to_string(), path);
+            for part in parts(path) {
+                add(role.to_string(), &part);
+            }
             for entry in fs::read_dir(path).into_iter().flatten().flatten() {
                 add(format!("a file of {role}"), &entry.path());
             }
