@@ -149,7 +149,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     report(&done);
     match &done.summary {
         Some(summary) => print_summary(&done, summary, args.json),
-        None => print_plan(&done.plan, args.json),
+        None => print_plan(&done, args.json),
     }
 }
 

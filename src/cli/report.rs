@@ -1,7 +1,7 @@
 //! Reports of `compress` on its plan and its file.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use dwindle_formats::container::StoredTensor;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::blockwise::Unfitted;
 use crate::eval::peak_memory;
 use crate::plan::{self, Plan};
 use crate::workbench::{Compressed, Outcome, StructureReport};
-use crate::writing::Summary;
+use crate::writing::{OutputFile, Summary};
 
 /// Reports fallbacks, once for those that differ only in the tensor's name.
 pub fn report_fallbacks(plan: &Plan) {
@@ -55,16 +55,31 @@ pub fn report_zeros(plan: &Plan, is_stock: bool) {
     }
 }
 
+/// What a file would be.
+#[derive(Serialize)]
+struct PlannedFile {
+    tensors: usize,
+    bytes: u64,
+}
+
 /// Prints the plan.
-pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
+pub fn print_plan(done: &Compressed, as_json: bool) -> Result<(), Failure> {
+    let plan = &done.plan;
+    let planned = done.files.iter().map(|file| PlannedFile {
+        tensors: file.steps.len(),
+        bytes: file.bytes,
+    });
+    let files: Vec<PlannedFile> = planned.collect();
     if as_json {
         #[derive(Serialize)]
         struct Report<'a> {
             tensors: Vec<StoredTensor>,
             bytes: u64,
+            files: Vec<PlannedFile>,
             fallbacks: &'a [plan::Fallback],
         }
         return json(&Report {
+            files,
             tensors: plan.stored().tensors,
             bytes: plan.bytes(),
             fallbacks: &plan.fallbacks,
@@ -97,7 +112,15 @@ pub fn print_plan(plan: &Plan, as_json: bool) -> Result<(), Failure> {
         "{} tensors, {total} bytes ({})",
         plan.steps.len(),
         size(total)
-    ))
+    ))?;
+    if files.len() == 1 {
+        return Ok(());
+    }
+    for (i, file) in files.iter().enumerate() {
+        let PlannedFile { tensors, bytes } = file;
+        line(format!("part {}: {tensors} tensors, {bytes} bytes", i + 1))?;
+    }
+    Ok(())
 }
 
 /// Prints what was written.
@@ -109,7 +132,7 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
     if as_json {
         #[derive(Serialize)]
         struct Report<'a> {
-            files: &'a [PathBuf],
+            files: Vec<&'a Path>,
             #[serde(flatten)]
             summary: &'a Summary,
             parameters: u64,
@@ -121,7 +144,7 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
             unfitted: &'a [Unfitted],
         }
         return json(&Report {
-            files: &done.files,
+            files: done.files.iter().map(|f| f.path.as_path()).collect(),
             unfitted: &done.unfitted,
             structure: done.structure.as_ref(),
             target: done.outcome.as_ref(),
@@ -148,11 +171,11 @@ pub fn print_summary(done: &Compressed, summary: &Summary, as_json: bool) -> Res
 }
 
 /// The files of an output.
-fn files(all: &[PathBuf]) -> String {
+fn files(all: &[OutputFile]) -> String {
     match all {
         [] => String::new(),
-        [file] => file.display().to_string(),
-        [first, others @ ..] => format!("{} and {} more", first.display(), others.len()),
+        [file] => file.path.display().to_string(),
+        [first, others @ ..] => format!("{} and {} more", first.path.display(), others.len()),
     }
 }
 

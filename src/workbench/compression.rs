@@ -18,7 +18,7 @@ use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
 use crate::target::{Chosen, refuse_too_small, types_for};
-use crate::writing::{Inputs, Options, Summary, compress, divide};
+use crate::writing::{Inputs, Options, OutputFile, Summary, compress, divide};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
 pub(super) struct Compression<'a> {
@@ -48,8 +48,8 @@ pub struct Compressed {
     pub plan: Plan,
     /// What was written; `None` where only the plan was wanted.
     pub summary: Option<Summary>,
-    /// The file that was written, or all of its parts.
-    pub files: Vec<PathBuf>,
+    /// The file, or all of its parts; without an output they have names of no meaning.
+    pub files: Vec<OutputFile>,
     /// Parameters of the model.
     pub parameters: u64,
     /// Bytes of the checkpoint's weights.
@@ -125,12 +125,15 @@ impl Compression<'_> {
             outcome: None,
             unfitted: Vec::new(),
         };
-        if let Some(output) = output {
-            // A smaller model was fitted while it was made; what was studied is fitted to that.
-            let fits = self.sequential && smaller.is_none() && study.is_none();
-            self.carry_out(&bench, output, fits, &mut done)?;
-            done.outcome = self.outcome(&bench, chosen.as_ref(), &done.files[0])?;
-        }
+        let Some(output) = output else {
+            done.files = self.divided(&bench, &done.plan)?;
+            done.time = start.elapsed();
+            return Ok(done);
+        };
+        // A smaller model was fitted while it was made; what was studied is fitted to that.
+        let fits = self.sequential && smaller.is_none() && study.is_none();
+        self.carry_out(&bench, output, fits, &mut done)?;
+        done.outcome = self.outcome(&bench, chosen.as_ref(), &done.files[0].path)?;
         done.time = start.elapsed();
         Ok(done)
     }
@@ -233,15 +236,27 @@ impl Compression<'_> {
         };
         inputs.fitted = fitted.as_ref();
         let files = divide(&done.plan, &inputs, output, (self.split_size, self.options))?;
-        done.files = files.iter().map(|f| f.path.clone()).collect();
-        self.reads.clone().writes(&done.files).check()?;
+        let paths = files.iter().map(|f| &f.path);
+        self.reads.clone().writes(paths).check()?;
         let total = done.plan.bytes();
         self.progress.begin("compressing", total, Unit::Bytes);
         let advance = &mut |n| self.progress.advance(n);
         let summary = compress(&done.plan, &inputs, &files, self.options, advance)?;
         self.progress.end();
         done.summary = Some(summary);
+        done.files = files;
         Ok(())
+    }
+
+    /// The files that would be written.
+    fn divided(&self, bench: &Workbench<'_>, plan: &Plan) -> Result<Vec<OutputFile>, Error> {
+        let inputs = Inputs {
+            subject: bench.subject,
+            fitted: None,
+            content: &[0; 32],
+        };
+        let limits = (self.split_size, self.options);
+        Ok(divide(plan, &inputs, Path::new("model.gguf"), limits)?)
     }
 
     /// Measures the result of a goal.

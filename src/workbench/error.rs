@@ -51,7 +51,7 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] crate::writing::PipelineError),
     #[error(transparent)]
-    TooLarge(#[from] crate::writing::TooLarge),
+    Division(#[from] crate::writing::DivisionError),
     #[error("`--split-size` is for `.gguf` files, expected an output that ends so instead of `{}`", .0.display())]
     SplitContainer(PathBuf),
     #[error(transparent)]

@@ -19,6 +19,8 @@ pub struct OutputFile {
     pub steps: Range<usize>,
     /// The model's metadata, or what another part than the first has instead.
     pub metadata: Metadata,
+    /// Its length, if its payloads are not compressed.
+    pub bytes: u64,
 }
 
 impl OutputFile {
@@ -28,38 +30,50 @@ impl OutputFile {
             path: path.to_path_buf(),
             steps: 0..plan.steps.len(),
             metadata: plan.metadata.clone(),
+            bytes: len_of(&plan.stored(), &plan.metadata),
         }
     }
 }
 
-/// A tensor is larger than a file may be.
+fn len_of(stored: &StoredPlan, metadata: &Metadata) -> u64 {
+    stock_len(metadata.clone(), stored).unwrap_or(u64::MAX)
+}
+
+/// The most parts that there may be: their numbers have 16 bits.
+const MOST_PARTS: usize = u16::MAX as usize;
+
+/// Why an output can't be divided.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a file with tensor `{tensor}` and the metadata takes {needed} bytes, more than the {most} of `--split-size`; allow larger files"
-)]
-pub struct TooLarge {
-    tensor: String,
-    needed: u64,
-    most: u64,
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum DivisionError {
+    #[error(
+        "a file with tensor `{tensor}` and the metadata takes {needed} bytes, more than the {most} of `--split-size`; allow larger files"
+    )]
+    Large {
+        tensor: String,
+        needed: u64,
+        most: u64,
+    },
+    #[error(
+        "files of at most {most} bytes would be {count} parts, more than the {MOST_PARTS} that llama.cpp counts; allow larger files"
+    )]
+    Many { count: usize, most: u64 },
 }
 
 /// A plan's output in files of at most `most` bytes each, or in one where that suffices or there is no limit.
 ///
 /// # Errors
-/// [`TooLarge`].
+/// [`DivisionError`].
 pub fn divide(
     plan: &Plan,
     inputs: &Inputs<'_>,
     output: &Path,
     (most, options): (Option<u64>, Options),
-) -> Result<Vec<OutputFile>, TooLarge> {
+) -> Result<Vec<OutputFile>, DivisionError> {
     let whole = OutputFile::whole(plan, output);
     let stored = plan.stored();
-    let len = |metadata: &Metadata, steps: &Range<usize>| {
-        let part = part_of(&stored, steps);
-        stock_len(metadata.clone(), &part).unwrap_or(u64::MAX)
-    };
-    let Some(most) = most.filter(|most| len(&plan.metadata, &whole.steps) > *most) else {
+    let Some(most) = most.filter(|most| whole.bytes > *most) else {
         return Ok(vec![whole]);
     };
     let data = |steps: Range<usize>| -> u64 {
@@ -72,13 +86,13 @@ pub fn divide(
     // No part's header is longer than that of the whole file and what says that it is a part.
     let all = 0..plan.steps.len();
     let metadata = part_metadata(plan.metadata.clone(), (0, 1), plan.steps.len(), &key);
-    let header = len(&metadata, &all).saturating_sub(data(all));
+    let header = len_of(&stored, &metadata).saturating_sub(data(all));
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
     for step in 0..plan.steps.len() {
         let bytes = data(step..step + 1);
         if header + bytes > most {
-            return Err(TooLarge {
+            return Err(DivisionError::Large {
                 tensor: stored.tensors[step].name.clone(),
                 needed: header + bytes,
                 most,
@@ -94,15 +108,20 @@ pub fn divide(
         room -= bytes;
     }
     let count = ranges.len();
+    if count > MOST_PARTS {
+        return Err(DivisionError::Many { count, most });
+    }
     let file = |(number, steps): (usize, Range<usize>)| {
         let own = match number {
             0 => plan.metadata.clone(),
             _ => Metadata::new(),
         };
+        let metadata = part_metadata(own, (number, count), plan.steps.len(), &key);
         OutputFile {
             path: part_name(output, number + 1, count),
+            bytes: len_of(&part_of(&stored, &steps), &metadata),
             steps,
-            metadata: part_metadata(own, (number, count), plan.steps.len(), &key),
+            metadata,
         }
     };
     Ok(ranges.into_iter().enumerate().map(file).collect())

@@ -14,7 +14,7 @@ mod rounding;
 mod transform;
 
 pub(crate) use contract::multiply_out;
-pub use division::{OutputFile, TooLarge, divide};
+pub use division::{DivisionError, OutputFile, divide};
 pub use execute::Progress;
 pub(crate) use execute::{Job, Output, Work, chunks_of, run};
 pub use execute::{PipelineError, Summary, TensorSummary, compress};

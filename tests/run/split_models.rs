@@ -102,26 +102,42 @@ fn no_output_takes_the_place_of_a_part() {
     assert!(std::fs::read(&parts[1]).unwrap() == second);
 }
 
+/// The fixture in `q4_k_m`, in files of at most this size.
+fn written(dir: &TempDir, name: &str, size: &str) -> Vec<PathBuf> {
+    let mut command = compress("q4_k_m", &dir.path().join(name));
+    let told = stdout(command.args(["--json", "--split-size", size]));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let files = told["files"].as_array().unwrap().iter();
+    files.map(|f| f.as_str().unwrap().into()).collect()
+}
+
+#[test]
+fn parts_are_as_large_as_the_plan_says_and_as_was_asked() {
+    let dir = tempdir().unwrap();
+    let whole = written(&dir, "one.gguf", "1GB");
+    assert_eq!(whole, [dir.path().join("one.gguf")]);
+    let parts = written(&dir, "m.gguf", "700kB");
+    assert!(parts.len() > 2);
+    let mut planned = compress("q4_k_m", &dir.path().join("m.gguf"));
+    let told = stdout(planned.args(["--dry-run", "--split-size", "700kB"]));
+    for (i, part) in parts.iter().enumerate() {
+        assert_eq!(*part, name(&dir.path().join("m"), i + 1, parts.len()));
+        let bytes = part.metadata().unwrap().len();
+        assert!(bytes <= 700_000);
+        assert!(told.contains(&format!("part {}: ", i + 1)), "{told}");
+        assert!(
+            told.contains(&format!(" tensors, {bytes} bytes\n")),
+            "{told}"
+        );
+    }
+}
+
 #[test]
 fn outputs_are_written_in_parts_that_are_verified_and_run() {
     let dir = tempdir().unwrap();
     let whole = dir.path().join("whole.gguf");
     stdout(&mut compress("q4_k_m", &whole));
-    let write = |name: &str, size: &str| {
-        let mut command = compress("q4_k_m", &dir.path().join(name));
-        let told = stdout(command.args(["--json", "--split-size", size]));
-        let told: Value = serde_json::from_str(&told).unwrap();
-        let files = told["files"].as_array().unwrap().iter();
-        let files: Vec<PathBuf> = files.map(|f| f.as_str().unwrap().into()).collect();
-        files
-    };
-    assert_eq!(write("one.gguf", "1GB"), [dir.path().join("one.gguf")]);
-    let parts = write("m.gguf", "700kB");
-    assert!(parts.len() > 2);
-    for (i, part) in parts.iter().enumerate() {
-        assert_eq!(*part, name(&dir.path().join("m"), i + 1, parts.len()));
-        assert!(part.metadata().unwrap().len() <= 700_000);
-    }
+    let parts = written(&dir, "m.gguf", "700kB");
     assert_eq!(perplexity(&parts[0]), perplexity(&whole));
     let verify = |part: &Path| {
         let mut command = dwindle(["verify", "--against"]);
