@@ -220,6 +220,9 @@ impl Args {
             () if target && is_stock == Some(false) => {
                 "a target writes a stock file; name an output that ends in `.gguf`"
             }
+            () if self.split_size.is_some() && is_stock == Some(false) => {
+                "`--split-size` is for `.gguf` outputs; a container is one file"
+            }
             () if recipe.structure.is_some() && recipe.rounding == Rounding::Output => {
                 "`--rounding output` needs statistics of the smaller model's layers, and there are none yet; \
                  write the smaller model in F16, calibrate that file, and round it in a second run"

@@ -185,6 +185,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Error::TextMissing { .. } => Some("`--text` gives it"),
+            Error::Division(_) => Some("`--split-size` says how large a file may be"),
             Error::NoCacheFolder => Some("`--workspace` names a folder"),
             Error::NotStock { .. } => Some(
                 "write a `.dwn` container, from which `dwindle export` makes a dense `.gguf`, or change \

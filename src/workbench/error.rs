@@ -52,7 +52,7 @@ pub enum Error {
     Write(#[from] crate::writing::PipelineError),
     #[error(transparent)]
     Division(#[from] crate::writing::DivisionError),
-    #[error("`--split-size` is for `.gguf` files, expected an output that ends so instead of `{}`", .0.display())]
+    #[error("a container is one file, expected an output that ends in `.gguf` to write in parts instead of `{}`", .0.display())]
     SplitContainer(PathBuf),
     #[error(transparent)]
     Fit(#[from] crate::fitting::FitError),

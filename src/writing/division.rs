@@ -48,7 +48,7 @@ const MOST_PARTS: usize = u16::MAX as usize;
 #[allow(missing_docs)] // the messages say what the fields are
 pub enum DivisionError {
     #[error(
-        "a file with tensor `{tensor}` and the metadata takes {needed} bytes, more than the {most} of `--split-size`; allow larger files"
+        "a file with tensor `{tensor}` and the metadata takes {needed} bytes, more than the {most} that a file may have; allow larger files"
     )]
     Large {
         tensor: String,
