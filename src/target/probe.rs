@@ -42,24 +42,61 @@ pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
     Ok(hex(&hash.finalize()))
 }
 
-/// A tensor as its probe's type holds it.
-pub(super) fn probed(
-    subject: &Subject<'_>,
-    tensor: &ModelTensor,
+/// A tensor in its probe's type. It takes less memory than its values.
+pub(super) struct Probed {
     ty: TensorType,
-    importance: &[f32],
-) -> Result<Vec<f32>, TransformError> {
-    let mut w = subject.values(tensor)?;
-    let row = tensor.shape[0] as usize;
-    let per_slice = tensor.shape[1] as usize * row;
-    for (slice, w) in w.chunks_mut(per_slice).enumerate() {
+    row: usize,
+    bytes: Vec<u8>,
+}
+
+impl Probed {
+    /// Rounds a tensor.
+    pub fn new(
+        subject: &Subject<'_>,
+        tensor: &ModelTensor,
+        ty: TensorType,
+        importance: &[f32],
+    ) -> Result<Probed, TransformError> {
+        let row = tensor.shape[0] as usize;
+        let per_slice = tensor.shape[1] as usize;
         let sets = importance.len() / row;
-        let set = if sets == 1 { 0 } else { slice };
-        let importance = importance.get(set * row..(set + 1) * row);
-        w.par_chunks_mut(ROWS * row).try_for_each(|w| {
-            let bytes = ggml::quantized(ty, w, row, importance)?;
-            ggml::dequantize(ty, &bytes, w)
-        })?;
+        let mut bytes = vec![0; tensor.row_count() as usize * ty.row_bytes(row as u64) as usize];
+        let of_rows = |(part, out): (usize, &mut [u8])| -> Result<(), TransformError> {
+            let first = part * ROWS;
+            let rows = first as u64..tensor.row_count().min((first + ROWS) as u64);
+            let values = subject.rows(tensor, rows)?;
+            // Rows of two slices may meet in one part.
+            let mut out = out.chunks_mut(ty.row_bytes(row as u64) as usize);
+            for (i, values) in values.chunks(row).enumerate() {
+                let set = if sets == 1 {
+                    0
+                } else {
+                    (first + i) / per_slice
+                };
+                let importance = importance.get(set * row..(set + 1) * row);
+                if let Some(out) = out.next() {
+                    ggml::quantize(ty, values, row, importance, out)?;
+                }
+            }
+            Ok(())
+        };
+        let part = ROWS * ty.row_bytes(row as u64) as usize;
+        bytes
+            .par_chunks_mut(part)
+            .enumerate()
+            .try_for_each(of_rows)?;
+        Ok(Probed { ty, row, bytes })
     }
-    Ok(w)
+
+    /// Its values.
+    pub fn values(&self) -> Result<Vec<f32>, TransformError> {
+        let row_bytes = self.ty.row_bytes(self.row as u64) as usize;
+        let mut values = vec![0f32; self.bytes.len() / row_bytes * self.row];
+        let parts = values.par_chunks_mut(ROWS * self.row);
+        let bytes = self.bytes.par_chunks(ROWS * row_bytes);
+        parts.zip(bytes).try_for_each(|(values, bytes)| {
+            Ok::<_, TransformError>(ggml::dequantize(self.ty, bytes, values)?)
+        })?;
+        Ok(values)
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::candidates::COARSE;
-use super::super::probe::probed;
+use super::super::probe::Probed;
 use super::head::divergences;
 use super::kept::{Kept, State};
 use super::layer::{Sums, candidates, judged};
@@ -360,17 +360,13 @@ impl<'a> Surveyor<'a> {
         Ok(())
     }
 
-    fn values(&self, index: usize) -> Result<Vec<f32>, BudgetError> {
+    fn probed(&self, index: usize) -> Result<Probed, BudgetError> {
         let tensor = &self.task.subject.model.tensors[index];
         let surveyed = &self.found[&index];
-        let values = probed(
-            &self.task.subject,
-            tensor,
-            surveyed.candidates.probe.ty,
-            &surveyed.importance,
-        );
+        let ty = surveyed.candidates.probe.ty;
+        let probed = Probed::new(&self.task.subject, tensor, ty, &surveyed.importance);
         tensor.release(self.task.subject.source);
-        Ok(values.map_err(TensorError::of(&tensor.name))?)
+        Ok(probed.map_err(TensorError::of(&tensor.name))?)
     }
 
     /// What each weight, rounded alone, does to the stream behind the block. Leaves all of them rounded.
@@ -389,9 +385,11 @@ impl<'a> Surveyor<'a> {
             if !model.has_weight(&name) {
                 continue;
             }
-            let values = self.values(*index)?;
+            let probed = self.probed(*index)?;
+            let values = probed.values().map_err(TensorError::of(&tensor.name))?;
             model.replace(&name, &values)?;
-            rounded.push((name.clone(), values));
+            drop(values);
+            rounded.push((tensor, name.clone(), probed));
             let mut stream = self.copy(before)?;
             runner.advance(&mut stream)?;
             let found = stream.read(0, stream.rows())?;
@@ -403,7 +401,8 @@ impl<'a> Surveyor<'a> {
                 .map_err(WalkError::Treatment)?;
             model.replace_bytes(&name, &bytes)?;
         }
-        for (name, values) in rounded {
+        for (tensor, name, probed) in rounded {
+            let values = probed.values().map_err(TensorError::of(&tensor.name))?;
             model.replace(&name, &values)?;
         }
         Ok(parts)
