@@ -55,7 +55,7 @@ pub enum SurveyError {
 impl SurveyFile {
     /// The version of the layout. Who names a file by what it depends on includes it, so that a file of an
     /// older layout is measured again instead of being refused.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// What was found, for the digest of what it depends on.
     pub fn new(key: String, activations: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {

@@ -273,7 +273,13 @@ impl<'a> Surveyor<'a> {
             let name = inputs[i].name();
             !inputs[i].readers.is_empty() && (name != OUTPUT || is_last)
         };
-        let new = |i: usize| is_summed(i).then(|| Sums::new(inputs[i].width, inputs[i].slices));
+        let new = |i: usize| {
+            let width = inputs[i].width;
+            is_summed(i).then(|| match inputs[i].name() == OUTPUT {
+                true => Sums::of_output(width),
+                false => Sums::new(width, inputs[i].slices),
+            })
+        };
         let mut sums: Vec<Option<Sums>> = (0..inputs.len()).map(new).collect();
         let behind = runner.behind;
         let wanted: Vec<bool> = (0..inputs.len())

@@ -14,6 +14,9 @@ use crate::method::gram::Gram;
 use crate::method::rounding::{Curvature, Curvatures, DAMPING};
 use crate::statistics::{Accumulator, add_panels};
 
+/// The widest input of an output layer that is summed whole: its weights are rounded by that, and not in blocks.
+const WIDEST_OUTPUT: usize = 8192;
+
 /// The sums of one input.
 pub struct Sums {
     width: usize,
@@ -23,8 +26,18 @@ pub struct Sums {
 }
 
 impl Sums {
+    /// Of an input of one layer or more.
     pub fn new(width: usize, slices: usize) -> Sums {
-        let blocks = blocks(width, WIDEST);
+        Sums::in_blocks(width, slices, WIDEST)
+    }
+
+    /// Of what the output layer reads.
+    pub fn of_output(width: usize) -> Sums {
+        Sums::in_blocks(width, 1, WIDEST_OUTPUT)
+    }
+
+    fn in_blocks(width: usize, slices: usize, widest: usize) -> Sums {
+        let blocks = blocks(width, widest);
         let all = if Accumulator::bytes(width, slices, &blocks) <= MOST_SUMS || slices == 1 {
             vec![Accumulator::new(width, slices, &blocks)]
         } else {
@@ -155,4 +168,15 @@ pub fn candidates(
         });
     }
     judge(&task.subject, index, (task.types, task.rounding), known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_output_layer_reads_is_summed_whole() {
+        assert_eq!(Sums::of_output(4096).blocks.len(), 1);
+        assert_eq!(Sums::new(4096, 1).blocks.len(), 2);
+    }
 }
