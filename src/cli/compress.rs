@@ -142,7 +142,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let progress = Terminal::default();
     let compress = compress.recipe(recipe).progress(&progress);
     let done = if args.dry_run {
-        compress.plan(is_stock.unwrap_or(false))?
+        compress.plan(is_stock.unwrap_or(args.split_size.is_some()))?
     } else {
         compress.write(&output)?
     };

@@ -217,8 +217,8 @@ impl<'p> Compress<'p> {
         let path = checkpoint::resolve(&self.checkpoint, &Caches::from_env());
         let reads = self.reads(path.as_deref().unwrap_or(&self.checkpoint));
         reads.clone().writes(output).check()?;
-        if let (Some(path), false) = (output.filter(|_| self.split_size.is_some()), is_stock) {
-            return Err(Error::SplitContainer(path.to_path_buf()));
+        if self.split_size.is_some() && !is_stock {
+            return Err(Error::SplitContainer);
         }
         let path = path.map_err(crate::architecture::Error::from)?;
         let text = self.text.as_deref().map(Text::read).transpose()?;

@@ -52,8 +52,8 @@ pub enum Error {
     Write(#[from] crate::writing::PipelineError),
     #[error(transparent)]
     Division(#[from] crate::writing::DivisionError),
-    #[error("a container is one file, expected an output that ends in `.gguf` to write in parts instead of `{}`", .0.display())]
-    SplitContainer(PathBuf),
+    #[error("a container is one file; only a `.gguf` is written in parts")]
+    SplitContainer,
     #[error(transparent)]
     Fit(#[from] crate::fitting::FitError),
     #[error(transparent)]

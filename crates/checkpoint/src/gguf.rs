@@ -30,7 +30,7 @@ struct Part {
 
 /// Whether a file's tensors are not those of its model: it has factors, or compressed payloads.
 fn is_compressed(header: &Header, bytes: &[u8]) -> bool {
-    is_container(header) && Container::read(bytes).is_ok_and(|c| !c.is_stock())
+    is_container(header) && Container::read_part(bytes).is_ok_and(|c| !c.is_stock())
 }
 
 impl Part {

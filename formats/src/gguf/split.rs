@@ -218,7 +218,10 @@ fn name_of(path: &Path) -> Option<(&str, u64, u64)> {
         let is_number = digits.len() == 5 && digits.bytes().all(|b| b.is_ascii_digit());
         is_number.then(|| digits.parse().ok()).flatten()
     };
-    Some((head, parse(number)?, parse(count)?))
+    let (number, count): (u64, u64) = (parse(number)?, parse(count)?);
+    (1..=count)
+        .contains(&number)
+        .then_some((head, number, count))
 }
 
 #[cfg(test)]
@@ -235,6 +238,7 @@ mod tests {
             "m.gguf",
             "m-of-00003.gguf",
             "m-1-of-3.gguf",
+            "m-00004-of-00003.gguf",
             "m-00001-of-00003.safetensors",
         ] {
             assert_eq!(of(whole), None, "{whole}");
