@@ -44,6 +44,7 @@
 pub use dwindle_plan::{Plan, Recipe, RecipeError};
 pub use eval::{EvalOptions, Evaluation};
 pub use fitting::FitOptions;
+pub use llama::placement::{Placement, Split};
 pub use measure::{CalibrateOptions, Calibration};
 pub use progress::{Progress, Unit};
 pub use workbench::{

@@ -6,6 +6,7 @@ use crate::architecture::{self, role};
 use crate::llama::error::BoxError;
 use crate::llama::feed::TensorFeed;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
+use crate::llama::placement::Placement;
 
 /// Tokens of the vocabulary that llama.cpp wants to see; nothing reads them.
 const TOKENS: u32 = 32;
@@ -63,12 +64,13 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Loads it with its tensors in types of choice.
+    /// Loads it to devices with its tensors in types of choice.
     ///
     /// # Errors
     /// What `produce` fails with, or llama.cpp's words.
     pub fn load(
         &self,
+        placement: &Placement,
         ty: impl Fn(usize) -> TensorType,
         produce: &Produce<'_>,
     ) -> Result<Model, LlamaError> {
@@ -108,7 +110,7 @@ impl<'a> Block<'a> {
             source,
         })?;
         let options = ModelOptions {
-            devices: Some(Vec::new()),
+            placement: placement.clone(),
             ..ModelOptions::default()
         };
         Model::load_feed(&name, feed, &options)

@@ -16,6 +16,7 @@ use crate::architecture::{self, Traits};
 use crate::eval::{Chunks, EvalError, EvalOptions};
 use crate::llama::context::default_threads;
 use crate::llama::model::{LlamaError, Model, Token};
+use crate::llama::placement::Placement;
 use crate::method::drift::Following;
 use crate::plan::{Plan, TensorError};
 use crate::writing::{Fitted, Inputs};
@@ -54,6 +55,8 @@ pub struct Words<'a> {
     pub chunks: usize,
     /// Threads, `None` for one per physical core.
     pub threads: Option<u32>,
+    /// The devices to run on.
+    pub placement: &'a Placement,
 }
 
 /// A text as whole sequences of tokens, and how they are cut.
@@ -92,6 +95,7 @@ impl Sequences {
             cut: Cut {
                 ctx: chunks.ctx,
                 threads: text.threads.unwrap_or_else(default_threads),
+                placement: text.placement.clone(),
             },
             chunks,
         })
@@ -188,7 +192,7 @@ pub fn fit(
         fitting.prepare()?;
         let source = Checkpoint::new(*subject);
         let options = Options {
-            cut: text.cut,
+            cut: text.cut.clone(),
             scratch: places.scratch,
         };
         let mut streams = streams(plan, inputs, &text.tokens, places.scratch)?;

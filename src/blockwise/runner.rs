@@ -9,17 +9,20 @@ use super::stream::Stream;
 use crate::llama::activations::{Activation, LinearInput, Probe};
 use crate::llama::context::{BatchToken, ContextOptions};
 use crate::llama::model::Model;
+use crate::llama::placement::Placement;
 
 /// Tokens that are evaluated at once, where a sequence is not longer.
 const BATCH: usize = 2048;
 
 /// How a text is cut, and what it is run with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Cut {
     /// Tokens of a sequence.
     pub ctx: usize,
     /// Threads.
     pub threads: u32,
+    /// Devices.
+    pub placement: Placement,
 }
 
 /// Sequences that are evaluated at once.
@@ -32,7 +35,7 @@ pub struct Batch {
 
 impl Cut {
     /// Batches of a range of sequences.
-    pub fn batches(self, sequences: Range<usize>) -> Vec<Batch> {
+    pub fn batches(&self, sequences: Range<usize>) -> Vec<Batch> {
         let most = (BATCH / self.ctx).max(1);
         let token = |i: usize| BatchToken {
             token: 0,
@@ -52,11 +55,11 @@ impl Cut {
     }
 
     /// Sequences that a stream has.
-    pub fn sequences(self, stream: &Stream) -> usize {
+    pub fn sequences(&self, stream: &Stream) -> usize {
         stream.rows() / self.ctx
     }
 
-    pub(super) fn context(self) -> ContextOptions {
+    pub(super) fn context(&self) -> ContextOptions {
         let sequences = (BATCH / self.ctx).max(1);
         let batch = (sequences * self.ctx) as u32;
         ContextOptions {
@@ -83,17 +86,21 @@ impl<'m> Runner<'m> {
     ///
     /// # Errors
     /// llama.cpp's words, or a graph without the stream's name.
-    pub fn new(model: &'m Model, cut: Cut) -> Result<Runner<'m>, WalkError> {
+    pub fn new(model: &'m Model, cut: &Cut) -> Result<Runner<'m>, WalkError> {
         let probe = Probe::with_nodes(model, &cut.context(), &[BEHIND])?;
         let is_node = |i: &LinearInput| i.readers.is_empty();
         let behind = probe.inputs().iter().position(is_node);
         let behind = behind.ok_or(WalkError::Node { node: BEHIND })?;
-        Ok(Runner { probe, cut, behind })
+        Ok(Runner {
+            probe,
+            cut: cut.clone(),
+            behind,
+        })
     }
 
     /// How texts are cut.
-    pub fn cut(&self) -> Cut {
-        self.cut
+    pub fn cut(&self) -> &Cut {
+        &self.cut
     }
 
     /// What the block's layers read, and the stream behind it.

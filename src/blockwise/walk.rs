@@ -66,7 +66,7 @@ pub trait Original {
 }
 
 /// How tokens are walked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options<'a> {
     /// How they are cut.
     pub cut: Cut,
@@ -124,8 +124,8 @@ impl<'a> Walk<'a> {
             }
             treat.bytes(tensor, ty)
         };
-        let running = block.load(|i| treat.ty(i), &zeros)?;
-        let mut runner = Runner::new(&running, self.options.cut)?;
+        let running = block.load(&self.options.cut.placement, |i| treat.ty(i), &zeros)?;
+        let mut runner = Runner::new(&running, &self.options.cut)?;
         let inputs = runner.inputs().to_vec();
         for (at, input) in inputs.iter().enumerate() {
             let tensors = self.awaiting(&block, input, treat);
@@ -169,8 +169,10 @@ impl<'a> Walk<'a> {
         source: &(dyn Original + Sync),
         treat: &(dyn Treat + Sync),
     ) -> Result<Recorded, WalkError> {
-        let model = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty))?;
-        let mut runner = Runner::new(&model, self.options.cut)?;
+        let model = block.load(&self.options.cut.placement, |i| source.ty(i), &|i, ty| {
+            source.bytes(i, ty)
+        })?;
+        let mut runner = Runner::new(&model, &self.options.cut)?;
         let inputs = runner.inputs().to_vec();
         let behind = runner.behind;
         let mut recorded = Recorded {
@@ -185,7 +187,7 @@ impl<'a> Walk<'a> {
         }
         let is_kept = |i: usize| recorded.inputs[i].is_some() || i == behind;
         let wanted: Vec<bool> = (0..inputs.len()).map(is_kept).collect();
-        let cut = self.options.cut;
+        let cut = &self.options.cut;
         for batch in cut.batches(0..cut.sequences(&self.original)) {
             let rows = self.original.read(batch.rows.start, batch.rows.len())?;
             runner.run(&batch, &rows, &wanted, &mut |seen| {
@@ -211,7 +213,7 @@ impl<'a> Walk<'a> {
         let sums = if alone > MOST_SUMS { 1 } else { input.slices };
         let mut drifts = vec![Drift::new(input.width, widest); sums];
         let wanted: Vec<bool> = (0..runner.inputs().len()).map(|i| i == at).collect();
-        let cut = self.options.cut;
+        let cut = &self.options.cut;
         for batch in cut.batches(0..cut.sequences(&self.original)) {
             let (first, count) = (batch.rows.start, batch.rows.len());
             let rows = self.now.read(first, count)?;

@@ -7,6 +7,7 @@ use dwindle_formats::bounded;
 use dwindle_formats::output::Kind;
 
 use super::Failure;
+use super::devices::Devices;
 use super::notes::{shrunk, warn_of_unfitted};
 use super::output::{at_least_one, parse_bytes};
 use super::progress::Terminal;
@@ -71,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "HOW", value_parser = rounding)]
     rounding: Option<Rounding>,
     /// Fit each compressed layer, on a text, to the outputs of the compressed layers before it.
-    /// Runs both models block by block on the CPU. A target does so anyway
+    /// Runs both models block by block. A target does so anyway
     #[arg(long, requires = "text")]
     sequential: bool,
     /// Text, UTF-8, that the model is measured on and its layers are fitted to [default: a
@@ -87,6 +88,8 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    devices: Devices,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -130,7 +133,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .split_size(args.split_size)
         .sequential(args.sequential, args.fit_options())
         .memory(resources.memory)
-        .threads(resources.threads);
+        .threads(resources.threads)
+        .placement(args.devices.placement()?);
     if let Some(goal) = args.target.goal() {
         compress = compress.goal(goal);
     }

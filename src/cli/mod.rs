@@ -5,6 +5,7 @@ mod calibrate;
 mod chart;
 mod completions;
 mod compress;
+mod devices;
 mod diagnose;
 mod eval;
 mod export;
@@ -20,6 +21,7 @@ mod progress;
 mod reference;
 mod report;
 mod resources;
+mod rpc_server;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
@@ -62,6 +64,7 @@ enum Command {
     Serve(serve::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    RpcServer(rpc_server::Args),
     Completions(completions::Args),
     Man(man::Args),
     /// Print the command-line reference as Markdown
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::RpcServer(args) => rpc_server::main(&args),
         Command::Completions(args) => completions::main(&args, Cli::command()),
         Command::Man(args) => man::main(&args, Cli::command()),
         Command::Reference => reference::main(Cli::command()),

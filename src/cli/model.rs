@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use dwindle_formats::gguf::TensorType;
 
+use super::devices::Devices;
 use super::{Failure, progress};
 use crate::llama::context::{ContextOptions, FlashAttention};
 use crate::llama::model::{Model, ModelOptions};
@@ -13,17 +14,8 @@ use crate::runtime::{self, Factors, load};
 /// Where and how a model runs.
 #[derive(Debug, Clone, Args)]
 pub struct Runtime {
-    /// Layers to offload to the GPU [default: llama.cpp decides]
-    #[arg(
-        long = "gpu-layers",
-        visible_alias = "n-gpu-layers",
-        short = 'g',
-        value_name = "N"
-    )]
-    gpu_layers: Option<u32>,
-    /// Devices to use, by llama.cpp's names (`CUDA0,CUDA1`); `none` for the CPU
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    device: Option<Vec<String>>,
+    #[command(flatten)]
+    devices: Devices,
     /// Apply a LoRA adapter (GGUF); may be repeated
     #[arg(long, value_name = "FILE")]
     lora: Vec<PathBuf>,
@@ -91,16 +83,15 @@ impl Attention {
 
 impl Runtime {
     /// How models are loaded.
-    pub fn model_options(&self) -> ModelOptions {
-        ModelOptions {
-            gpu_layers: self.gpu_layers,
-            devices: self.device.as_ref().map(|names| match names.as_slice() {
-                [only] if only == "none" => Vec::new(),
-                names => names.to_vec(),
-            }),
+    ///
+    /// # Errors
+    /// A server of devices that doesn't answer.
+    pub fn model_options(&self) -> Result<ModelOptions, Failure> {
+        Ok(ModelOptions {
+            placement: self.devices.placement()?,
             lora: self.lora.clone(),
             ..ModelOptions::default()
-        }
+        })
     }
 
     /// The adapters to apply.
@@ -123,8 +114,9 @@ impl Runtime {
 
     /// Loads a checkpoint so that its weights can be replaced.
     pub fn load_replaceable(&self, path: &Path) -> Result<Model, Failure> {
+        let options = self.model_options()?;
         let bar = progress::count(0, "loading");
-        let model = runtime::load_replaceable(path, &self.model_options(), &mut |done, total| {
+        let model = runtime::load_replaceable(path, &options, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;
@@ -135,13 +127,14 @@ impl Runtime {
     /// Loads a GGUF file, a container or a checkpoint, and checks the digests of files that have
     /// them.
     pub fn load(&self, path: &Path) -> Result<Model, Failure> {
+        let options = self.model_options()?;
         let bar = progress::count(0, "loading");
         let factors = if self.multiplied_out {
             Factors::MultipliedOut
         } else {
             Factors::Executed
         };
-        let model = load(path, &self.model_options(), factors, &mut |done, total| {
+        let model = load(path, &options, factors, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;

@@ -4,7 +4,16 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, Command};
 
-/// The arguments with `--n-gpu-layers` for `-ngl`: clap's short options have one letter.
+/// llama.cpp's options of one hyphen and several letters, and clap's names for them.
+const LONG: [(&str, &str); 5] = [
+    ("-ngl", "--n-gpu-layers"),
+    ("-dev", "--device"),
+    ("-sm", "--split-mode"),
+    ("-mg", "--main-gpu"),
+    ("-ts", "--tensor-split"),
+];
+
+/// The arguments with `--n-gpu-layers` for `-ngl` and so on: clap's short options have one letter.
 ///
 /// Rewrites only where an option can stand: not the value of another option, and nothing after
 /// `--`.
@@ -18,8 +27,9 @@ pub fn with_long_names(args: impl IntoIterator<Item = OsString>, tree: &Command)
             out.push(arg);
             break;
         }
-        if !is_value && arg == "-ngl" {
-            out.push("--n-gpu-layers".into());
+        let long = LONG.iter().find(|(short, _)| arg == *short);
+        if let Some((_, long)) = long.filter(|_| !is_value) {
+            out.push(long.into());
             continue;
         }
         is_value = !is_value && expects_any_value(command, &arg);

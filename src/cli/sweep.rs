@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Failure;
 use super::chart::{Axis, Chart, Series, svg};
 use super::compress::rounding;
+use super::devices::Devices;
 use super::output::{at_least_one, checkpoint_path, json, line, size, table};
 use super::progress::Terminal;
 use super::resources::Resources;
@@ -72,6 +73,8 @@ pub struct Args {
     check: Option<u64>,
     #[command(flatten)]
     resources: Resources,
+    #[command(flatten)]
+    devices: Devices,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -106,6 +109,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         original: Subject::unmeasured(&model, source.as_ref()),
         rounding: args.rounding,
         options: args.resources.options(false),
+        placement: &args.devices.placement()?,
         scratch: args.svg.as_deref().map_or(Path::new("."), folder_of),
         study: None,
         progress: &Terminal::default(),

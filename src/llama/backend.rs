@@ -47,6 +47,21 @@ pub(super) fn raw_devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {
     (0..count).map(|i| unsafe { sys::ggml_backend_dev_get(i) })
 }
 
+/// The devices that llama.cpp offloads layers to by itself: GPUs, integrated ones only where there are no
+/// others.
+pub(super) fn offloading() -> Vec<sys::ggml_backend_dev_t> {
+    // SAFETY: the devices come from the registry and are never freed.
+    let is = |wanted| {
+        move |dev: &sys::ggml_backend_dev_t| unsafe { sys::ggml_backend_dev_type(*dev) == wanted }
+    };
+    let of = |wanted| raw_devices().filter(is(wanted)).collect::<Vec<_>>();
+    let gpus = of(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
+    if gpus.is_empty() {
+        return of(sys::GGML_BACKEND_DEVICE_TYPE_IGPU);
+    }
+    gpus
+}
+
 pub(super) fn describe(dev: sys::ggml_backend_dev_t) -> Device {
     let text = |p: *const c_char| {
         if p.is_null() {

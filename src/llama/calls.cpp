@@ -188,6 +188,27 @@ int dwindle_sample(
     });
 }
 
+// `add` is ggml_backend_rpc_add_server, which a build may lack.
+int dwindle_add_server(
+        void * add, const char * endpoint, ggml_backend_reg_t * registry, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        *registry = reinterpret_cast<ggml_backend_reg_t (*)(const char *)>(add)(endpoint);
+        if (*registry) {
+            ggml_backend_register(*registry);
+        }
+    });
+}
+
+// `serve` is ggml_backend_rpc_start_server, which returns when it can't serve.
+int dwindle_lend(
+        void * serve, const char * endpoint, size_t n_threads, size_t n_devices, ggml_backend_dev_t * devices,
+        dwindle_failure * failure) noexcept {
+    using Serve = void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *);
+    return dwindle_guarded(failure, [&] {
+        reinterpret_cast<Serve>(serve)(endpoint, /*cache_dir*/ nullptr, n_threads, n_devices, devices);
+    });
+}
+
 int dwindle_describe(const llama_model * model, char * text, size_t len, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] { llama_model_desc(model, text, len); });
 }

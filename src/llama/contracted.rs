@@ -10,7 +10,8 @@ use super::device::Devices;
 use super::device::weights::{Fetch, Weights};
 use super::error::{FeedError, LlamaError};
 use super::feed::{TensorFeed, with_stream};
-use super::model::{Model, ModelOptions, device_list, dwindle_load_stream, load_raw, params};
+use super::model::{Model, ModelOptions, dwindle_load_stream, load_raw, params};
+use super::placement::{Placement, Split};
 
 impl Model {
     /// As [`Self::load_feed`], of a model some of whose weights are computed with operands of their
@@ -33,13 +34,19 @@ impl Model {
         let names: HashSet<String> = feed.names().map(str::to_string).collect();
         let kept = |name: &str| !weights.contractions.contains_key(name);
         let size = weights.bytes() + feed.bytes_of(kept);
-        let devices = Devices::new(&inner_devices(options)?, weights, names, fetch);
+        let placement = &options.placement;
+        if placement.split == Split::Row {
+            return Err(LlamaError::FactorsByRow {
+                name: name.to_string(),
+            });
+        }
+        let sizes = feed.sizes(|name| weights.bytes_of(name));
+        let devices = Devices::new(&inner_devices(placement)?, weights, names, fetch);
         let mut list: Vec<_> = devices.raw().collect();
-        let split = devices.split();
         list.push(std::ptr::null_mut());
-        let mut list = Some(list);
-        let mut params = params(options, &mut list, sys::LLAMA_LOAD_MODE_NONE);
-        params.tensor_split = split.as_ptr();
+        let shares = devices.shares(&placement.shares);
+        let mut placed = placement.place(&sizes)?.on(list, shares);
+        let params = params(&mut placed, sys::LLAMA_LOAD_MODE_NONE);
         let start = Instant::now();
         let load = |file: *mut std::ffi::c_void| {
             // SAFETY: as in `load_feed`; the devices outlive the model, which drops them last.
@@ -81,12 +88,9 @@ impl Model {
 
 /// The devices to be wrapped: those that were chosen, or all that layers can be offloaded to, and
 /// the CPU behind them.
-fn inner_devices(options: &ModelOptions) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
+fn inner_devices(placement: &Placement) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
     let is_cpu = |dev: &sys::ggml_backend_dev_t| describe(*dev).name == "CPU";
-    let mut inner: Vec<_> = match device_list(options)? {
-        Some(chosen) => chosen.into_iter().filter(|dev| !dev.is_null()).collect(),
-        None => raw_devices().filter(|dev| describe(*dev).offload).collect(),
-    };
+    let mut inner = placement.used()?;
     inner.retain(|dev| !is_cpu(dev));
     inner.extend(raw_devices().find(is_cpu));
     Ok(inner)

@@ -35,6 +35,20 @@ pub enum LlamaError {
     Path(PathBuf),
     #[error("there is no device `{name}`; llama.cpp sees {known}")]
     Device { name: String, known: String },
+    #[error(
+        "a model can't be shared out in {shares} parts among {devices} devices; give at most one share for each"
+    )]
+    Shares { shares: usize, devices: usize },
+    #[error("device {main} can't be the main one: there are {devices}, counted from 0")]
+    MainDevice { main: u32, devices: usize },
+    #[error("the factors of `{name}` can't be split by rows; split it by layers")]
+    FactorsByRow { name: String },
+    #[error("no server answers at `{endpoint}`: {reason}")]
+    Server { endpoint: String, reason: String },
+    #[error("can't lend devices at `{endpoint}`: {reason}")]
+    Lend { endpoint: String, reason: String },
+    #[error("this build of llama.cpp has no RPC")]
+    NoRpc,
     #[error("llama.cpp can't make a context of {ctx} tokens: {reason}")]
     Context { ctx: u32, reason: String },
     #[error("llama.cpp can't evaluate {tokens} tokens: {reason}")]

@@ -14,6 +14,7 @@ use dwindle_formats::gguf::{Metadata, TensorLayout, encode_header, lay_out};
 use super::admission::{Described, Refusal, admit};
 use super::error::LlamaError;
 pub use super::error::{BoxError, FeedError};
+use super::placement::Sizes;
 
 /// Tensors begin at multiples of this, which is also the size of the stream's buffer: so a seek to
 /// a tensor never makes the C library read what is before it, which would be another tensor.
@@ -103,6 +104,13 @@ impl<'a> TensorFeed<'a> {
         let tensors = self.names.iter().zip(&self.ranges);
         let wanted = tensors.filter(|(name, _)| wanted(name));
         wanted.map(|(_, range)| range.end - range.start).sum()
+    }
+
+    /// What the model's blocks take, where some tensors take other bytes than they are read with.
+    pub(super) fn sizes(&self, instead: impl Fn(&str) -> Option<u64>) -> Sizes {
+        let bytes = self.ranges.iter().map(|range| range.end - range.start);
+        let tensors = self.names().zip(bytes);
+        Sizes::of(tensors.map(|(name, bytes)| (name, instead(name).unwrap_or(bytes))))
     }
 
     /// The length of the file, if it were written.

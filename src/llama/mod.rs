@@ -18,6 +18,8 @@ pub mod lockstep;
 mod log;
 pub mod model;
 pub mod parallel;
+pub mod placement;
+pub mod remote;
 mod sampler;
 mod start;
 mod state;

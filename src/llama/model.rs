@@ -11,24 +11,21 @@ use llama_cpp_sys_2 as sys;
 
 use super::adapter::{self, Adapter};
 use super::admission::file::admit_files;
-use super::backend::{describe, devices, raw_devices};
 use super::device::Devices;
 pub use super::error::LlamaError;
 use super::feed::{TensorFeed, with_stream};
 use super::guard::{Failure, Stopped, guarded, logged};
+use super::placement::{Placed, Placement, Sizes};
 use super::start::init;
 pub use super::vocabulary::Token;
 use super::vocabulary::Vocabulary;
 use super::watched::Watched;
 
 /// How a model is loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelOptions {
-    /// Layers to offload, `None` for as many as llama.cpp offloads by itself.
-    pub gpu_layers: Option<u32>,
-    /// Names of the devices to use, as [`super::backend::devices`] lists them; `None` for all,
-    /// empty for the CPU alone.
-    pub devices: Option<Vec<String>>,
+    /// Which devices its layers are on.
+    pub placement: Placement,
     /// Whether a file is mapped into memory instead of read. A [`TensorFeed`] is always read.
     pub use_mmap: bool,
     /// LoRA adapters (GGUF files) that are applied, at full scale.
@@ -38,8 +35,7 @@ pub struct ModelOptions {
 impl Default for ModelOptions {
     fn default() -> ModelOptions {
         ModelOptions {
-            gpu_layers: None,
-            devices: None,
+            placement: Placement::default(),
             use_mmap: true,
             lora: Vec::new(),
         }
@@ -100,9 +96,9 @@ impl Model {
         } else {
             sys::LLAMA_LOAD_MODE_NONE
         };
-        let mut devices = device_list(options)?;
-        admit_files(&files)?;
-        let params = params(options, &mut devices, mode);
+        let sizes = admit_files(&files)?;
+        let mut placed = options.placement.place(&sizes)?;
+        let params = params(&mut placed, mode);
         let refused = |reason| LlamaError::Load {
             name: path.display().to_string(),
             reason,
@@ -111,7 +107,7 @@ impl Model {
         let watched = mapped.map(|file| Watched::open(file).map_err(|e| refused(e.to_string())));
         let watched: Vec<Watched> = watched.collect::<Result<_, _>>()?;
         let start = Instant::now();
-        // SAFETY: the path is a C string, and the device list that `params` points to lives.
+        // SAFETY: the path is a C string, and the lists that `params` points to live in `placed`.
         let loaded = load_raw(|model, failure| unsafe {
             dwindle_load_file(c_path.as_ptr(), &params, model, failure)
         });
@@ -134,12 +130,12 @@ impl Model {
             source,
         };
         let feed = feed.admitted(name)?;
-        let mut devices = device_list(options)?;
-        let params = params(options, &mut devices, sys::LLAMA_LOAD_MODE_NONE);
+        let mut placed = options.placement.place(&feed.sizes(|_| None))?;
+        let params = params(&mut placed, sys::LLAMA_LOAD_MODE_NONE);
         let start = Instant::now();
         let load = |file: *mut c_void| {
-            // SAFETY: the stream is open for reading during the call, and the device list that
-            // `params` points to lives. llama.cpp does not keep or close the stream.
+            // SAFETY: the stream is open for reading during the call, and the lists that `params`
+            // points to live in `placed`. llama.cpp does not keep or close the stream.
             load_raw(|model, failure| unsafe { dwindle_load_stream(file, &params, model, failure) })
         };
         let (loaded, error) = with_stream(feed, load).map_err(failed)?;
@@ -168,11 +164,8 @@ impl Model {
         let feed =
             TensorFeed::new(metadata, Vec::new(), Box::new(|_, _| Ok(()))).map_err(failed)?;
         let feed = feed.admitted(name)?;
-        let mut params = params(
-            &ModelOptions::default(),
-            &mut None,
-            sys::LLAMA_LOAD_MODE_NONE,
-        );
+        let mut placed = Placement::cpu().place(&Sizes::default())?;
+        let mut params = params(&mut placed, sys::LLAMA_LOAD_MODE_NONE);
         params.vocab_only = true;
         let start = Instant::now();
         let load = |file: *mut c_void| {
@@ -304,43 +297,16 @@ pub(super) fn load_raw(
     }
 }
 
-/// The null-terminated list of devices for llama.cpp, or `None` for its own choice.
-pub(super) fn device_list(
-    options: &ModelOptions,
-) -> Result<Option<Vec<sys::ggml_backend_dev_t>>, LlamaError> {
-    let Some(names) = &options.devices else {
-        return Ok(None);
-    };
-    let mut list = Vec::with_capacity(names.len() + 1);
-    for name in names {
-        let found = raw_devices().find(|dev| describe(*dev).name.eq_ignore_ascii_case(name));
-        list.push(found.ok_or_else(|| {
-            let known: Vec<String> = devices().into_iter().map(|d| d.name).collect();
-            LlamaError::Device {
-                name: name.clone(),
-                known: known.join(", "),
-            }
-        })?);
-    }
-    list.push(std::ptr::null_mut());
-    Ok(Some(list))
-}
-
+/// llama.cpp's parameters, which point into the placement.
 pub(super) fn params(
-    options: &ModelOptions,
-    devices: &mut Option<Vec<sys::ggml_backend_dev_t>>,
+    placed: &mut Placed,
     load_mode: sys::llama_load_mode,
 ) -> sys::llama_model_params {
     init();
     // SAFETY: returns a plain value.
     let mut params = unsafe { sys::llama_model_default_params() };
     params.load_mode = load_mode;
-    if let Some(n) = options.gpu_layers {
-        params.n_gpu_layers = i32::try_from(n).unwrap_or(i32::MAX);
-    }
-    if let Some(list) = devices {
-        params.devices = list.as_mut_ptr();
-    }
+    placed.enter(&mut params);
     params
 }
 

@@ -9,6 +9,7 @@ use super::types_of::types_of;
 use super::{Choosing, Error, Goal, Text};
 use crate::checkpoint::{self, Caches};
 use crate::fitting::FitOptions;
+use crate::llama::placement::Placement;
 use crate::plan::{Base, Recipe, Rounding, preset};
 use crate::progress::Progress;
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
@@ -35,6 +36,7 @@ pub struct Compress<'p> {
     sequential: bool,
     fit: FitOptions,
     options: Options,
+    placement: Placement,
     progress: &'p dyn Progress,
 }
 
@@ -62,6 +64,7 @@ impl<'p> Compress<'p> {
                 threads: None,
             },
             options: Options::default(),
+            placement: Placement::default(),
             progress: &(),
         }
     }
@@ -189,6 +192,11 @@ impl<'p> Compress<'p> {
         self
     }
 
+    /// The devices that models run on; the GPUs that llama.cpp sees where it is not said.
+    pub fn placement(self, placement: Placement) -> Compress<'p> {
+        Compress { placement, ..self }
+    }
+
     /// Receives progress.
     pub fn progress(self, progress: &'p dyn Progress) -> Compress<'p> {
         Compress { progress, ..self }
@@ -270,6 +278,7 @@ impl<'p> Compress<'p> {
                 compress: output.is_some() && !is_stock,
                 ..self.options
             },
+            placement: self.placement.clone(),
             progress: self.progress,
         };
         compression.run(output, is_stock)

@@ -14,6 +14,7 @@ use crate::architecture::Model;
 use crate::blockwise::{Unfitted, describe};
 use crate::checkpoint::{self, Source};
 use crate::fitting::FitOptions;
+use crate::llama::placement::Placement;
 use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
@@ -38,6 +39,7 @@ pub(super) struct Compression<'a> {
     pub sequential: bool,
     pub fit: FitOptions,
     pub options: Options,
+    pub placement: Placement,
     pub progress: &'a dyn Progress,
 }
 
@@ -173,6 +175,7 @@ impl Compression<'_> {
             rounding: self.recipe.rounding,
             options: self.options,
             scratch,
+            placement: &self.placement,
             study: None,
             progress: self.progress,
         }

@@ -5,15 +5,16 @@ use std::path::Path;
 use dwindle_formats::container::{Container, verify as verify_chunks};
 use dwindle_formats::output::{Claims, folder_of};
 
+use super::running::load;
 use super::{Error, Text};
 use crate::eval::{EvalOptions, Evaluation};
-use crate::llama::model::ModelOptions;
+use crate::llama::placement::Placement;
 use crate::mapped::Mapping;
 use crate::measure::{
     CalibrateOptions, Calibration, CalibrationText, Outputs, Predictions, calibrate as run,
 };
 use crate::progress::{Progress, Unit};
-use crate::runtime::{Factors, identity, load};
+use crate::runtime::identity;
 
 /// Measures what the layers of a checkpoint read on a text, and writes statistics for
 /// [`Compress::statistics`](super::Compress::statistics).
@@ -35,7 +36,7 @@ pub fn calibrate(
         .check()?;
     let text = Text::read(text.as_ref())?;
     let identity = identity(checkpoint)?;
-    let model = open(checkpoint)?;
+    let model = load(checkpoint, &Placement::default())?;
     let outputs = Outputs {
         statistics: Some(output),
         ..Outputs::default()
@@ -65,11 +66,11 @@ pub fn evaluate(
 ) -> Result<Evaluation, Error> {
     let text = Text::read(text.as_ref())?;
     let scratch = folder_of(file.as_ref());
-    let original = open(checkpoint.as_ref())?;
+    let original = load(checkpoint.as_ref(), &Placement::default())?;
     let predictions = Predictions::of(&original, &text.words, options, scratch);
     let predictions = predictions.map_err(|e| text.blame(e))?;
     drop(original);
-    Ok(predictions.compare(&open(file.as_ref())?)?)
+    Ok(predictions.compare(&load(file.as_ref(), &Placement::default())?)?)
 }
 
 /// Checks every checksum of a file that dwindle wrote. Gives what is damaged, in file order.
@@ -88,9 +89,4 @@ pub fn verify(file: impl AsRef<Path>, progress: &dyn Progress) -> Result<Vec<Str
     let damage = verify_chunks(&container, &bytes, advance, |range| bytes.release(range));
     progress.end();
     Ok(damage.iter().map(ToString::to_string).collect())
-}
-
-fn open(path: &Path) -> Result<crate::llama::model::Model, Error> {
-    let options = ModelOptions::default();
-    Ok(load(path, &options, Factors::default(), &mut |_, _| ())?)
 }

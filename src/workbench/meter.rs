@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
+use super::running::load;
 use super::study::Study;
 use super::surveyed::{scratch, sequences};
 use super::{Error, Text, Workbench};
 use crate::blockwise::BlockwisePredictions;
 use crate::eval::{Estimate, EvalOptions, Evaluation, Reference, compare};
-use crate::llama;
-use crate::llama::model::ModelOptions;
+use crate::llama::placement::Placement;
 use crate::progress::Unit;
-use crate::runtime::Factors;
 use crate::statistics::digest;
 
 /// The checkpoint's predictions of a text, which files are compared with.
@@ -18,6 +17,7 @@ pub(super) struct Meter<'a> {
     predictions: BlockwisePredictions<'a>,
     text: String,
     options: EvalOptions,
+    placement: &'a Placement,
 }
 
 impl<'a> Meter<'a> {
@@ -29,7 +29,7 @@ impl<'a> Meter<'a> {
         chunks: usize,
     ) -> Result<Meter<'a>, Error> {
         let subject = bench.original;
-        let text_of = sequences(subject.model, text, chunks, bench.options.threads)?;
+        let text_of = sequences(bench, subject.model, text, chunks)?;
         let workspace = &study.workspace;
         let tokens = bytemuck::cast_slice::<i32, u8>(&text_of.tokens);
         let key = digest(&[tokens, &text_of.cut.ctx.to_le_bytes()].concat());
@@ -47,6 +47,7 @@ impl<'a> Meter<'a> {
         Ok(Meter {
             predictions,
             text: text.words.clone(),
+            placement: bench.placement,
             options: EvalOptions {
                 ctx: text_of.cut.ctx as u32,
                 chunks: Some(chunks),
@@ -58,7 +59,7 @@ impl<'a> Meter<'a> {
     /// Runs a file over the same text.
     pub fn evaluate(&self, file: &Path) -> Result<Evaluation, Error> {
         let reference = Reference::Logits(&self.predictions);
-        let model = load(file)?;
+        let model = load(file, self.placement)?;
         let nothing = &mut |_| ();
         Ok(compare(
             &model,
@@ -74,14 +75,4 @@ impl<'a> Meter<'a> {
         let divergence = self.evaluate(file)?.divergence;
         Ok(divergence.ok_or(Error::NothingCompared)?.kld)
     }
-}
-
-fn load(path: &Path) -> Result<llama::model::Model, Error> {
-    let options = ModelOptions::default();
-    Ok(crate::runtime::load(
-        path,
-        &options,
-        Factors::default(),
-        &mut |_, _| (),
-    )?)
 }

@@ -10,6 +10,7 @@ mod fitted;
 mod frontier;
 mod meter;
 mod outcome;
+mod running;
 mod shrink;
 mod study;
 mod surveyed;
@@ -35,6 +36,7 @@ pub use text::Text;
 
 use crate::architecture::role;
 use crate::blockwise::{Places, fit};
+use crate::llama::placement::Placement;
 use crate::method::drift::Following;
 use crate::plan::{Plan, Rounding, Step, Subject, Treatment};
 use crate::progress::{Progress, Unit};
@@ -54,6 +56,8 @@ pub struct Workbench<'a> {
     pub rounding: Rounding,
     /// Memory and threads.
     pub options: Options,
+    /// The devices that models run on.
+    pub placement: &'a Placement,
     /// A folder that has room for files of the model.
     pub scratch: &'a Path,
     /// What layers that are rounded for their outputs are fitted to.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::fitted::{on_cpu, running_pair};
+use super::running::{load, pair};
 use super::{Error, Text, Workbench};
 use crate::architecture::{Model, ModelTensor};
 use crate::blockwise::Unfitted;
@@ -121,7 +121,10 @@ impl<'a> Watched<'a> {
     /// The model as it runs, and the text that a key of the recipe is decided by.
     fn start(&self, key: &'static str) -> Result<(llama::model::Model, FitText<'a>), Error> {
         let text = self.text.ok_or(Error::TextMissing { key })?;
-        Ok((on_cpu(self.bench.path)?, text.fit_text()))
+        Ok((
+            load(self.bench.path, self.bench.placement)?,
+            text.fit_text(),
+        ))
     }
 
     /// The same with the numbers of the blocks to remove.
@@ -179,7 +182,7 @@ fn follow(
     (kept, fits): (&Kept, &Fits),
     text: &Following<'_>,
 ) -> Result<(Fits, Vec<Unfitted>), Error> {
-    let (original, running) = running_pair(bench.path)?;
+    let (original, running) = pair(bench)?;
     bench.progress.begin("fitting", 0, Unit::Items);
     let models = [&original, &running];
     let reach = &mut |done, total| bench.progress.reach(done as u64, total as u64);

@@ -54,7 +54,7 @@ impl Study {
         };
         let found = surveyed(bench, &workspace, &text, (choosing, types))?;
         let model = bench.subject.model;
-        let sequences = sequences(model, &text, choosing.sequences(), bench.options.threads)?;
+        let sequences = sequences(bench, model, &text, choosing.sequences())?;
         let held_out = held_out.or_else(|| rest(&text, &sequences));
         Ok(Study {
             sequences,

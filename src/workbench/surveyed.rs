@@ -11,7 +11,7 @@ use super::{Choosing, Effort, Error, Text, Workbench};
 use crate::architecture::Model;
 use crate::blockwise::{Sequences, Words, pool};
 use crate::plan::{Rounding, Subject};
-use crate::progress::{Progress, Unit};
+use crate::progress::Unit;
 use crate::statistics::{
     Group, Identity, Importance, Provenance, Statistics, StatisticsWriter, SurveyFile, digest,
 };
@@ -81,16 +81,17 @@ impl Effort {
 /// # Errors
 /// A text that is too short.
 pub fn sequences(
+    bench: &Workbench<'_>,
     model: &Model,
     text: &Text,
     count: usize,
-    threads: usize,
 ) -> Result<Sequences, Error> {
     let words = Words {
         words: &text.words,
         ctx: CTX,
         chunks: count,
-        threads: Some(threads as u32),
+        threads: Some(bench.options.threads as u32),
+        placement: bench.placement,
     };
     Sequences::of(model, &words).map_err(|e| match e {
         crate::blockwise::BlockwiseError::Text(e) => text.blame(e),
@@ -139,9 +140,7 @@ pub fn surveyed(
                 rounding: bench.rounding,
                 scratch: workspace.folder(),
                 kept: &workspace.file(&format!("surveying-{short}")),
-                threads: bench.options.threads,
-                memory: bench.options.memory,
-                progress: bench.progress,
+                bench,
             };
             let made = task.run(text)?;
             if let Some((weights, sums)) = &made.output {
@@ -167,14 +166,13 @@ struct Task<'a> {
     rounding: Rounding,
     scratch: &'a Path,
     kept: &'a Path,
-    threads: usize,
-    memory: u64,
-    progress: &'a dyn Progress,
+    bench: &'a Workbench<'a>,
 }
 
 impl Task<'_> {
     fn run(&self, text: &Text) -> Result<Survey, Error> {
-        let sequences = sequences(self.subject.model, text, self.sequences, self.threads)?;
+        let bench = self.bench;
+        let sequences = sequences(bench, self.subject.model, text, self.sequences)?;
         let measured = if self.types.is_empty() {
             0
         } else {
@@ -184,20 +182,25 @@ impl Task<'_> {
             subject: self.subject,
             types: self.types,
             rounding: self.rounding,
-            cut: sequences.cut,
+            cut: sequences.cut.clone(),
             measured,
             groups: self.effort.groups(),
-            scratch: scratch(self.subject.model, &sequences, self.memory, self.scratch),
+            scratch: scratch(
+                self.subject.model,
+                &sequences,
+                bench.options.memory,
+                self.scratch,
+            ),
             kept: self.kept,
         };
-        self.progress.begin("measuring", 0, Unit::Items);
-        let progress = self.progress;
+        let progress = bench.progress;
+        progress.begin("measuring", 0, Unit::Items);
         let made = pool(sequences.cut.threads)?.install(|| {
             survey(&task, &sequences.tokens, &mut |done, total| {
                 progress.reach(done.into(), total.into());
             })
         });
-        self.progress.end();
+        progress.end();
         Ok(made?)
     }
 }

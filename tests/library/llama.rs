@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use dwindle::Placement;
 use dwindle::eval::{
     EvalError, EvalOptions, Evaluation, Reference, SpeedOptions, cache_key, cache_matches, compare,
     perplexity, speed, write_reference,
@@ -120,7 +121,10 @@ fn what_is_no_model_is_refused_with_llama_cpps_words() {
     assert!(error.to_string().contains("tiny.gguf"), "{error}");
     assert!(!error.to_string().contains("no reason"), "{error}");
     let options = ModelOptions {
-        devices: Some(vec!["CUDA9".into()]),
+        placement: Placement {
+            devices: Some(vec!["CUDA9".into()]),
+            ..Placement::default()
+        },
         ..ModelOptions::default()
     };
     let error = Model::load(&path, &options).unwrap_err();

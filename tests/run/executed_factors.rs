@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dwindle::Placement;
 use dwindle::ggml;
 use dwindle::llama::context::{BatchToken, Context, ContextOptions, FlashAttention};
 use dwindle::llama::device::weights::{Contraction, Link, Operand, Weights};
@@ -119,7 +120,10 @@ fn however_the_context_is_made() {
     };
     let plain = ModelOptions::default();
     let partly = ModelOptions {
-        gpu_layers: Some(1),
+        placement: Placement {
+            layers: Some(1),
+            ..Placement::default()
+        },
         ..ModelOptions::default()
     };
     for kind in [Kind::Tied, Kind::Untied, Kind::Qwen3, Kind::Mixture] {

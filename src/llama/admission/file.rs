@@ -7,10 +7,11 @@ use dwindle_formats::gguf::{GgufError, Header, read_header, read_part};
 
 use super::{Described, Refusal, admit, admit_alignment, admit_factors};
 use crate::llama::error::LlamaError;
+use crate::llama::placement::Sizes;
 use dwindle_mapped::Mapping;
 
-/// Checks a file, or all parts of a split model.
-pub(in crate::llama) fn admit_files(paths: &[PathBuf]) -> Result<(), LlamaError> {
+/// Checks a file, or all parts of a split model, and gives what its blocks take.
+pub(in crate::llama) fn admit_files(paths: &[PathBuf]) -> Result<Sizes, LlamaError> {
     let headers = paths.iter().map(|path| header(path, read_part));
     let headers: Vec<Header> = headers.collect::<Result<_, _>>()?;
     let tensors = headers.iter().flat_map(|header| &header.tensors);
@@ -27,7 +28,9 @@ pub(in crate::llama) fn admit_files(paths: &[PathBuf]) -> Result<(), LlamaError>
         source,
     };
     aligned.map_err(refused)?;
-    admit(&headers[0].metadata, described).map_err(refused)
+    admit(&headers[0].metadata, described).map_err(refused)?;
+    let tensors = headers.iter().flat_map(|header| &header.tensors);
+    Ok(Sizes::of(tensors.map(|t| (t.name.as_str(), t.bytes()))))
 }
 
 /// Checks an adapter's file: llama.cpp checks its tensors' shapes against the model's.

@@ -1,7 +1,7 @@
-//! Buffer types: what llama.cpp allocates on the device. Weights get a buffer that is not host
-//! memory for llama.cpp, so that it hands their bytes over instead of reading them into place, and
-//! in which a contracted weight takes the room of its operands alone. Everything else (keys and
-//! values, results) goes to the inner device's own buffers.
+//! Buffer types: what llama.cpp allocates on the device. All of it lies in the inner device's own buffers,
+//! untouched: some devices know their buffers by their functions. A contracted weight takes the room of its
+//! operands alone, and says that it lies in a buffer of ours, which is not host memory for llama.cpp, so that
+//! its bytes are handed over instead of read into place.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
@@ -119,30 +119,47 @@ unsafe extern "C" fn alloc_buffer_n(
             return sys::ggml_backend_buft_alloc_buffer_n(device.inner_type, tensors, count);
         }
         let layout = Layout::of(device, list);
-        let buffer = sys::ggml_backend_buft_alloc_buffer(device.inner_type, layout.size.max(1));
-        if buffer.is_null() {
+        let inner = sys::ggml_backend_buft_alloc_buffer(device.inner_type, layout.size.max(1));
+        if inner.is_null() {
             return null_mut();
         }
-        let raw = &mut *buffer.cast::<ggml_backend_buffer>();
-        let weights = WeightBuffer {
-            inner: raw.iface,
-            lives: Vec::new(),
-            operands: Vec::new(),
-            buffers: Vec::new(),
-        };
-        raw.iface.free_buffer = Some(free_buffer);
-        raw.iface.init_tensor = Some(init_tensor);
-        raw.iface.set_tensor = Some(set_tensor);
-        raw.iface.set_tensor_2d = None;
-        raw.iface.cpy_tensor = None;
-        raw.buft = device.weights_type();
-        device.buffers().insert(buffer as usize, weights);
-        if place(device, buffer, list, &layout) {
+        sys::ggml_backend_buffer_set_usage(inner, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+        let buffer = ggml_backend_buffer_init(buft, BUFFER, inner.cast(), layout.size.max(1));
+        (*buffer.cast::<ggml_backend_buffer>()).buft = device.weights_type();
+        device
+            .buffers()
+            .insert(buffer as usize, WeightBuffer::default());
+        if place(device, [buffer, inner], list, &layout) {
             return buffer;
         }
         sys::ggml_backend_buffer_free(buffer);
         null_mut()
     }
+}
+
+/// The functions of a buffer of weights, whose context is the inner device's buffer.
+const BUFFER: ggml_backend_buffer_i = ggml_backend_buffer_i {
+    free_buffer: Some(free_buffer),
+    get_base: Some(get_base),
+    init_tensor: None,
+    memset_tensor: None,
+    set_tensor: Some(set_tensor),
+    get_tensor: Some(get_tensor),
+    set_tensor_2d: None,
+    get_tensor_2d: None,
+    cpy_tensor: None,
+    clear: Some(clear),
+    reset: None,
+};
+
+unsafe extern "C" {
+    /// As ggml-backend-impl.h declares it: ggml frees what it gives.
+    fn ggml_backend_buffer_init(
+        buft: sys::ggml_backend_buffer_type_t,
+        iface: ggml_backend_buffer_i,
+        context: *mut c_void,
+        size: usize,
+    ) -> sys::ggml_backend_buffer_t;
 }
 
 /// The device of a buffer of weights.
@@ -151,55 +168,45 @@ unsafe fn device_of<'a>(buffer: sys::ggml_backend_buffer_t) -> &'a Device {
     unsafe { device((*buffer.cast::<ggml_backend_buffer>()).buft) }
 }
 
+/// The inner device's buffer.
+unsafe fn inner(buffer: sys::ggml_backend_buffer_t) -> sys::ggml_backend_buffer_t {
+    // SAFETY: `alloc_buffer_n` has made it the context.
+    unsafe { (*buffer.cast::<ggml_backend_buffer>()).context.cast() }
+}
+
 unsafe extern "C" fn free_buffer(buffer: sys::ggml_backend_buffer_t) {
     let _called = CalledBack::begin();
-    // SAFETY: ggml frees a buffer once, and calls the inner function as it would have.
+    // SAFETY: ggml frees a buffer once, and the inner one belongs to it.
     unsafe {
-        let Some(weights) = device_of(buffer).buffers().remove(&(buffer as usize)) else {
-            return;
-        };
-        if let Some(free) = weights.inner.free_buffer {
-            free(buffer);
-        }
+        drop(device_of(buffer).buffers().remove(&(buffer as usize)));
+        sys::ggml_backend_buffer_free(inner(buffer));
     }
 }
 
-unsafe extern "C" fn init_tensor(
-    buffer: sys::ggml_backend_buffer_t,
-    tensor: *mut ggml_tensor,
-) -> sys::ggml_status {
+unsafe extern "C" fn get_base(buffer: sys::ggml_backend_buffer_t) -> *mut c_void {
+    // SAFETY: as `inner` says.
+    unsafe { sys::ggml_backend_buffer_get_base(inner(buffer)) }
+}
+
+unsafe extern "C" fn clear(buffer: sys::ggml_backend_buffer_t, value: u8) {
     let _called = CalledBack::begin();
-    // SAFETY: the buffer is one of weights and the tensor is ggml's.
-    unsafe {
-        if !(*tensor).view_src.is_null() {
-            return sys::GGML_STATUS_SUCCESS;
-        }
-        match inner_functions(buffer).init_tensor {
-            Some(init) => init(buffer, tensor),
-            None => sys::GGML_STATUS_SUCCESS,
-        }
-    }
+    // SAFETY: as `inner` says.
+    unsafe { sys::ggml_backend_buffer_clear(inner(buffer), value) };
 }
 
 unsafe extern "C" fn set_tensor(
     buffer: sys::ggml_backend_buffer_t,
     tensor: *mut ggml_tensor,
-    data: *const c_void,
+    _: *const c_void,
     offset: usize,
-    size: usize,
+    _: usize,
 ) {
     let _called = CalledBack::begin();
     // SAFETY: the buffer is one of weights, and the tensor lies in it.
     unsafe {
         let device = device_of(buffer);
-        let Some(live) = live(device, tensor) else {
-            if let Some(set) = inner_functions(buffer).set_tensor {
-                set(buffer, tensor, data, offset, size);
-            }
-            return;
-        };
         // The declared bytes mean nothing: the first of them are the sign to fill the operands.
-        if offset == 0 {
+        if let Some(live) = live(device, tensor).filter(|_| offset == 0) {
             for index in &live.owned {
                 device.fill(*index, live.operand(*index));
             }
@@ -207,8 +214,14 @@ unsafe extern "C" fn set_tensor(
     }
 }
 
-fn inner_functions(buffer: sys::ggml_backend_buffer_t) -> ggml_backend_buffer_i {
-    // SAFETY: the functions of this file that call it are those of buffers of weights.
-    let device = unsafe { device_of(buffer) };
-    device.buffers()[&(buffer as usize)].inner
+/// A contracted weight has no bytes; whoever wants them gets zeros.
+unsafe extern "C" fn get_tensor(
+    _: sys::ggml_backend_buffer_t,
+    _: *const ggml_tensor,
+    data: *mut c_void,
+    _: usize,
+    size: usize,
+) {
+    // SAFETY: ggml passes a place for as many bytes.
+    unsafe { data.cast::<u8>().write_bytes(0, size) };
 }

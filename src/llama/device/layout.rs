@@ -96,10 +96,11 @@ fn blank(operand: &Operand) -> ggml_tensor {
 /// Gives every tensor its place; `false` where memory ran out.
 ///
 /// # Safety
-/// The buffer is one of weights, as large as the layout says, and the tensors are valid.
+/// The first buffer is one of weights and the second its inner one, as large as the layout says; the tensors
+/// are valid.
 pub(super) unsafe fn place(
     device: &Device,
-    buffer: sys::ggml_backend_buffer_t,
+    [buffer, inner]: [sys::ggml_backend_buffer_t; 2],
     list: &[*mut ggml_tensor],
     layout: &Layout,
 ) -> bool {
@@ -109,21 +110,21 @@ pub(super) unsafe fn place(
     };
     // SAFETY: the buffer was just allocated with the layout's size; the tensors are valid.
     unsafe {
-        let base = sys::ggml_backend_buffer_get_base(buffer).cast::<u8>();
+        let base = sys::ggml_backend_buffer_get_base(inner).cast::<u8>();
         let mut placed: HashMap<usize, *mut ggml_tensor> = HashMap::new();
         for (i, t) in list.iter().enumerate() {
             if !(**t).view_src.is_null() {
                 sys::ggml_backend_view_init(*t);
                 continue;
             }
-            (**t).buffer = buffer.cast();
             let Some(contraction) = device.weights.contractions.get(&*name_of(*t)) else {
-                (**t).data = base.add(layout.dense[&i]).cast();
-                if let Some(init) = weights.inner.init_tensor {
-                    init(buffer, *t);
+                let at = base.add(layout.dense[&i]).cast();
+                if sys::ggml_backend_tensor_alloc(inner, *t, at) != sys::GGML_STATUS_SUCCESS {
+                    return false;
                 }
                 continue;
             };
+            (**t).buffer = buffer.cast();
             (**t).data = base.cast();
             let mut live = Live {
                 contraction: contraction.clone(),
@@ -135,7 +136,7 @@ pub(super) unsafe fn place(
                     Entry::Occupied(there) => *there.get(),
                     Entry::Vacant(free) => {
                         let at = layout.operands[&index].map(|offset| base.add(offset));
-                        let Some(made) = allocate(device, buffer, weights, index, at) else {
+                        let Some(made) = allocate(device, inner, weights, index, at) else {
                             return false;
                         };
                         live.owned.push(index);
@@ -159,7 +160,7 @@ pub(super) unsafe fn place(
 /// The tensor of an operand: in the buffer, or where the inner device needs it.
 unsafe fn allocate(
     device: &Device,
-    buffer: sys::ggml_backend_buffer_t,
+    inner: sys::ggml_backend_buffer_t,
     weights: &mut WeightBuffer,
     index: usize,
     at: Option<*mut u8>,
@@ -169,12 +170,8 @@ unsafe fn allocate(
     // SAFETY: the operand is valid, its place is in the buffer, and the type is one of ggml's.
     unsafe {
         if let Some(at) = at {
-            (*operand).buffer = buffer.cast();
-            (*operand).data = at.cast();
-            if let Some(init) = weights.inner.init_tensor {
-                init(buffer, operand);
-            }
-            return Some(operand);
+            let placed = sys::ggml_backend_tensor_alloc(inner, operand, at.cast());
+            return (placed == sys::GGML_STATUS_SUCCESS).then_some(operand);
         }
         let ty = device.special_type(&*operand)?;
         let size = sys::ggml_backend_buft_get_alloc_size(ty, operand);

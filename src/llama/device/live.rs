@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use llama_cpp_sys_2 as sys;
 use sys::ggml_tensor;
 
-use super::internals::ggml_backend_buffer_i;
 use super::weights::{Contraction, Link};
 
 /// A contracted weight in a buffer: what `extra` of its tensor points to.
@@ -54,8 +53,8 @@ impl Live {
 }
 
 /// What belongs to a buffer of weights.
+#[derive(Default)]
 pub(super) struct WeightBuffer {
-    pub inner: ggml_backend_buffer_i,
     /// Boxed, as tensors point to them.
     #[allow(clippy::vec_box)]
     pub lives: Vec<Box<Live>>,

@@ -87,19 +87,19 @@ impl Devices {
             .map(|d| unsafe { (&raw mut (**d).raw).cast() })
     }
 
-    /// How llama.cpp shall split layers: by free memory among the GPUs, none for the CPU behind
-    /// them. It reads as many numbers as it knows devices at most.
-    pub fn split(&self) -> Vec<f32> {
-        // SAFETY: returns a plain value.
-        let limit = unsafe { sys::llama_max_devices() };
-        let mut split = vec![0.0; limit.max(self.devices.len())];
+    /// How llama.cpp shall split layers: as asked, or else by free memory among the GPUs, with none for the
+    /// CPU behind them.
+    pub fn shares(&self, asked: &[f32]) -> Vec<f32> {
         let gpus = self.devices.len().saturating_sub(1).max(1);
-        for (share, device) in split.iter_mut().zip(&self.devices).take(gpus) {
+        let free = |device: &*mut Device| {
             // SAFETY: the devices live as long as this, and their inner ones in the registry.
             let inner = unsafe { (**device).inner };
-            *share = describe(inner).memory_free.max(1) as f32;
+            describe(inner).memory_free.max(1) as f32
+        };
+        match asked {
+            [] => self.devices.iter().take(gpus).map(free).collect(),
+            asked => asked.to_vec(),
         }
-        split
     }
 
     /// Ends loading: what fetching an operand went wrong with, if it did.

@@ -81,6 +81,13 @@ impl Contraction {
 }
 
 impl Weights {
+    /// Bytes of the operands that stand for a weight.
+    pub fn bytes_of(&self, weight: &str) -> Option<u64> {
+        let operands = self.contractions.get(weight)?.operands().into_iter();
+        let operands = operands.filter_map(|i| self.operands.get(i));
+        Some(operands.filter_map(|o| o.ty.bytes(&o.shape)).sum())
+    }
+
     /// Bytes of all operands.
     pub fn bytes(&self) -> u64 {
         let bytes = self.operands.iter().filter_map(|o| o.ty.bytes(&o.shape));

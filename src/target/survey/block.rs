@@ -137,8 +137,10 @@ impl<'a> Surveyor<'a> {
     pub fn block(&mut self, number: u32) -> Result<(), BudgetError> {
         let block = Block::new(self.task.subject.model, number);
         let source = &self.source;
-        let model = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty))?;
-        let mut runner = Runner::new(&model, self.task.cut)?;
+        let model = block.load(&self.task.cut.placement, |i| source.ty(i), &|i, ty| {
+            source.bytes(i, ty)
+        })?;
+        let mut runner = Runner::new(&model, &self.task.cut)?;
         let is_last = number + 1 == self.blocks;
         let rows = self.measured();
         let before = self.stream.read(0, rows)?;
@@ -191,8 +193,8 @@ impl<'a> Surveyor<'a> {
                 false => source.ty(index),
             }
         };
-        let model = block.load(ty, &|i, ty| source.bytes(i, ty))?;
-        let mut runner = Runner::new(&model, self.task.cut)?;
+        let model = block.load(&self.task.cut.placement, ty, &|i, ty| source.bytes(i, ty))?;
+        let mut runner = Runner::new(&model, &self.task.cut)?;
         let mut coarse = match self.coarse.take() {
             Some(coarse) => coarse,
             None => Rounded::new(self.copy(before)?, BTreeMap::new()),
@@ -285,7 +287,7 @@ impl<'a> Surveyor<'a> {
         let wanted: Vec<bool> = (0..inputs.len())
             .map(|i| i == behind || sums[i].is_some())
             .collect();
-        let cut = self.task.cut;
+        let cut = &self.task.cut;
         for batch in cut.batches(0..cut.sequences(&self.stream)) {
             let rows = self.stream.read(batch.rows.start, batch.rows.len())?;
             let stream = &mut self.stream;

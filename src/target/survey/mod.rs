@@ -28,7 +28,7 @@ use block::Surveyor;
 use kept::Kept;
 
 /// What is surveyed.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Task<'a> {
     /// The model.
     pub subject: Subject<'a>,
