@@ -9,7 +9,7 @@ use dwindle_formats::output::Kind;
 use super::Failure;
 use super::devices::Devices;
 use super::notes::{shrunk, warn_of_unfitted};
-use super::output::{at_least_one, parse_bytes};
+use super::output::{at_least_one, line, parse_bytes};
 use super::progress::Terminal;
 use super::report::{print_plan, print_summary};
 use super::resources::Resources;
@@ -17,6 +17,7 @@ use super::target::{ChoosingArgs, Target};
 use crate::fitting::FitOptions;
 use crate::ggml::FILE_TYPES;
 use crate::plan::{self, Base, PRESETS, Recipe, Rounding, Structure};
+use crate::target::Part;
 use crate::workbench::{Choosing, Compress, Compressed, is_stock};
 
 /// Convert a checkpoint into a smaller file
@@ -83,6 +84,10 @@ pub struct Args {
     /// --effort says]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     chunks: Option<usize>,
+    /// Measure this part of what is measured first (`2/8`), into --workspace, and stop. Machines share the
+    /// work: run once for each part, then without this option
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["output", "dry_run", "split_size"])]
+    part: Option<Part>,
     /// Print the plan with its bytes, metadata excluded, and stop; a target measures the model first
     #[arg(long)]
     dry_run: bool,
@@ -113,7 +118,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let recipe = args.recipe()?;
     args.check(&recipe, is_stock)?;
     // A name that the user did not choose must not cost a file that is no model.
-    if args.output.is_none() && !args.dry_run {
+    if args.output.is_none() && !args.dry_run && args.part.is_none() {
         Kind::Gguf.check(&output)?;
     }
     let resources = args.resources.options(false);
@@ -145,6 +150,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     let progress = Terminal::default();
     let compress = compress.recipe(recipe).progress(&progress);
+    if let Some(part) = args.part {
+        return line(compress.measure(part)?.display().to_string());
+    }
     let done = if args.dry_run {
         compress.plan(is_stock.unwrap_or(args.split_size.is_some()))?
     } else {

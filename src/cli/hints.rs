@@ -109,6 +109,9 @@ impl Hint for LlamaError {
             LlamaError::NoChatTemplate | LlamaError::ChatTemplate(_) => {
                 Some("without `--chat` the model continues the prompt as it is")
             }
+            LlamaError::Server { .. } => Some(
+                "`dwindle rpc-server` starts one; both must have the same version of llama.cpp",
+            ),
             _ => None,
         }
     }
@@ -186,6 +189,9 @@ impl Hint for Error {
         match self {
             Error::TextMissing { .. } => Some("`--text` gives it"),
             Error::Division(_) => Some("`--split-size` says how large a file may be"),
+            Error::NothingToMeasure => Some(
+                "`--part` goes with a target (`--size`, `--bpw`, `--max-kld`) or `--rounding output`",
+            ),
             Error::NoCacheFolder => Some("`--workspace` names a folder"),
             Error::NotStock { .. } => Some(
                 "write a `.dwn` container, from which `dwindle export` makes a dense `.gguf`, or change \

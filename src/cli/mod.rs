@@ -13,6 +13,7 @@ mod failure;
 mod hints;
 mod inspect;
 mod interrupt;
+mod join;
 mod man;
 mod model;
 mod notes;
@@ -26,6 +27,7 @@ mod run;
 #[cfg(feature = "serve")]
 mod serve;
 mod spelling;
+mod submit;
 mod sweep;
 mod target;
 mod verify;
@@ -56,6 +58,8 @@ enum Command {
     Diagnose(diagnose::Args),
     Sweep(sweep::Args),
     Workspace(workspace::Args),
+    Join(join::Args),
+    Submit(submit::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
     Export(export::Args),
@@ -94,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Diagnose(args) => diagnose::main(&args),
         Command::Sweep(args) => sweep::main(&args),
         Command::Workspace(args) => workspace::main(&args),
+        Command::Join(args) => join::main(&args),
+        Command::Submit(args) => submit::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Export(args) => export::main(&args),

@@ -20,7 +20,7 @@ pub use ladder::{Rung, rung, rungs};
 pub use probe::fingerprint;
 pub use refinement::Refinement;
 pub use search::{Chosen, Search, Task, of_bits, of_size, planned, refuse_too_small};
-pub use survey::{Survey, Surveyed, Task as SurveyTask, survey};
+pub use survey::{Part, Survey, Surveyed, Task as SurveyTask, activations, survey};
 
 use crate::blockwise::WalkError;
 use crate::eval::EvalError;

@@ -13,6 +13,7 @@ use crate::llama::placement::Placement;
 use crate::plan::{Base, Recipe, Rounding, preset};
 use crate::progress::Progress;
 use crate::statistics::{Diagnosis, Identity, Importance, Measured, Statistics};
+use crate::target::Part;
 use crate::writing::Options;
 
 /// A checkpoint to be compressed, and how.
@@ -219,7 +220,29 @@ impl<'p> Compress<'p> {
         self.run(None, is_stock)
     }
 
+    /// Measures a part of what [`Self::write`] measures first, so that several machines can share that: with
+    /// one folder of workspaces, or one after another what [`join`](super::workspace::join) brings together.
+    /// Gives the file that holds it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn measure(&self, part: Part) -> Result<PathBuf, Error> {
+        self.with(None, true, |compression| compression.measure(part))
+    }
+
     fn run(&self, output: Option<&Path>, is_stock: bool) -> Result<Compressed, Error> {
+        self.with(output, is_stock, |compression| {
+            compression.run(output, is_stock)
+        })
+    }
+
+    /// Opens all that is read, and does something with it.
+    fn with<T>(
+        &self,
+        output: Option<&Path>,
+        is_stock: bool,
+        work: impl FnOnce(&Compression<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         crate::llama::backend::init();
         // Before work that may take hours.
         let path = checkpoint::resolve(&self.checkpoint, &Caches::from_env());
@@ -281,7 +304,7 @@ impl<'p> Compress<'p> {
             placement: self.placement.clone(),
             progress: self.progress,
         };
-        compression.run(output, is_stock)
+        work(&compression)
     }
 
     /// What is read.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use dwindle_formats::gguf::TensorType;
 use dwindle_formats::output::{Claims, folder_of};
 
 use super::fitted::fit_layers;
@@ -18,7 +19,7 @@ use crate::llama::placement::Placement;
 use crate::plan::{Plan, Recipe, Rounding, Step, Subject, resolve};
 use crate::progress::{Progress, Unit};
 use crate::statistics::Measured;
-use crate::target::{Chosen, refuse_too_small, types_for};
+use crate::target::{Chosen, Part, refuse_too_small, types_for};
 use crate::writing::{Inputs, Options, OutputFile, Summary, compress, divide};
 
 /// An open checkpoint and what to do with it; [`Compress`](super::Compress) documents each option.
@@ -181,24 +182,46 @@ impl Compression<'_> {
         }
     }
 
-    /// What is to be found out before: for a goal, and where layers are rounded for what they read and no
-    /// statistics say that.
+    /// Measures a part of what [`Self::run`] measures first, and gives the file that holds it.
+    pub fn measure(&self, part: Part) -> Result<PathBuf, Error> {
+        if !self.measures() || self.recipe.structure.is_some() {
+            return Err(Error::NothingToMeasure);
+        }
+        let bench = self.bench(self.model, self.measured, Path::new("."));
+        let types = self.types(&bench);
+        let about = (&self.choosing, types.as_slice());
+        Study::part(&bench, &self.workspaces()?, self.text.as_ref(), about, part)
+    }
+
+    /// Whether something is to be found out before: for a goal, and where layers are rounded for what they
+    /// read and no statistics say that.
+    fn measures(&self) -> bool {
+        self.goal.is_some()
+            || (self.recipe.rounding == Rounding::Output && self.measured.statistics.is_none())
+    }
+
     fn study(&self, bench: &Workbench<'_>) -> Result<Option<Study>, Error> {
-        let measures = self.goal.is_some()
-            || (self.recipe.rounding == Rounding::Output && self.measured.statistics.is_none());
-        if !measures {
+        if !self.measures() {
             return Ok(None);
         }
-        let workspaces = match &self.workspaces {
-            Some(folder) => folder.clone(),
-            None => workspace::default_folder()?,
-        };
         let text = self.text.as_ref();
-        let types = match self.goal {
+        let types = self.types(bench);
+        Study::of(bench, &self.workspaces()?, text, (&self.choosing, &types)).map(Some)
+    }
+
+    fn workspaces(&self) -> Result<PathBuf, Error> {
+        match &self.workspaces {
+            Some(folder) => Ok(folder.clone()),
+            None => workspace::default_folder(),
+        }
+    }
+
+    /// Types to judge.
+    fn types(&self, bench: &Workbench<'_>) -> Vec<TensorType> {
+        match self.goal {
             None => Vec::new(),
             Some(goal) => types_for(&self.choosing.types, goal.bits(&bench.subject)),
-        };
-        Study::of(bench, &workspaces, text, (&self.choosing, &types)).map(Some)
+        }
     }
 
     /// The pruned model, if the recipe has a `[structure]`. Layers are not fitted for a plan alone.

@@ -19,6 +19,16 @@ pub enum Error {
     )]
     TextMissing { key: &'static str },
     #[error(
+        "there is nothing to measure in parts: neither a size nor a quality is asked for, and no layer is rounded for its output"
+    )]
+    NothingToMeasure,
+    #[error(
+        "`{}` and `{}` are not the same; delete the one that is wrong", found.display(), there.display()
+    )]
+    TwoMeasurements { found: PathBuf, there: PathBuf },
+    #[error("`{}` has no workspace of a model", .0.display())]
+    NoWorkspace(PathBuf),
+    #[error(
         "neither `XDG_CACHE_HOME` nor `HOME` is set, so there is no cache folder for measured sensitivities"
     )]
     NoCacheFolder,

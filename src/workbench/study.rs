@@ -1,10 +1,10 @@
 //! What is found out about a model before its file is made. All of it stays in the model's workspace.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dwindle_formats::gguf::TensorType;
 
-use super::surveyed::{Surveyed, scratch, sequences, surveyed};
+use super::surveyed::{Question, Surveyed, scratch, sequences};
 use super::workspace::Workspace;
 use super::{Choosing, Error, Text, Workbench};
 use crate::blockwise::{Journal, Sequences, WIDEST, check};
@@ -12,7 +12,7 @@ use crate::measure::corpus;
 use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
 use crate::statistics::{Measured, digest};
-use crate::target::{Costs, fingerprint};
+use crate::target::{Costs, Part, fingerprint};
 use crate::writing::Inputs;
 
 /// Sequences of a text that are worth measuring on.
@@ -43,16 +43,16 @@ impl Study {
         (choosing, types): (&Choosing, &[TensorType]),
     ) -> Result<Study, Error> {
         check(bench.subject.model)?;
-        let digest = fingerprint(&bench.subject)?;
-        let workspace = Workspace::open(workspaces, &digest, bench.path)?;
-        let (text, held_out) = match text {
-            Some(text) => (text.clone(), None),
-            None => (
-                Text::built_in("dwindle's mixed text", corpus::CALIBRATION),
-                Some(Text::built_in("dwindle's held-out text", corpus::HELD_OUT)),
-            ),
+        let workspace = workspace_of(bench, workspaces)?;
+        let (text, held_out) = texts(text);
+        let question = Question {
+            bench,
+            workspace: &workspace,
+            text: &text,
+            choosing,
+            types,
         };
-        let found = surveyed(bench, &workspace, &text, (choosing, types))?;
+        let found = question.answer()?;
         let model = bench.subject.model;
         let sequences = sequences(bench, model, &text, choosing.sequences())?;
         let held_out = held_out.or_else(|| rest(&text, &sequences));
@@ -63,6 +63,28 @@ impl Study {
             workspace,
             found,
         })
+    }
+
+    /// Finds out a part of what is not known yet, into the workspace. Gives the file that holds it.
+    ///
+    /// # Errors
+    /// Whatever ends a measurement.
+    pub fn part(
+        bench: &Workbench<'_>,
+        workspaces: &Path,
+        text: Option<&Text>,
+        (choosing, types): (&Choosing, &[TensorType]),
+        part: Part,
+    ) -> Result<PathBuf, Error> {
+        check(bench.subject.model)?;
+        let question = Question {
+            bench,
+            workspace: &workspace_of(bench, workspaces)?,
+            text: &texts(text).0,
+            choosing,
+            types,
+        };
+        question.part(part)
     }
 
     /// What plans are made by.
@@ -115,6 +137,22 @@ impl Study {
             bench.options.memory,
             folder,
         )
+    }
+}
+
+fn workspace_of(bench: &Workbench<'_>, workspaces: &Path) -> Result<Workspace, Error> {
+    let digest = fingerprint(&bench.subject)?;
+    Workspace::open(workspaces, &digest, bench.path)
+}
+
+/// The text to measure on, and one that nothing is chosen by, if it is known yet.
+fn texts(own: Option<&Text>) -> (Text, Option<Text>) {
+    match own {
+        Some(text) => (text.clone(), None),
+        None => (
+            Text::built_in("dwindle's mixed text", corpus::CALIBRATION),
+            Some(Text::built_in("dwindle's held-out text", corpus::HELD_OUT)),
+        ),
     }
 }
 

@@ -7,9 +7,13 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::mapped::Mapping;
 
 /// The file that says which model a workspace is of.
 const ABOUT: &str = "workspace.json";
+
+/// How the names of files begin that hold what was measured, and can be used elsewhere.
+const MEASURED: [&str; 2] = ["survey-", "output-"];
 
 /// The workspace of one model.
 #[derive(Debug, Clone)]
@@ -113,6 +117,49 @@ pub fn list(all: &Path) -> Result<Vec<Listed>, Error> {
     }
     found.sort_by_key(|w| w.unused);
     Ok(found)
+}
+
+/// Copies what was measured of models from other folders of workspaces into one. Gives the copies.
+///
+/// # Errors
+/// A folder without workspaces, or a file that is there already and is another.
+pub fn join(from: &[PathBuf], into: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut copies = Vec::new();
+    for folder in from {
+        let found = list(folder)?;
+        if found.is_empty() {
+            return Err(Error::NoWorkspace(folder.clone()));
+        }
+        for one in found {
+            let workspace = Workspace::open(into, &one.id, Path::new(&one.checkpoint))?;
+            for entry in fs::read_dir(&one.folder)? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if MEASURED.iter().any(|begin| name.starts_with(begin)) {
+                    let copy = workspace.file(&name);
+                    if copied(&one.folder.join(&name), &copy)? {
+                        copies.push(copy);
+                    }
+                }
+            }
+        }
+    }
+    Ok(copies)
+}
+
+/// Copies a file to where none is, or the same.
+fn copied(file: &Path, copy: &Path) -> Result<bool, Error> {
+    let bytes = Mapping::open(file)?;
+    if !copy.exists() {
+        dwindle_formats::output::write(copy, &bytes)?;
+        return Ok(true);
+    }
+    if Mapping::open(copy)?[..] == bytes[..] {
+        return Ok(false);
+    }
+    Err(Error::TwoMeasurements {
+        found: file.to_path_buf(),
+        there: copy.to_path_buf(),
+    })
 }
 
 /// Removes a workspace.

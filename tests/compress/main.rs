@@ -10,6 +10,7 @@ mod heads_and_experts;
 mod interruption;
 mod mark;
 mod outputs;
+mod parts;
 mod presets;
 mod resuming;
 mod targets;

@@ -37,7 +37,7 @@ fn devices_share_a_model() {
     let here = text(&["--device", "none"]);
     for options in [
         &["--device", "RPC0,RPC1", "-ts", "3,1"][..],
-        &["-sm", "none", "-mg", "1"],
+        &["-sm", "none", "-mg", "1", "-dev", "RPC0,RPC1"],
         &["-sm", "none", "-dev", "RPC1", "-ngl", "2"],
         &[],
     ] {
@@ -49,11 +49,17 @@ fn devices_share_a_model() {
 #[test]
 fn devices_that_are_not_there_are_refused() {
     let server = Server::start();
-    let rpc = ["--rpc", server.address()];
+    let rpc = ["--rpc", server.address(), "--device"];
     let with = |options: &[&str]| refused(&[&rpc[..], options].concat());
-    says(&with(&["--device", "CUDA3"]), &["`CUDA3`", "RPC0"]);
-    says(&with(&["--main-gpu", "1"]), &["device 1", "there are 1"]);
-    says(&with(&["--tensor-split", "1,1"]), &["2 parts", "1 devices"]);
+    says(&with(&["CUDA3"]), &["`CUDA3`", "RPC0"]);
+    says(
+        &with(&["RPC0", "--main-gpu", "1"]),
+        &["device 1", "there are 1"],
+    );
+    says(
+        &with(&["RPC0", "--tensor-split", "1,1"]),
+        &["2 parts", "1 devices"],
+    );
     misused(&["-ts", "1,-1"], &["'-1'", "not negative"]);
 }
 

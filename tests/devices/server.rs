@@ -1,10 +1,63 @@
-//! The process that lends its CPU.
+//! The device that models run on: another process's CPU, or one that is named from outside.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::program::DWINDLE;
+
+/// Names a device of the build, such as `Vulkan0`, that takes the place of the lent one.
+const NAMED: &str = "DWINDLE_DEVICE";
+
+/// The device that models run on.
+pub enum Device {
+    /// Another process's CPU.
+    Lent(Server),
+    /// One of the build's own.
+    Own(String),
+}
+
+impl Device {
+    /// The named device, or else a lent one.
+    pub fn start() -> Device {
+        match std::env::var(NAMED) {
+            Ok(name) => Device::Own(name),
+            Err(_) => Device::Lent(Server::start()),
+        }
+    }
+
+    /// Options that put a model on it.
+    pub fn options(&self) -> Vec<&str> {
+        match self {
+            Device::Lent(server) => vec!["--rpc", &server.address, "--device", "RPC0"],
+            Device::Own(name) => vec!["--device", name],
+        }
+    }
+
+    /// How much noise is to be expected, as a multiple of what two CPUs of a kind differ by: other devices sum
+    /// in another order, and round a layer's input otherwise or not at all.
+    pub fn noise(&self) -> f64 {
+        match self {
+            Device::Lent(_) => 1.0,
+            Device::Own(_) => 10.0,
+        }
+    }
+
+    /// Asserts that a lent device has computed something: a hundredth of a second at least.
+    #[track_caller]
+    pub fn has_worked(&self) {
+        let Device::Lent(server) = self else {
+            return;
+        };
+        let stat = format!("/proc/{}/stat", server.process.id());
+        // Where the system tells.
+        if let Ok(stat) = std::fs::read_to_string(stat) {
+            let behind_name = stat.rsplit(')').next().unwrap();
+            let in_user_mode = behind_name.split_whitespace().nth(11).unwrap();
+            assert!(in_user_mode.parse::<u64>().unwrap() > 0);
+        }
+    }
+}
 
 /// A running `dwindle rpc-server`.
 pub struct Server {
@@ -32,23 +85,6 @@ impl Server {
         Server {
             process,
             address: address.to_string(),
-        }
-    }
-
-    /// Options that put a model on its device.
-    pub fn options(&self) -> [&str; 4] {
-        ["--rpc", &self.address, "--device", "RPC0"]
-    }
-
-    /// Asserts that it has computed something: a hundredth of a second at least.
-    #[track_caller]
-    pub fn has_worked(&self) {
-        let stat = format!("/proc/{}/stat", self.process.id());
-        // Where the system tells.
-        if let Ok(stat) = std::fs::read_to_string(stat) {
-            let behind_name = stat.rsplit(')').next().unwrap();
-            let in_user_mode = behind_name.split_whitespace().nth(11).unwrap();
-            assert!(in_user_mode.parse::<u64>().unwrap() > 0);
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::common::program::{checkpoint, compress, dwindle, fixture, stdout};
-use crate::server::Server;
+use crate::server::Device;
 
 /// What runs a model on the CPU.
 pub const CPU: [&str; 2] = ["--device", "none"];
@@ -42,9 +42,9 @@ pub fn same(what: &str, [there, here]: [f64; 2], most: f64) {
 
 #[test]
 fn factors_are_executed_there() {
-    let server = Server::start();
+    let device = Device::start();
     let (_dir, file) = factored();
-    let [there, here] = [&server.options()[..], &CPU].map(|options| evaluation(&file, options));
+    let [there, here] = [&device.options()[..], &CPU].map(|options| evaluation(&file, options));
     for (what, path, most) in [
         (
             "perplexity of factors",
@@ -53,35 +53,43 @@ fn factors_are_executed_there() {
         ),
         ("divergence of factors", "/divergence/kld/value", 5e-2),
     ] {
-        same(what, [number(&there, path), number(&here, path)], most);
+        let both = [number(&there, path), number(&here, path)];
+        same(what, both, most * device.noise());
     }
-    let partly = [&server.options()[..], &["-ngl", "2"]].concat();
+    let partly = [&device.options()[..], &["-ngl", "2"]].concat();
     let partly = evaluation(&file, &partly);
     let path = "/perplexity/perplexity/value";
     let both = [number(&partly, path), number(&here, path)];
-    same("perplexity of factors, one block there", both, 1e-3);
-    server.has_worked();
+    same(
+        "perplexity of factors, one block there",
+        both,
+        1e-3 * device.noise(),
+    );
+    device.has_worked();
 }
 
 #[test]
 fn keys_and_values_are_kept_there() {
-    let server = Server::start();
+    let device = Device::start();
     for kind in ["f16", "q8_0", "q4_0"] {
         let text = |options: &[&str]| {
             let mut command = dwindle(["run", "--temp", "0", "-n", "12", "-p", "And God said"]);
             command.args(["--flash-attn", "on", "--cache-type", kind]);
             stdout(command.arg(checkpoint()).args(options))
         };
-        let (there, here) = (text(&server.options()), text(&CPU));
+        let (there, here) = (text(&device.options()), text(&CPU));
         println!("{kind} keys and values: {there:?} on the device");
-        assert_eq!(there, here, "{kind}");
+        // Where two words are about as likely, noise decides.
+        let same = there.bytes().zip(here.bytes()).take_while(|(a, b)| a == b);
+        let least = if device.noise() > 1.0 { 24 } else { here.len() };
+        assert!(same.count() >= least, "{kind}: {there:?} and {here:?}");
     }
-    server.has_worked();
+    device.has_worked();
 }
 
 #[test]
 fn calibration_sums_what_layers_read_there() {
-    let server = Server::start();
+    let device = Device::start();
     let dir = tempdir().unwrap();
     let statistics = |name: &str, options: &[&str]| {
         let file = dir.path().join(name);
@@ -91,7 +99,7 @@ fn calibration_sums_what_layers_read_there() {
         stdout(command.arg("-o").arg(&file));
         Statistics::open(&file).unwrap()
     };
-    let there = statistics("there", &server.options());
+    let there = statistics("there", &device.options());
     let here = statistics("here", &CPU);
     for weight in ["blk.0.attn_q.weight", "blk.3.ffn_down.weight"] {
         let [a, b] = [&there, &here].map(|s| s.gram(weight, 0).unwrap().unwrap());
@@ -100,7 +108,7 @@ fn calibration_sums_what_layers_read_there() {
         let norm: f64 = b.values.iter().map(|b| f64::from(*b).powi(2)).sum();
         let relative = (distance / norm).sqrt();
         println!("second moments of {weight}: {relative:.1e} apart");
-        assert!(relative < 1e-3, "{weight}: {relative}");
+        assert!(relative < 1e-3 * device.noise(), "{weight}: {relative}");
     }
-    server.has_worked();
+    device.has_worked();
 }

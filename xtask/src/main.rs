@@ -2,6 +2,7 @@
 
 mod demo;
 mod docs;
+mod gpu;
 mod hostile;
 mod methods;
 mod native;
@@ -20,6 +21,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo   get what is missing, build, compress the fixture model in several ways, verify, run and
          evaluate each, and print one table
   docs   write docs/cli.md anew, from the program
+  gpu vulkan|cuda
+         build with that feature, into target/vulkan or target/cuda, say what is linked, and hold what
+         models give on the GPU against the CPU; docs/running.md says what must be installed
   methods [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["demo"] => setup::prepare().and_then(|()| demo::main()),
         ["docs"] => setup::prepare().and_then(|()| docs::main()),
+        ["gpu", ref rest @ ..] => setup::install_missing().and_then(|()| gpu::main(rest)),
         ["methods", ref rest @ ..] => setup::prepare().and_then(|()| methods::main(rest)),
         ["smaller", ref rest @ ..] => setup::prepare().and_then(|()| smaller::main(rest)),
         ["hostile", ref rest @ ..] => setup::prepare().and_then(|()| hostile::main(rest)),

@@ -67,7 +67,10 @@ pub fn main() -> Result<(), String> {
     run_patiently(
         &mut testing(&["test", "--release", "--locked", "--workspace"]),
         "tests",
-    )
+    )?;
+    // With what they print: how far a device's results are from the CPU's.
+    let devices = ["test", "--release", "--locked", "--test", "devices"];
+    run(testing(&devices).args(["--", "--nocapture"]))
 }
 
 /// Cargo for tests. Several programs run at once, and a thread that spins would keep those of others from work.

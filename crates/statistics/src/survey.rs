@@ -11,8 +11,8 @@ pub struct SurveyFile {
     version: u32,
     /// A digest of everything that it depends on.
     key: String,
-    /// The mean KL divergence that rounding what layers read to 8 bits causes.
-    pub activations: f64,
+    /// The mean KL divergence of the model in Q8_0; 0 in a part where another one measures it.
+    pub coarse: f64,
     /// The weights, in the model's order.
     pub tensors: Vec<TensorSurvey>,
 }
@@ -55,14 +55,14 @@ pub enum SurveyError {
 impl SurveyFile {
     /// The version of the layout. Who names a file by what it depends on includes it, so that a file of an
     /// older layout is measured again instead of being refused.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// What was found, for the digest of what it depends on.
-    pub fn new(key: String, activations: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {
+    pub fn new(key: String, coarse: f64, tensors: Vec<TensorSurvey>) -> SurveyFile {
         SurveyFile {
             version: Self::VERSION,
             key,
-            activations,
+            coarse,
             tensors,
         }
     }
@@ -90,7 +90,7 @@ impl SurveyFile {
                 && t.types.iter().all(|t| t.error.is_finite())
                 && t.importance.iter().all(|v| v.is_finite())
         };
-        if !found.activations.is_finite() {
+        if !found.coarse.is_finite() {
             return Err(foreign("it has impossible figures".into()));
         }
         match found.tensors.iter().find(|t| !is_number(t)) {

@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::candidates::COARSE;
 use super::super::probe::Probed;
-use super::head::divergences;
 use super::kept::{Kept, State};
 use super::layer::{Sums, candidates, judged};
-use super::{Survey, Surveyed, Task, shared};
+use super::{Surveyed, Task};
 use crate::blockwise::{
-    Block, Checkpoint, EMBEDDING, Head, Original as _, Probe, Runner, Stream, WalkError, looked_up,
+    Block, Checkpoint, EMBEDDING, Head, Original as _, Runner, Stream, WalkError, looked_up,
 };
-use crate::ggml;
 use crate::llama::model::{Model, Token};
 use crate::plan::TensorError;
 use crate::statistics::{Accumulator, TensorSurvey};
@@ -24,31 +22,31 @@ pub struct Surveyor<'a> {
     task: &'a Task<'a>,
     blocks: u32,
     source: Checkpoint<'a>,
-    head: Option<Head<'a>>,
+    pub head: Option<Head<'a>>,
     by_name: HashMap<&'a str, usize>,
     /// The original's stream; its first rows are those that divergences are measured on.
     stream: Stream,
     /// Streams in which something was rounded: of the embedding, then of groups of blocks.
-    rounded: Vec<Rounded>,
+    pub rounded: Vec<Rounded>,
     /// The stream of the model in [`COARSE`], where divergences are measured.
-    coarse: Option<Rounded>,
+    pub coarse: Option<Rounded>,
     /// The group that the last of them is of.
     group: Option<usize>,
-    found: BTreeMap<usize, Surveyed>,
-    output: Option<(Vec<String>, Accumulator)>,
+    pub found: BTreeMap<usize, Surveyed>,
+    pub output: Option<(Vec<String>, Accumulator)>,
     /// What the output layer reads in the original's stream.
-    normed: Vec<f32>,
+    pub normed: Vec<f32>,
     /// Tensors that were judged in the block that was gone through last.
     latest: Vec<usize>,
 }
 
 /// A stream in which weights were rounded.
-struct Rounded {
+pub struct Rounded {
     stream: Stream,
     /// What each of them does to the stream behind its block.
-    parts: BTreeMap<usize, f64>,
+    pub parts: BTreeMap<usize, f64>,
     /// What the output layer reads, once the last block is behind.
-    normed: Vec<f32>,
+    pub normed: Vec<f32>,
 }
 
 impl Rounded {
@@ -93,6 +91,22 @@ impl<'a> Surveyor<'a> {
         })
     }
 
+    /// The group of a block.
+    fn group_of(&self, block: u32) -> usize {
+        let groups = self.task.groups.clamp(1, self.blocks.max(1) as usize);
+        block as usize * groups / self.blocks as usize
+    }
+
+    /// Whether a block is surveyed by this part.
+    fn is_own(&self, block: u32) -> bool {
+        self.task.part.has(self.group_of(block))
+    }
+
+    /// Whether the last block, and the output layer with it, are surveyed by this part.
+    pub fn has_output(&self) -> bool {
+        self.is_own(self.blocks.saturating_sub(1))
+    }
+
     /// Rows that divergences are measured on.
     fn measured(&self) -> usize {
         let sequences = self
@@ -102,8 +116,11 @@ impl<'a> Surveyor<'a> {
         sequences * self.task.cut.ctx
     }
 
-    /// A stream whose embedding is rounded.
+    /// A stream whose embedding is rounded; the first part has it.
     pub fn embedding(&mut self, tokens: &[Token]) -> Result<(), BudgetError> {
+        if !self.task.part.is_first() {
+            return Ok(());
+        }
         let Some(&index) = self.by_name.get(OUTPUT) else {
             return Ok(());
         };
@@ -142,18 +159,20 @@ impl<'a> Surveyor<'a> {
         })?;
         let mut runner = Runner::new(&model, &self.task.cut)?;
         let is_last = number + 1 == self.blocks;
+        let is_own = self.is_own(number);
         let rows = self.measured();
         let before = self.stream.read(0, rows)?;
-        let sums = self.observe(&mut runner, is_last)?;
-        let behind = self.stream.read(0, rows)?;
-        let weights = self.judge(&block, &runner, sums)?;
+        let sums = self.observe(&mut runner, (is_own, is_last))?;
+        let weights = match is_own {
+            true => self.judge(&block, &runner, sums)?,
+            false => Vec::new(),
+        };
         self.latest.clone_from(&weights);
         if rows == 0 {
             return Ok(());
         }
-        let groups = self.task.groups.clamp(1, self.blocks as usize);
-        let group = Some(number as usize * groups / self.blocks as usize);
-        let current = match self.group == group {
+        let group = Some(self.group_of(number));
+        let current = match is_own && self.group == group {
             true => self.rounded.pop(),
             false => None,
         };
@@ -164,18 +183,24 @@ impl<'a> Surveyor<'a> {
         if is_last {
             self.normed = runner.scored(&self.copy(&before)?)?;
         }
-        let parts = self.parts(&block, (&model, &mut runner), &weights, [&before, &behind])?;
-        // All of the block's weights are rounded now.
-        let mut rounded = match current {
-            Some(rounded) => rounded,
-            None => Rounded::new(self.copy(&before)?, BTreeMap::new()),
-        };
-        rounded.parts.extend(parts);
-        rounded.advance(&mut runner, is_last)?;
-        self.rounded.push(rounded);
+        if is_own {
+            let behind = self.stream.read(0, rows)?;
+            let parts = self.parts(&block, (&model, &mut runner), &weights, [&before, &behind])?;
+            // All of the block's weights are rounded now.
+            let mut rounded = match current {
+                Some(rounded) => rounded,
+                None => Rounded::new(self.copy(&before)?, BTreeMap::new()),
+            };
+            rounded.parts.extend(parts);
+            rounded.advance(&mut runner, is_last)?;
+            self.rounded.push(rounded);
+        }
         drop(runner);
         drop(model);
-        self.advance_coarse(&block, &before, is_last)
+        if self.task.part.is_first() {
+            self.advance_coarse(&block, &before, is_last)?;
+        }
+        Ok(())
     }
 
     /// Goes through a block with its weights in [`COARSE`]. `before` are the rows before the first block.
@@ -237,7 +262,7 @@ impl<'a> Surveyor<'a> {
             let stream = Stream::new(self.measured(), self.stream.width(), self.task.scratch)?;
             Ok(Rounded::new(stream, parts))
         };
-        if self.measured() > 0 {
+        if self.measured() > 0 && self.task.part.is_first() {
             coarse = Some(new(BTreeMap::new())?);
         }
         for parts in state.parts {
@@ -264,11 +289,12 @@ impl<'a> Surveyor<'a> {
         Ok(state.next)
     }
 
-    /// Runs the original's stream through the block, and sums what its layers read.
+    /// Runs the original's stream through the block, and sums what its layers read where the block is this
+    /// part's own. The graph is run alike in both cases, so that the stream is the same in all parts.
     fn observe(
         &mut self,
         runner: &mut Runner<'_>,
-        is_last: bool,
+        (is_own, is_last): (bool, bool),
     ) -> Result<Vec<Option<Sums>>, BudgetError> {
         let inputs = runner.inputs().to_vec();
         let is_summed = |i: usize| {
@@ -277,7 +303,7 @@ impl<'a> Surveyor<'a> {
         };
         let new = |i: usize| {
             let width = inputs[i].width;
-            is_summed(i).then(|| match inputs[i].name() == OUTPUT {
+            (is_own && is_summed(i)).then(|| match inputs[i].name() == OUTPUT {
                 true => Sums::of_output(width),
                 false => Sums::new(width, inputs[i].slices),
             })
@@ -285,7 +311,7 @@ impl<'a> Surveyor<'a> {
         let mut sums: Vec<Option<Sums>> = (0..inputs.len()).map(new).collect();
         let behind = runner.behind;
         let wanted: Vec<bool> = (0..inputs.len())
-            .map(|i| i == behind || sums[i].is_some())
+            .map(|i| i == behind || is_summed(i))
             .collect();
         let cut = &self.task.cut;
         for batch in cut.batches(0..cut.sequences(&self.stream)) {
@@ -294,7 +320,8 @@ impl<'a> Surveyor<'a> {
             runner.run(&batch, &rows, &wanted, &mut |seen| {
                 match &mut sums[seen.input] {
                     Some(sums) => sums.add(seen.values, seen.slices),
-                    None => stream.write(batch.rows.start, seen.values)?,
+                    None if seen.input == behind => stream.write(batch.rows.start, seen.values)?,
+                    None => {}
                 }
                 Ok(())
             })?;
@@ -422,67 +449,6 @@ impl<'a> Surveyor<'a> {
         stream.write(0, rows)?;
         Ok(stream)
     }
-
-    /// Measures the divergences of all streams, and shares them among the tensors.
-    pub fn finish(mut self) -> Result<Survey, BudgetError> {
-        let mut klds = HashMap::new();
-        let mut coarse = 0.0;
-        if let Some(head) = self.head.as_ref().filter(|_| !self.normed.is_empty()) {
-            let mut others: Vec<(&[f32], Option<Probe<'_>>)> = Vec::new();
-            for rounded in &self.rounded {
-                others.push((&rounded.normed, None));
-            }
-            let mut parts: Vec<BTreeMap<usize, f64>> =
-                self.rounded.iter().map(|r| r.parts.clone()).collect();
-            if let Some(own) = self.found.get(&head.tensor) {
-                let probe = Probe {
-                    ty: own.candidates.probe.ty,
-                    importance: &own.importance,
-                };
-                others.push((&self.normed, Some(probe)));
-                parts.push(BTreeMap::from([(head.tensor, 1.0)]));
-            }
-            let normed = match &self.coarse {
-                Some(coarse) => coarsened(&coarse.normed, head.width())?,
-                None => Vec::new(),
-            };
-            if !normed.is_empty() {
-                let probe = Probe {
-                    ty: COARSE,
-                    importance: &[],
-                };
-                others.push((&normed, Some(probe)));
-            }
-            let mut found = divergences(head, &self.normed, &others)?;
-            if !normed.is_empty() {
-                coarse = found.pop().unwrap_or(0.0);
-            }
-            for (kld, parts) in found.into_iter().zip(&parts) {
-                shared(kld, parts, &mut klds);
-            }
-        }
-        for (index, surveyed) in &mut self.found {
-            surveyed.kld = klds.get(index).copied().unwrap_or(0.0);
-        }
-        // What the weights lose by it is theirs.
-        let of_weights: f64 = self.found.values().map(|s| s.divergence(COARSE)).sum();
-        Ok(Survey {
-            activations: (coarse - of_weights).max(0.0),
-            tensors: self.found.into_values().collect(),
-            output: self.output,
-        })
-    }
-}
-
-/// Rows as products with [`COARSE`] weights read them; unchanged where they don't fit it.
-fn coarsened(rows: &[f32], width: usize) -> Result<Vec<f32>, BudgetError> {
-    let mut out = rows.to_vec();
-    if (width as u64).is_multiple_of(COARSE.block_len()) {
-        let read = |e: ggml::GgmlError| BudgetError::Walk(WalkError::Treatment(e.into()));
-        let bytes = ggml::quantized(COARSE, rows, width, None).map_err(read)?;
-        ggml::dequantize(COARSE, &bytes, &mut out).map_err(read)?;
-    }
-    Ok(out)
 }
 
 /// The energy of a difference of rows, each relative to its own row's.

@@ -1,19 +1,103 @@
-//! The divergence of what streams give behind the last block.
+//! The divergence of what streams give behind the last block, and what of it is each tensor's.
+
+use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 
-use crate::blockwise::{Head, Probe};
+use super::super::candidates::COARSE;
+use super::Survey;
+use super::block::Surveyor;
+use crate::blockwise::{Head, Probe, WalkError};
+use crate::ggml;
 use crate::plan::TensorError;
+use crate::target::BudgetError;
 
 /// Tokens whose logits are in memory at a time.
 const TOKENS: usize = 256;
+
+/// Measures the divergences of all streams, and shares them among the tensors.
+pub fn finish(mut surveyor: Surveyor<'_>) -> Result<Survey, BudgetError> {
+    let mut klds = HashMap::new();
+    let mut coarse = 0.0;
+    if let Some(head) = surveyor
+        .head
+        .as_ref()
+        .filter(|_| !surveyor.normed.is_empty())
+    {
+        let mut others: Vec<(&[f32], Option<Probe<'_>>)> = Vec::new();
+        for rounded in &surveyor.rounded {
+            others.push((&rounded.normed, None));
+        }
+        let mut parts: Vec<BTreeMap<usize, f64>> =
+            surveyor.rounded.iter().map(|r| r.parts.clone()).collect();
+        let own = surveyor.found.get(&head.tensor);
+        if let Some(own) = own.filter(|_| surveyor.has_output()) {
+            let probe = Probe {
+                ty: own.candidates.probe.ty,
+                importance: &own.importance,
+            };
+            others.push((&surveyor.normed, Some(probe)));
+            parts.push(BTreeMap::from([(head.tensor, 1.0)]));
+        }
+        let normed = match &surveyor.coarse {
+            Some(coarse) => coarsened(&coarse.normed, head.width())?,
+            None => Vec::new(),
+        };
+        if !normed.is_empty() {
+            let probe = Probe {
+                ty: COARSE,
+                importance: &[],
+            };
+            others.push((&normed, Some(probe)));
+        }
+        let mut found = divergences(head, &surveyor.normed, &others)?;
+        if !normed.is_empty() {
+            coarse = found.pop().unwrap_or(0.0);
+        }
+        for (kld, parts) in found.into_iter().zip(&parts) {
+            shared(kld, parts, &mut klds);
+        }
+    }
+    for (index, surveyed) in &mut surveyor.found {
+        surveyed.kld = klds.get(index).copied().unwrap_or(0.0);
+    }
+    Ok(Survey {
+        coarse,
+        tensors: surveyor.found.into_values().collect(),
+        output: surveyor.output,
+    })
+}
+
+/// Rows as products with [`COARSE`] weights read them; unchanged where they don't fit it.
+fn coarsened(rows: &[f32], width: usize) -> Result<Vec<f32>, BudgetError> {
+    let mut out = rows.to_vec();
+    if (width as u64).is_multiple_of(COARSE.block_len()) {
+        let read = |e: ggml::GgmlError| BudgetError::Walk(WalkError::Treatment(e.into()));
+        let bytes = ggml::quantized(COARSE, rows, width, None).map_err(read)?;
+        ggml::dequantize(COARSE, &bytes, &mut out).map_err(read)?;
+    }
+    Ok(out)
+}
+
+/// Shares a divergence among tensors by their parts.
+fn shared(kld: f64, parts: &BTreeMap<usize, f64>, into: &mut HashMap<usize, f64>) {
+    let total: f64 = parts.values().sum();
+    for (tensor, part) in parts {
+        let share = if total > 0.0 {
+            part / total
+        } else {
+            1.0 / parts.len() as f64
+        };
+        *into.entry(*tensor).or_default() += kld * share;
+    }
+}
 
 /// The mean KL divergence of the predictions of each of `others` from those of `base`: normed rows of
 /// the same tokens, and a type in which the output layer is rounded.
 ///
 /// # Errors
 /// Values that can't be read.
-pub fn divergences(
+fn divergences(
     head: &Head<'_>,
     base: &[f32],
     others: &[(&[f32], Option<Probe<'_>>)],

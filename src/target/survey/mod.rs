@@ -12,12 +12,13 @@ mod block;
 mod head;
 mod kept;
 mod layer;
+mod part;
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use dwindle_formats::gguf::{DEFAULT_ALIGNMENT, TensorType};
 
+use super::candidates::COARSE;
 use super::{BudgetError, Candidate, TensorCandidates};
 use crate::architecture::Model;
 use crate::blockwise::{Cut, EmbeddingError, WalkError, streams_of};
@@ -25,7 +26,9 @@ use crate::llama::model::Token;
 use crate::plan::{Rounding, Subject};
 use crate::statistics::{Accumulator, TensorSurvey, TypeSurvey};
 use block::Surveyor;
+use head::finish;
 use kept::Kept;
+pub use part::Part;
 
 /// What is surveyed.
 #[derive(Clone)]
@@ -42,6 +45,8 @@ pub struct Task<'a> {
     pub measured: usize,
     /// Groups of neighbouring blocks that are rounded together.
     pub groups: usize,
+    /// The groups that are surveyed.
+    pub part: Part,
     /// A folder for streams, where they are not to be in memory.
     pub scratch: Option<&'a Path>,
     /// A folder for what was found so far, which nothing else uses.
@@ -110,16 +115,22 @@ impl Surveyed {
 
 /// What was found of a model.
 pub struct Survey {
-    /// The mean KL divergence that rounding what layers read to 8 bits causes, as products with quantized
-    /// weights do.
-    pub activations: f64,
-    /// Of each weight, in the model's order.
+    /// The mean KL divergence of the model in [`COARSE`]; 0 where another part measures it.
+    pub coarse: f64,
+    /// Of each weight of the part, in the model's order.
     pub tensors: Vec<Surveyed>,
     /// What the output layer reads, and the weights that read it.
     pub output: Option<(Vec<String>, Accumulator)>,
 }
 
-/// Surveys a model on tokens: whole sequences of the cut. `done` is called with the blocks that were gone
+/// The mean KL divergence that rounding what layers read to 8 bits causes, as products with quantized weights
+/// do: what a model in [`COARSE`] loses beyond what its weights do.
+pub fn activations(coarse: f64, weights: &[Surveyed]) -> f64 {
+    let of_weights: f64 = weights.iter().map(|s| s.divergence(COARSE)).sum();
+    (coarse - of_weights).max(0.0)
+}
+
+/// Surveys a part of a model on tokens: whole sequences of the cut. `done` is called with the blocks that were gone
 /// through and their number.
 ///
 /// # Errors
@@ -144,20 +155,7 @@ pub fn survey(
         }
         done(number + 1, blocks);
     }
-    surveyor.finish()
-}
-
-/// Shares a divergence among tensors by their parts.
-fn shared(kld: f64, parts: &BTreeMap<usize, f64>, into: &mut HashMap<usize, f64>) {
-    let total: f64 = parts.values().sum();
-    for (tensor, part) in parts {
-        let share = if total > 0.0 {
-            part / total
-        } else {
-            1.0 / parts.len() as f64
-        };
-        *into.entry(*tensor).or_default() += kld * share;
-    }
+    finish(surveyor)
 }
 
 impl From<EmbeddingError> for BudgetError {
