@@ -36,8 +36,8 @@
 //! # Features
 //!
 //! `cli` (the `dwindle` command) and `serve` (its OpenAI-compatible server) are on by default; a
-//! library that turns them off depends on neither clap nor an HTTP server. `cuda` runs models on
-//! NVIDIA GPUs.
+//! library that turns them off depends on neither clap nor an HTTP server. `cuda` and `vulkan` run
+//! models on GPUs.
 //!
 //! The modules that are not shown here are the program's own and change without notice.
 

@@ -1,6 +1,6 @@
 //! Builds for GPUs, and holds what models give there against the CPU.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::shell::{cargo, root, run, run_patiently};
@@ -8,50 +8,30 @@ use crate::shell::{cargo, root, run, run_patiently};
 /// Builds with a feature of llama.cpp's, says what is linked, and runs all commands on its first device
 /// where there is one.
 pub fn main(args: &[&str]) -> Result<(), String> {
-    let (feature, device) = match args {
-        ["vulkan"] => ("vulkan", "Vulkan0"),
-        ["cuda"] => ("cuda", "CUDA0"),
-        _ => return Err("`gpu` takes `vulkan` or `cuda`".into()),
+    let (feature, device, more) = match args {
+        ["vulkan", more @ ..] => ("vulkan", "Vulkan0", more),
+        ["cuda", more @ ..] => ("cuda", "CUDA0", more),
+        _ => return Err("`gpu` takes `vulkan` or `cuda`, and more features".into()),
     };
     let folder = root().join("target").join(feature);
-    let with = [
-        "--release",
-        "--locked",
-        "--features",
-        feature,
-        "--target-dir",
-    ];
-    run_patiently(
-        cargo(&["build"]).args(with).arg(&folder),
-        "compiling llama.cpp for GPUs",
-    )?;
+    let features = [&[feature], more].concat().join(",");
+    let with = ["--release", "--locked", "--features", &features];
+    let mut build = cargo(&["build"]);
+    build.args(with).arg("--target-dir").arg(&folder);
+    run_patiently(&mut build, "compiling llama.cpp for GPUs")?;
     let program = folder.join("release/dwindle");
-    linked(&program)?;
+    run(Command::new("ldd").arg(&program))?;
     let seen = devices(&program)?;
     println!("llama.cpp sees {seen}");
     if !seen.split(", ").any(|name| name == device) {
         println!("compiled and linked; there is no {device} here, so that nothing was run on it");
         return Ok(());
     }
-    let on_it = [
-        "--test",
-        "devices",
-        "--",
-        "--nocapture",
-        "--test-threads",
-        "1",
-    ];
-    let on_it = on_it.map(PathBuf::from);
-    run(cargo(&["test"])
-        .args(with)
-        .arg(&folder)
-        .args(on_it)
-        .env("DWINDLE_DEVICE", device))
-}
-
-/// Prints the libraries that the program needs.
-fn linked(program: &Path) -> Result<(), String> {
-    run(Command::new("ldd").arg(program))
+    let mut test = cargo(&["test"]);
+    test.args(with).arg("--target-dir").arg(&folder);
+    test.args(["--test", "devices", "sums::", "walks::"]);
+    test.args(["--", "--nocapture", "--test-threads", "1"]);
+    run(test.env("DWINDLE_DEVICE", device))
 }
 
 /// The names of the devices that a build sees, as it says where one is not there.

@@ -21,9 +21,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   demo   get what is missing, build, compress the fixture model in several ways, verify, run and
          evaluate each, and print one table
   docs   write docs/cli.md anew, from the program
-  gpu vulkan|cuda
-         build with that feature, into target/vulkan or target/cuda, say what is linked, and hold what
-         models give on the GPU against the CPU; docs/running.md says what must be installed
+  gpu vulkan|cuda [FEATURE...]
+         build with that feature (and more), into target/vulkan or target/cuda, say what is linked, and hold
+         what models give on the GPU against the CPU; docs/running.md says what must be installed
   methods [MODEL CALIBRATION-TEXT TEST-TEXT]
          print one table of what every method costs a model, the fixture by default
   smaller [MODEL CALIBRATION-TEXT TEST-TEXT]
