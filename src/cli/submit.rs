@@ -45,7 +45,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             "`--workspace DIR` is missing behind `--`: a folder that all machines share".into(),
         ));
     }
-    line(args.script(&output).trim_end().to_string())
+    line(args.script(&output).trim_end())
 }
 
 impl Args {

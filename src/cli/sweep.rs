@@ -128,19 +128,17 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
     let own = study.held_out.as_ref().unwrap_or(&study.text);
-    let found = sweep(
-        &bench,
-        Sweep {
-            sizes,
-            choosing: &choosing,
-            study: &study,
-            eval: eval.as_ref().unwrap_or(own),
-            gate: args.choosing.gate()?.as_ref(),
-            chunks: args.chunks,
-            check: args.check,
-        },
-    )?;
-    let (rows, check) = found;
+    let gate = args.choosing.gate()?;
+    let wanted = Sweep {
+        sizes,
+        choosing: &choosing,
+        study: &study,
+        eval: eval.as_ref().unwrap_or(own),
+        gate: gate.as_ref(),
+        chunks: args.chunks,
+        check: args.check,
+    };
+    let (rows, check) = sweep(&bench, wanted)?;
     let report = Report {
         checkpoint_bytes: whole,
         ratio: mean_ratio(&rows),

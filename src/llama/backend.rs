@@ -51,10 +51,8 @@ pub(super) fn raw_devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {
 /// others.
 pub(super) fn offloading() -> Vec<sys::ggml_backend_dev_t> {
     // SAFETY: the devices come from the registry and are never freed.
-    let is = |wanted| {
-        move |dev: &sys::ggml_backend_dev_t| unsafe { sys::ggml_backend_dev_type(*dev) == wanted }
-    };
-    let of = |wanted| raw_devices().filter(is(wanted)).collect::<Vec<_>>();
+    let kind = |dev: &sys::ggml_backend_dev_t| unsafe { sys::ggml_backend_dev_type(*dev) };
+    let of = |wanted| -> Vec<_> { raw_devices().filter(|dev| kind(dev) == wanted).collect() };
     let gpus = of(sys::GGML_BACKEND_DEVICE_TYPE_GPU);
     if gpus.is_empty() {
         return of(sys::GGML_BACKEND_DEVICE_TYPE_IGPU);

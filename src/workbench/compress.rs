@@ -252,8 +252,8 @@ impl<'p> Compress<'p> {
             return Err(Error::SplitContainer);
         }
         let path = path.map_err(crate::architecture::Error::from)?;
-        let text = self.text.as_deref().map(Text::read).transpose()?;
-        let gate = self.gate.as_deref().map(Text::read).transpose()?;
+        let [text, gate] = [&self.text, &self.gate].map(|file| file.as_deref().map(Text::read));
+        let (text, gate) = (text.transpose()?, gate.transpose()?);
         let importance = self.importance.as_deref().map(Importance::open);
         let importance = importance.transpose()?;
         let (source, model) = crate::architecture::open(&path)?;
@@ -261,11 +261,8 @@ impl<'p> Compress<'p> {
         if let Some(file) = &self.types_of {
             recipe.rules = types_of(file, &model)?;
         }
-        let statistics = self
-            .statistics
-            .as_deref()
-            .map(Statistics::open)
-            .transpose()?;
+        let statistics = self.statistics.as_deref().map(Statistics::open);
+        let statistics = statistics.transpose()?;
         if let Some(statistics) = &statistics {
             let likeness = statistics.check_model(&model, source.as_ref())?;
             likeness.warning().inspect(|text| self.progress.warn(text));
