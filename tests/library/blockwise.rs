@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use dwindle::Placement;
 use dwindle::blockwise::{Block, Checkpoint, Cut, Original as _, Runner, Stream, streams_of};
 use dwindle::llama::activations::Probe;
 use dwindle::llama::context::{BatchToken, ContextOptions};
@@ -66,6 +67,7 @@ fn by_blocks(path: &Path, scratch: Option<&Path>) -> Vec<f32> {
     let cut = Cut {
         ctx: CTX,
         threads: 2,
+        placement: Placement::cpu(),
     };
     let mut stream: Stream = streams_of(&subject, &tokens(), scratch).unwrap();
     let source = Checkpoint::new(subject);
@@ -74,9 +76,10 @@ fn by_blocks(path: &Path, scratch: Option<&Path>) -> Vec<f32> {
     let mut seen = Vec::new();
     for number in 0..blocks {
         let block = Block::new(&model, number);
-        let loaded = block.load(|i| source.ty(i), &|i, ty| source.bytes(i, ty));
+        let own = |i, ty| source.bytes(i, ty);
+        let loaded = block.load(&cut.placement, |i| source.ty(i), &own);
         let loaded = loaded.unwrap();
-        let mut runner = Runner::new(&loaded, cut).unwrap();
+        let mut runner = Runner::new(&loaded, &cut).unwrap();
         if number + 1 < blocks {
             runner.advance(&mut stream).unwrap();
             continue;
