@@ -115,7 +115,7 @@ impl Surveyed {
 
 /// What was found of a model.
 pub struct Survey {
-    /// The mean KL divergence of the model in [`COARSE`]; 0 where another part measures it.
+    /// The mean KL divergence of the model in Q8_0; 0 where another part measures it.
     pub coarse: f64,
     /// Of each weight of the part, in the model's order.
     pub tensors: Vec<Surveyed>,
@@ -124,7 +124,7 @@ pub struct Survey {
 }
 
 /// The mean KL divergence that rounding what layers read to 8 bits causes, as products with quantized weights
-/// do: what a model in [`COARSE`] loses beyond what its weights do.
+/// do: what a model in Q8_0 loses beyond what its weights do.
 pub fn activations(coarse: f64, weights: &[Surveyed]) -> f64 {
     let of_weights: f64 = weights.iter().map(|s| s.divergence(COARSE)).sum();
     (coarse - of_weights).max(0.0)
