@@ -69,7 +69,14 @@ pub fn main() -> Result<(), String> {
         "tests",
     )?;
     // With what they print: how far a device's results are from the CPU's.
-    let devices = ["test", "--release", "--locked", "--test", "devices"];
+    let devices = [
+        "test",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--test",
+        "devices",
+    ];
     run(testing(&devices).args(["--", "--nocapture"]))
 }
 
