@@ -96,6 +96,8 @@ impl Model {
         } else {
             sys::LLAMA_LOAD_MODE_NONE
         };
+        // A device that is not there is known before the file is read.
+        options.placement.used()?;
         let sizes = admit_files(&files)?;
         let mut placed = options.placement.place(&sizes)?;
         let params = params(&mut placed, mode);

@@ -5,7 +5,7 @@ use std::path::Path;
 use dwindle_formats::gguf::read_header;
 use tempfile::tempdir;
 
-use crate::common::folder::families;
+use crate::common::folder::{families, other_families};
 use crate::common::program;
 use crate::common::program::{dwindle, refusal, says, stdout};
 
@@ -33,7 +33,7 @@ fn contents(file: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
 #[test]
 fn every_family_goes_back_and_comes_again() {
     let dir = tempdir().unwrap();
-    for (name, folder) in families() {
+    for (name, folder) in families().into_iter().chain(other_families()) {
         let (model, back) = (dir.path().join("model"), dir.path().join("back"));
         let (first, second) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
         for old in [&model, &back] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::common::folder::families;
+use crate::common::folder::{families, other_families};
 use crate::common::program::{dwindle, fixture, stdout};
 
 const RECIPE: &str = "type = \"f16\"\n[[rule]]\nroles = [\"attn_q\", \"attn_k\", \"attn_v\", \
@@ -30,7 +30,7 @@ fn every_family_runs_with_factors_everywhere() {
     let dir = tempdir().unwrap();
     let recipe = dir.path().join("recipe.toml");
     std::fs::write(&recipe, RECIPE).unwrap();
-    for (name, folder) in families() {
+    for (name, folder) in families().into_iter().chain(other_families()) {
         let (model, file) = (dir.path().join(name), dir.path().join("x.dwn"));
         folder.write(&model);
         let mut command = dwindle(["compress"]);
@@ -40,7 +40,7 @@ fn every_family_runs_with_factors_everywhere() {
         let report: Value = serde_json::from_str(&listed).unwrap();
         let tensors = report["tensors"].as_array().unwrap().iter();
         let factored = tensors.filter(|t| t["method"] == "svd").count();
-        assert!(factored >= 14, "{name}: {factored}");
+        assert!(factored >= 12, "{name}: {factored}");
 
         let (executed, _) = evaluation(&file, &[]);
         let (product, _) = evaluation(&file, &["--multiplied-out"]);

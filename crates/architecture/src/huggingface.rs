@@ -3,8 +3,8 @@
 use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
 
-use super::config::Config;
-use super::families::{self, Family};
+use super::config::{Config, bad};
+use super::families::{self, Family, Fixed};
 use super::rope::Rope;
 use super::weights::{self, Dims};
 use super::{Error, Model, ModelTensor, card, parameters, tokenizer};
@@ -22,6 +22,7 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
         config.remove(key);
     }
     refuse_rerankers(folder, family)?;
+    hold(family, &config)?;
     let dims = Dims::new(&config)?;
     let rope = Rope::new(&config, family)?;
 
@@ -58,6 +59,21 @@ pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
         found: name.to_string(),
         supported: families::supported(),
     })
+}
+
+/// Holds the configuration against what llama.cpp's graph takes for granted.
+fn hold(family: &Family, config: &Config) -> Result<(), Error> {
+    for (key, fixed) in family.fixed {
+        let expected = match *fixed {
+            Fixed::False => Value::Bool(false),
+            Fixed::Count(count) => Value::from(count),
+        };
+        if let Some(found) = config.get(key).filter(|found| **found != expected) {
+            let expected = format!("{expected}, which llama.cpp takes for granted");
+            return Err(bad(key, found, &expected));
+        }
+    }
+    Ok(())
 }
 
 /// A model that says its output matrix is its own must bring it.

@@ -75,6 +75,10 @@ pub(super) fn describe(
     if let Some(epsilon) = config.number(&["rms_norm_eps", "norm_eps"])? {
         metadata.set(key("attention.layer_norm_rms_epsilon"), epsilon as f32);
     }
+    let epsilons = ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"];
+    if let Some(epsilon) = config.number(&epsilons)? {
+        metadata.set(key("attention.layer_norm_epsilon"), epsilon as f32);
+    }
     for (keys, name) in EXPERT_COUNTS {
         count(metadata, keys, name)?;
     }
@@ -96,6 +100,7 @@ pub(super) fn describe(
             Parameter::VocabularySize => {
                 metadata.set(key("vocab_size"), dims.vocabulary as u32);
             }
+            Parameter::NoRopeScaling => metadata.set(key("rope.scaling.type"), "none"),
             Parameter::Pooling => {
                 if let Some(pooling) = pooling(folder)? {
                     metadata.set(key("pooling_type"), pooling);

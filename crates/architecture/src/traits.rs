@@ -50,6 +50,12 @@ const QWEN: Traits = Traits {
     ..NONE
 };
 
+/// Nothing is known of it but that a block does the same whatever its number.
+const EVEN: Traits = Traits {
+    uniform: true,
+    ..NONE
+};
+
 /// Every architecture that has a trait.
 const TABLE: &[(&str, Traits)] = &[
     ("llama", LLAMA),
@@ -70,13 +76,10 @@ const TABLE: &[(&str, Traits)] = &[
             ..NONE
         },
     ),
-    (
-        "gpt2",
-        Traits {
-            uniform: true,
-            ..NONE
-        },
-    ),
+    ("arcee", EVEN),
+    ("seed_oss", EVEN),
+    ("starcoder2", EVEN),
+    ("gpt2", EVEN),
     (
         "granite",
         Traits {

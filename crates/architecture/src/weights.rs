@@ -18,6 +18,7 @@ pub(super) struct Dims {
     pub(super) kv_heads: u64,
     pub(super) head: u64,
     pub(super) experts: u64,
+    pub(super) shared_feed_forward: u64,
 }
 
 impl Dims {
@@ -46,6 +47,10 @@ impl Dims {
                 .into(),
             head: head.into(),
             experts: experts.unwrap_or(0).into(),
+            shared_feed_forward: config
+                .count(&["shared_expert_intermediate_size"])?
+                .unwrap_or(0)
+                .into(),
         })
     }
 
@@ -60,6 +65,8 @@ impl Dims {
             Dim::Head => self.head,
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
+            Dim::SharedFeedForward => self.shared_feed_forward,
+            Dim::One => 1,
         }
     }
 }
@@ -188,7 +195,7 @@ fn place(
     let weight = weights[position];
     if parsed.layer.is_some_and(|layer| layer >= dims.layers)
         || parsed.expert.is_some_and(|expert| expert >= dims.experts)
-        || parsed.bias && (weight.shape.len() < 2 || parsed.expert.is_some())
+        || parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some())
     {
         return Err(unknown());
     }
