@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::common::folder;
 use crate::common::folder::{
-    DENSE, FEED_FORWARD, Folder, HIDDEN, Parts, VOCABULARY, error, families, open, refused, says,
+    DENSE, FEED_FORWARD, Folder, HIDDEN, Parts, VOCABULARY, error, families, open, other_families,
+    refused, says,
 };
 
 fn tensor<'a>(model: &'a Model, name: &str) -> &'a architecture::ModelTensor {
@@ -133,6 +134,42 @@ fn every_family_has_its_names() {
         let embedding = tensor(&model, "token_embd.weight");
         assert_eq!(embedding.shape, [HIDDEN as u64, VOCABULARY as u64]);
     }
+}
+
+#[test]
+fn a_model_without_its_head_has_names_without_the_prefix() {
+    let whole = families().swap_remove(3).1;
+    let (_, expected) = open(&whole);
+    let mut bare = families().swap_remove(3).1;
+    bare.config["architectures"] = json!(["Qwen3Model"]);
+    bare.config["tie_word_embeddings"] = json!(false);
+    let tensors = std::mem::take(&mut bare.tensors).into_iter();
+    let cut = tensors.map(|(name, tensor)| (name.replacen("model.", "", 1), tensor));
+    bare.tensors = cut.collect();
+    let (_, found) = open(&bare);
+    let sorted = |model: &Model| {
+        let mut all: Vec<String> = names(model).iter().map(ToString::to_string).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(&found), sorted(&expected));
+    assert_eq!(found.architecture, "qwen3");
+}
+
+#[test]
+fn what_llama_cpp_takes_for_granted_is_held_against_the_configuration() {
+    let mut all = other_families();
+    let smollm3 = all
+        .iter_mut()
+        .find(|(name, _)| *name == "SmolLM3ForCausalLM");
+    let (_, folder) = smollm3.unwrap();
+    folder.config["no_rope_layer_interval"] = json!(4);
+    assert_eq!(open(folder).1.architecture, "smollm3");
+    folder.config["no_rope_layer_interval"] = json!(2);
+    says(
+        &refused(folder),
+        &["no_rope_layer_interval", "`2`", "takes for granted"],
+    );
 }
 
 #[test]

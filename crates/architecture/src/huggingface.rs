@@ -28,7 +28,9 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
 
     // The shapes of the weights vouch for the dimensions before anything is made by them.
     let weights = weights::assemble(family, &dims, folder.tensors())?;
-    require_output(&config, &weights)?;
+    if class(folder).is_some_and(|name| !name.ends_with("Model")) {
+        require_output(&config, &weights)?;
+    }
     let factors = rope.factors(dims.head as u32)?;
     let tensors: Vec<ModelTensor> = factors.into_iter().chain(weights).collect();
 
@@ -45,12 +47,14 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     })
 }
 
+/// The model's class in `transformers`. One whose name ends with `Model` has no head.
+fn class(folder: &HuggingFace) -> Option<&str> {
+    let list = folder.config().get("architectures")?;
+    list.get(0)?.as_str()
+}
+
 pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
-    let name = folder
-        .config()
-        .get("architectures")
-        .and_then(|list| list.get(0)?.as_str());
-    let Some(name) = name else {
+    let Some(name) = class(folder) else {
         return Err(Error::NoArchitecture {
             supported: families::supported(),
         });

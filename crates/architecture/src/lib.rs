@@ -193,7 +193,7 @@ pub fn role(name: &str) -> (Option<u32>, &str) {
 }
 
 /// Roles of more than one dimension that llama.cpp still expects in F32.
-const F32_ROLES: [&str; 17] = [
+const F32_ROLES: [&str; 20] = [
     "ffn_gate_inp",
     "ffn_gate_inp_shexp",
     "position_embd",
@@ -211,6 +211,9 @@ const F32_ROLES: [&str; 17] = [
     "ssm_conv1d_q",
     "ssm_conv1d_k",
     "ssm_conv1d_v",
+    "altup_correct_coef",
+    "altup_predict_coef",
+    "indexer.proj",
 ];
 
 fn is_always_f32(name: &str, shape: &[u64]) -> bool {

@@ -189,9 +189,10 @@ fn place(
         architecture: family.architecture.to_string(),
     };
     let parsed = parse(&tensor.name).ok_or_else(unknown)?;
-    let position = *by_template
-        .get(parsed.template.as_str())
-        .ok_or_else(unknown)?;
+    // A model without its head has names without the prefix, as embedding models do.
+    let found = by_template.get(parsed.template.as_str());
+    let prefixed = || by_template.get(format!("model.{}", parsed.template).as_str());
+    let position = *found.or_else(prefixed).ok_or_else(unknown)?;
     let weight = weights[position];
     if parsed.layer.is_some_and(|layer| layer >= dims.layers)
         || parsed.expert.is_some_and(|expert| expert >= dims.experts)

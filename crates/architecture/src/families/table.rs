@@ -55,7 +55,7 @@ pub const FAMILIES: &[Family] = &[
         tokens: Tokens::Llama,
     },
     Family {
-        names: &["Qwen2ForCausalLM"],
+        names: &["Qwen2ForCausalLM", "Qwen2Model"],
         architecture: "qwen2",
         defaults: &[
             Default::Number("vocab_size", 151_936.0),
@@ -76,7 +76,7 @@ pub const FAMILIES: &[Family] = &[
         tokens: Tokens::Qwen,
     },
     Family {
-        names: &["Qwen3ForCausalLM"],
+        names: &["Qwen3ForCausalLM", "Qwen3Model"],
         architecture: "qwen3",
         defaults: &[
             Default::Number("vocab_size", 151_936.0),
