@@ -1,5 +1,7 @@
 //! `dwindle rpc-server`: lends this machine's devices to other machines.
 
+use std::net::IpAddr;
+
 use clap::Parser;
 
 use super::Failure;
@@ -33,6 +35,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         devices: args.device.clone(),
         ..Placement::default()
     };
+    let is_own = |address: IpAddr| address.is_loopback();
+    if args.host != "localhost" && !args.host.parse().is_ok_and(is_own) {
+        eprintln!(
+            "warning: whoever reaches {} can use this machine's memory and run models on it",
+            args.host
+        );
+    }
     let endpoint = format!("{}:{}", args.host, args.port);
     let threads = args.threads.unwrap_or_else(default_threads);
     match lend(&endpoint, threads, &placement)? {}

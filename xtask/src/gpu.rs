@@ -29,8 +29,8 @@ pub fn main(args: &[&str]) -> Result<(), String> {
     }
     let mut test = cargo(&["test"]);
     test.args(with).arg("--target-dir").arg(&folder);
-    test.args(["--test", "devices", "sums::", "walks::"]);
-    test.args(["--", "--nocapture", "--test-threads", "1"]);
+    test.args(["--test", "devices", "--", "sums::", "walks::"]);
+    test.args(["--nocapture", "--test-threads", "1"]);
     run(test.env("DWINDLE_DEVICE", device))
 }
 
