@@ -40,6 +40,17 @@ pub fn same(what: &str, [there, here]: [f64; 2], most: f64) {
     assert!(difference <= most, "{what}: {there} and {here}");
 }
 
+/// As [`same`], of a divergence from the original. It is smaller on devices whose products don't round what they
+/// read to 8 bits, as the CPU's do.
+#[track_caller]
+pub fn no_worse(device: &Device, what: &str, both: [f64; 2], most: f64) {
+    if device.noise() > 1.0 && both[0] < both[1] {
+        println!("{what}: {} on the device, {} on the CPU", both[0], both[1]);
+        return;
+    }
+    same(what, both, most * device.noise());
+}
+
 #[test]
 fn factors_are_executed_there() {
     let device = Device::start();
@@ -54,7 +65,11 @@ fn factors_are_executed_there() {
         ("divergence of factors", "/divergence/kld/value", 5e-2),
     ] {
         let both = [number(&there, path), number(&here, path)];
-        same(what, both, most * device.noise());
+        if path.contains("kld") {
+            no_worse(&device, what, both, most);
+        } else {
+            same(what, both, most * device.noise());
+        }
     }
     let partly = [&device.options()[..], &["-ngl", "2"]].concat();
     let partly = evaluation(&file, &partly);

@@ -20,8 +20,9 @@ pub fn main(args: &[&str]) -> Result<(), String> {
     build.args(with).arg("--target-dir").arg(&folder);
     run_patiently(&mut build, "compiling llama.cpp for GPUs")?;
     let program = folder.join("release/dwindle");
-    run(Command::new("ldd").arg(&program))?;
-    let seen = devices(&program)?;
+    let libraries = libraries(&folder);
+    run(Command::new("ldd").arg(&program).env(SEARCHED, &libraries))?;
+    let seen = devices(&program, &libraries)?;
     println!("llama.cpp sees {seen}");
     if !seen.split(", ").any(|name| name == device) {
         println!("compiled and linked; there is no {device} here, so that nothing was run on it");
@@ -31,13 +32,28 @@ pub fn main(args: &[&str]) -> Result<(), String> {
     test.args(with).arg("--target-dir").arg(&folder);
     test.args(["--test", "devices", "--", "sums::", "walks::"]);
     test.args(["--nocapture", "--test-threads", "1"]);
-    run(test.env("DWINDLE_DEVICE", device))
+    run(test.env("DWINDLE_DEVICE", device).env(SEARCHED, &libraries))
+}
+
+/// Where the loader looks for libraries.
+const SEARCHED: &str = "LD_LIBRARY_PATH";
+
+/// llama.cpp's own libraries, for builds that link them dynamically, and what is searched anyway.
+fn libraries(folder: &Path) -> String {
+    let builds = std::fs::read_dir(folder.join("release/build"));
+    let builds = builds.into_iter().flatten().flatten();
+    let own = builds.map(|entry| entry.path().join("out/lib"));
+    let own = own.filter(|lib| lib.is_dir());
+    let own = own.map(|lib| lib.display().to_string());
+    let all: Vec<String> = own.chain(std::env::var(SEARCHED).ok()).collect();
+    all.join(":")
 }
 
 /// The names of the devices that a build sees, as it says where one is not there.
-fn devices(program: &Path) -> Result<String, String> {
+fn devices(program: &Path, libraries: &str) -> Result<String, String> {
     let mut command = Command::new(program);
     command.args(["run", "fixtures/kjv-llama", "-p", "And", "--device", "any"]);
+    command.env(SEARCHED, libraries);
     let output = command.current_dir(root()).output();
     let output = output.map_err(|e| format!("the program does not start: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
