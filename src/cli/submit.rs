@@ -52,9 +52,12 @@ impl Args {
     /// The file that `compress` writes.
     fn output(&self) -> Result<String, Failure> {
         let mut words = self.compress.iter();
-        let named = words.position(|word| word == "-o" || word == "--output");
-        let named = named.and_then(|at| self.compress.get(at + 1));
-        named.cloned().ok_or_else(|| {
+        let named = words.find_map(|word| match word.strip_prefix("--output=") {
+            Some(named) => Some(Some(named.to_string())),
+            None => is_output(word).then_some(None),
+        });
+        let named = named.and_then(|here| here.or(words.next().cloned()));
+        named.ok_or_else(|| {
             Failure::Usage("`-o FILE` is missing behind `--`: the file to write".into())
         })
     }
@@ -100,13 +103,18 @@ fn without_output(words: &[String]) -> Vec<String> {
     let mut out = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        if word == "-o" || word == "--output" {
+        if is_output(word) {
             words.next();
-        } else {
+        } else if !word.starts_with("--output=") {
             out.push(word.clone());
         }
     }
     out
+}
+
+/// Whether a word says that the next one is the output.
+fn is_output(word: &str) -> bool {
+    word == "-o" || word == "--output"
 }
 
 /// A word as a shell reads it back.

@@ -1,11 +1,14 @@
 //! A measurement that machines share.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use tempfile::tempdir;
 
-use crate::common::program::{checkpoint, dwindle, fixture, listing, refusal, says, stdout};
+use crate::common::program::{
+    DWINDLE, checkpoint, dwindle, fixture, listing, refusal, says, stdout,
+};
 
 fn compress(workspaces: &Path) -> Command {
     let mut command = dwindle(["compress", "--size", "40%", "--effort", "fast"]);
@@ -105,4 +108,48 @@ fn two_measurements_of_one_part_are_not_mixed() {
     let file = dir.path().join("file.gguf");
     says(&refusal(command.arg("-o").arg(&file), 3), &["no survey"]);
     assert!(!listing(dir.path()).contains(&"file.gguf".to_string()));
+}
+
+/// What stands in for Slurm's: it runs each task of a job at once, but for the second of an array, which is
+/// lost.
+const SBATCH: &str = r#"#!/bin/sh
+tasks=1
+for word; do case "$word" in --array=1-*) tasks=${word#--array=1-};; esac; done
+job=$(mktemp) && cat > "$job"
+for task in $(seq "$tasks"); do
+  [ "$task" = 2 ] || SLURM_ARRAY_TASK_ID=$task sh "$job" >> "$0.log" 2>&1
+done
+echo "7;cluster"
+"#;
+
+#[test]
+fn the_script_for_slurm_makes_the_file() {
+    let dir = tempdir().unwrap();
+    let (whole, _) = made(&dir.path().join("whole"), "whole.gguf");
+    let sbatch = dir.path().join("sbatch");
+    std::fs::write(&sbatch, SBATCH).unwrap();
+    std::fs::set_permissions(&sbatch, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // A name that a shell would take apart.
+    let file = dir.path().join("a file's.gguf");
+    let mut submit = dwindle(["submit", "--parts", "3", "--program", DWINDLE, "--"]);
+    submit.args(compress(&dir.path().join("shared")).get_args().skip(1));
+    let script = stdout(submit.arg("-o").arg(&file));
+    let path = std::env::var("PATH").unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]);
+    shell.env("PATH", format!("{}:{path}", dir.path().display()));
+    let said = shell.output().unwrap();
+    let log = std::fs::read_to_string(dir.path().join("sbatch.log")).unwrap();
+    assert!(said.status.success(), "{log}");
+    says(
+        &String::from_utf8_lossy(&said.stdout),
+        &["measuring: job 7"],
+    );
+    assert!(std::fs::read(&file).unwrap() == whole);
+    says(&log, &["part 2/3", "measured here"]);
+
+    let mut nowhere = dwindle(["submit", "--parts", "2", "--", "model", "-o", "x.gguf"]);
+    says(&refusal(&mut nowhere, 2), &["--workspace"]);
+    let mut nothing = dwindle(["submit", "--parts", "2", "--", "model", "--workspace", "w"]);
+    says(&refusal(&mut nothing, 2), &["-o FILE"]);
 }
