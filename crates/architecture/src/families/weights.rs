@@ -116,19 +116,11 @@ pub const GATED: &[Weight] = &[
 /// What stands outside the layers, and the values in each, where norms come behind attention and the
 /// feed-forward layer.
 pub const NORMS_BEHIND: &[Weight] = &[
-    weight("model.embed_tokens", "token_embd", &[Vocabulary, Hidden]),
-    weight("model.norm", "output_norm", &[Hidden]),
-    optional(weight("lm_head", "output", &[Vocabulary, Hidden])),
-    weight(
-        "model.layers.{}.self_attn.v_proj",
-        "blk.{}.attn_v",
-        &[KeyValue, Hidden],
-    ),
-    weight(
-        "model.layers.{}.self_attn.o_proj",
-        "blk.{}.attn_output",
-        &[Hidden, Query],
-    ),
+    COMMON[0],
+    COMMON[1],
+    COMMON[2],
+    COMMON[4],
+    COMMON[5],
     weight(
         "model.layers.{}.post_attention_layernorm",
         "blk.{}.post_attention_norm",
