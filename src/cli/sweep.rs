@@ -16,8 +16,8 @@ use super::resources::Resources;
 use super::target::{ChoosingArgs, FileSize, file_size};
 use crate::architecture;
 use crate::checkpoint::{self, Caches};
-use crate::plan::Subject;
-use crate::target::{BudgetError, Rung, rung, rungs, types_for};
+use crate::plan::{Base, Subject};
+use crate::target::{BudgetError, Rung, rung, rungs, smallest, types_for};
 use crate::workbench::{
     Check, Point, Row, Study, Sweep, Text, Workbench, knee, mean_ratio, smallest_within, sweep,
     thriftiest, workspace,
@@ -122,15 +122,15 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Some(folder) => folder.clone(),
         None => workspace::default_folder()?,
     };
-    let sizes = args.sizes(&bench)?;
-    let types = types_for(&choosing.types, fewest_bits(&sizes, &bench));
+    let ladder = args.ladder()?;
+    let types = types_for(&choosing.types, args.fewest_bits(&bench, &ladder)?);
     let study = Study::of(&bench, &workspaces, text.as_ref(), (&choosing, &types))?;
     bench.subject.measured = study.measured();
     bench.study = Some(&study);
     let own = study.held_out.as_ref().unwrap_or(&study.text);
     let gate = args.choosing.gate()?;
     let wanted = Sweep {
-        sizes,
+        sizes: args.sizes(&bench, &ladder)?,
         choosing: &choosing,
         study: &study,
         eval: eval.as_ref().unwrap_or(own),
@@ -160,12 +160,6 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// The bits a weight of the smallest size.
-fn fewest_bits(sizes: &[(Option<Rung>, u64)], bench: &Workbench<'_>) -> Option<f64> {
-    let smallest = sizes.iter().map(|(_, bytes)| *bytes).min()?;
-    Some(8.0 * smallest as f64 / bench.subject.elements() as f64)
-}
-
 impl Args {
     /// Holds the outputs against the inputs, before measurements that may take hours.
     fn claim(&self) -> Result<(), Failure> {
@@ -179,28 +173,45 @@ impl Args {
         Ok(self.svg.iter().try_for_each(|path| Kind::Svg.check(path))?)
     }
 
+    /// The file types of `--ladder`.
+    fn ladder(&self) -> Result<Vec<Base>, Failure> {
+        let all = self.ladder.iter().map(|name| name.parse());
+        Ok(all.collect::<Result<_, _>>()?)
+    }
+
+    /// The bits a weight of the smallest size, where that is known before the model is measured.
+    fn fewest_bits(&self, bench: &Workbench<'_>, ladder: &[Base]) -> Result<Option<f64>, Failure> {
+        let whole = bench.subject.bytes();
+        let given = self.sizes.iter().map(|s| s.of(whole)).min();
+        let least = match given {
+            Some(bytes) => Some(bytes),
+            None => smallest(&bench.task(), ladder).map_err(of_plan)?,
+        };
+        Ok(least.map(|bytes| 8.0 * bytes as f64 / bench.subject.elements() as f64))
+    }
+
     /// Sizes of the files, those of llama-quantize's file types where none are given, the largest first.
-    fn sizes(&self, bench: &Workbench<'_>) -> Result<Vec<(Option<Rung>, u64)>, Failure> {
+    fn sizes(
+        &self,
+        bench: &Workbench<'_>,
+        ladder: &[Base],
+    ) -> Result<Vec<(Option<Rung>, u64)>, Failure> {
         if !self.sizes.is_empty() {
             let whole = bench.subject.bytes();
             return Ok(self.sizes.iter().map(|s| (None, s.of(whole))).collect());
         }
         let task = bench.task();
-        let mut all = match self.ladder.as_slice() {
+        let one = |base: &Base| rung(&task, base).map_err(of_plan);
+        let mut all = match ladder {
             [] => rungs(&task),
-            own => {
-                let one = |name: &String| match rung(&task, &name.parse()?) {
-                    Err(BudgetError::Plan(e)) => Err(Failure::from(e)),
-                    found => Ok(found?),
-                };
-                own.iter().map(one).collect::<Result<_, _>>()?
-            }
+            own => own.iter().map(one).collect::<Result<_, _>>()?,
         };
         all.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.file_type.cmp(&b.file_type)));
-        Ok(all
-            .into_iter()
-            .map(|r| (Some(r.clone()), r.bytes))
-            .collect())
+        let sized = |rung: Rung| {
+            let bytes = rung.bytes;
+            (Some(rung), bytes)
+        };
+        Ok(all.into_iter().map(sized).collect())
     }
 
     /// The recommendations, each in a sentence.
@@ -237,6 +248,14 @@ impl Args {
             out.push(format!("The knee: {}.", words(row)));
         }
         out
+    }
+}
+
+/// A file type that the model can't have is a mistake in the request, as in `compress`.
+fn of_plan(error: BudgetError) -> Failure {
+    match error {
+        BudgetError::Plan(e) => e.into(),
+        e => e.into(),
     }
 }
 

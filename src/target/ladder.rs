@@ -3,7 +3,7 @@
 use dwindle_formats::container::plain_len;
 
 use super::{BudgetError, Task};
-use crate::plan::{Base, Plan, Recipe, resolve};
+use crate::plan::{Base, Plan, PlanError, Recipe, resolve};
 
 /// Commonly used file types, as a ladder.
 const LADDER: &[&str] = &[
@@ -35,6 +35,23 @@ pub fn rung(task: &Task<'_>, base: &Base) -> Result<Rung, BudgetError> {
         bytes: plain_len(&plan.metadata, &plan.stored()).ok_or(BudgetError::Overflow)?,
         plan,
     })
+}
+
+/// The bytes of the smallest of some file types; none where that depends on importance weights that are not
+/// known yet.
+///
+/// # Errors
+/// A file type that the model can't have.
+pub fn smallest(task: &Task<'_>, bases: &[Base]) -> Result<Option<u64>, BudgetError> {
+    let mut least: Option<u64> = None;
+    for base in bases {
+        match rung(task, base) {
+            Ok(found) => least = Some(least.map_or(found.bytes, |b| b.min(found.bytes))),
+            Err(BudgetError::Plan(PlanError::ImportanceMissing { .. })) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(least)
 }
 
 /// The rungs that a model can have, of the commonly used file types.

@@ -16,7 +16,7 @@ mod survey;
 
 pub use allocation::{Assignment, Costs, bits_of};
 pub use candidates::{Candidate, TYPES, TensorCandidates, types_for};
-pub use ladder::{Rung, rung, rungs};
+pub use ladder::{Rung, rung, rungs, smallest};
 pub use probe::fingerprint;
 pub use refinement::Refinement;
 pub use search::{Chosen, Search, Task, of_bits, of_size, planned, refuse_too_small};

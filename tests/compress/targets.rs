@@ -373,8 +373,9 @@ fn files_that_are_tried_better_the_choice() {
 fn a_sweep_orders_files_and_draws_them() {
     let dir = tempdir().unwrap();
     let svg = dir.path().join("sweep.svg");
-    let mut command = dwindle(["sweep", "--json", "--chunks", "4", "--types", TYPES]);
-    command.args(["--ladder", "q6_k,q4_k_m,q2_k", "--check", "5"]);
+    let mut command = dwindle(["sweep", "--json", "--chunks", "4"]);
+    command.args(["--types", &format!("{TYPES},iq2_xs")]);
+    command.args(["--ladder", "q6_k,q4_k_m,iq2_xs", "--check", "5"]);
     command.args([
         "--target-memory-reduction",
         "70%",
