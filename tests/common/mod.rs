@@ -7,6 +7,7 @@ pub mod hostile;
 pub mod markdown;
 pub mod parts;
 pub mod program;
+pub mod record;
 pub mod server;
 pub mod smaller;
 pub mod tiny;

@@ -6,5 +6,6 @@ mod common;
 mod activations;
 mod architecture;
 mod blockwise;
+mod families;
 mod llama;
 mod rounding;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
+use half::{bf16, f16};
 
 use super::{Assembly, ModelTensor};
 use dwindle_checkpoint::Source;
@@ -56,6 +57,11 @@ impl ModelTensor {
             Assembly::Copy(index) | Assembly::PermuteRotary { tensor: index, .. } => {
                 source.tensors()[*index].ty
             }
+            Assembly::Transpose(index) => source.tensors()[*index].ty,
+            Assembly::PlusOne(index) => match source.tensors()[*index].ty {
+                TensorType::F16 => TensorType::F16,
+                _ => TensorType::F32,
+            },
             Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
             Assembly::Select { of, .. } => of.source_type(source),
             Assembly::Made { ty, .. } => *ty,
@@ -81,6 +87,17 @@ impl ModelTensor {
             Assembly::Copy(index) => Cow::Borrowed(&source.bytes(*index)[span]),
             Assembly::PermuteRotary { tensor, heads } => {
                 Cow::Owned(self.permuted(source.bytes(*tensor), *heads, rows, ty))
+            }
+            Assembly::Transpose(tensor) => {
+                Cow::Owned(self.transposed(source.bytes(*tensor), rows, ty))
+            }
+            Assembly::PlusOne(tensor) => {
+                let from = source.tensors()[*tensor].ty;
+                let unit = from.block_bytes() as usize;
+                let row = self.row_len() as usize * unit;
+                let bytes =
+                    &source.bytes(*tensor)[rows.start as usize * row..rows.end as usize * row];
+                Cow::Owned(plus_one(bytes, from))
             }
             Assembly::Stack(indices) => stacked(source, indices, span),
             Assembly::Select { of, rows: numbers } => {
@@ -132,6 +149,20 @@ impl ModelTensor {
         out
     }
 
+    /// Columns of a matrix of as many columns as this has rows.
+    fn transposed(&self, bytes: &[u8], rows: Range<u64>, ty: TensorType) -> Vec<u8> {
+        let unit = ty.block_bytes() as usize;
+        let (line, row) = (self.row_count() as usize * unit, self.row_bytes(ty));
+        let wanted = rows.start as usize * unit..rows.end as usize * unit;
+        let mut out = vec![0; (rows.end - rows.start) as usize * row];
+        for (column, line) in bytes.chunks_exact(line.max(1)).enumerate() {
+            for (i, element) in line[wanted.clone()].chunks_exact(unit).enumerate() {
+                out[i * row + column * unit..][..unit].copy_from_slice(element);
+            }
+        }
+        out
+    }
+
     fn row_bytes(&self, ty: TensorType) -> usize {
         (self.row_len() / ty.block_len() * ty.block_bytes()) as usize
     }
@@ -139,12 +170,41 @@ impl ModelTensor {
     /// Tells the source that this tensor's bytes will not be needed again soon.
     pub fn release(&self, source: &dyn Source) {
         match &self.assembly {
-            Assembly::Copy(index) | Assembly::PermuteRotary { tensor: index, .. } => {
-                source.release(*index);
-            }
+            Assembly::Copy(index)
+            | Assembly::PermuteRotary { tensor: index, .. }
+            | Assembly::Transpose(index)
+            | Assembly::PlusOne(index) => source.release(*index),
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
             Assembly::Select { of, .. } => of.release(source),
             Assembly::Made { .. } => {}
+        }
+    }
+}
+
+/// The elements of a floating-point type, one added to each.
+fn plus_one(bytes: &[u8], ty: TensorType) -> Vec<u8> {
+    let halves = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+    match ty {
+        TensorType::F16 => {
+            let sum = |b: &[u8]| f16::from_f32(f16::from_bits(halves(b)).to_f32() + 1.0);
+            bytes
+                .chunks_exact(2)
+                .flat_map(|b| sum(b).to_le_bytes())
+                .collect()
+        }
+        TensorType::BF16 => {
+            let sum = |b: &[u8]| bf16::from_bits(halves(b)).to_f32() + 1.0;
+            bytes
+                .chunks_exact(2)
+                .flat_map(|b| sum(b).to_le_bytes())
+                .collect()
+        }
+        _ => {
+            let sum = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) + 1.0;
+            bytes
+                .chunks_exact(4)
+                .flat_map(|b| sum(b).to_le_bytes())
+                .collect()
         }
     }
 }
@@ -302,6 +362,37 @@ mod tests {
         let t = tensor(&[2, 2, 3], Assembly::Stack(vec![2, 0, 1]));
         check(&t, &source, &[8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7]);
         assert!(matches!(t.rows(&source, 2..4), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        let source = source(&[&[2, 3]]);
+        check(
+            &tensor(&[3, 2], Assembly::Transpose(0)),
+            &source,
+            &[0, 2, 4, 1, 3, 5],
+        );
+    }
+
+    #[test]
+    fn one_is_added_in_the_type_of_the_source() {
+        let halves = |values: [f32; 2]| values.map(|v| f16::from_f32(v).to_le_bytes()).concat();
+        assert_eq!(
+            plus_one(&halves([0.5, 2e-4]), TensorType::F16),
+            halves([1.5, 1.0])
+        );
+        let short = |values: [f32; 2]| values.map(|v| bf16::from_f32(v).to_le_bytes()).concat();
+        let floats = |values: [f32; 2]| values.map(f32::to_le_bytes).concat();
+        // BF16 would round this to 1.
+        let small = 2f32.powi(-9);
+        assert_eq!(
+            plus_one(&short([-1.0, small]), TensorType::BF16),
+            floats([0.0, 1.0 + small])
+        );
+        assert_eq!(
+            plus_one(&floats([-1.0, small]), TensorType::F32),
+            floats([0.0, 1.0 + small])
+        );
     }
 
     #[test]

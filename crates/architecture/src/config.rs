@@ -11,6 +11,8 @@ pub(super) enum Default {
     Number(&'static str, f64),
     /// The value of another key where the key is absent or null.
     Same(&'static str, &'static str),
+    /// So many times the count of another key where the key is absent or null.
+    Times(&'static str, &'static str, u32),
     /// `hidden_size / num_attention_heads` where the key is absent or null.
     HeadDim(&'static str),
 }
@@ -38,6 +40,14 @@ impl Config {
                         && let Some(value) = this.get(other).cloned()
                     {
                         this.0.insert(key.into(), value);
+                    }
+                }
+                Default::Times(key, other, times) => {
+                    if this.get(key).is_none()
+                        && let Some(count) = this.count(&[other])?
+                    {
+                        let value = u64::from(count) * u64::from(times);
+                        this.0.insert(key.into(), value.into());
                     }
                 }
                 Default::HeadDim(key) => {

@@ -44,5 +44,6 @@ pub fn from_gguf(file: &Gguf) -> Result<Model, Error> {
         architecture,
         metadata,
         tensors,
+        left_out: Vec::new(),
     })
 }

@@ -4,7 +4,7 @@ use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
 
 use super::config::{Config, bad};
-use super::families::{self, Family, Fixed};
+use super::families::{self, Constant, Family, Fixed};
 use super::rope::Rope;
 use super::weights::{self, Dims};
 use super::{Error, Model, ModelTensor, card, parameters, tokenizer};
@@ -27,11 +27,11 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     let rope = Rope::new(&config, family)?;
 
     // The shapes of the weights vouch for the dimensions before anything is made by them.
-    let weights = weights::assemble(family, &dims, folder.tensors())?;
+    let (weights, left_out) = weights::assemble(family, &dims, folder.tensors())?;
     if class(folder).is_some_and(|name| !name.ends_with("Model")) {
         require_output(&config, &weights)?;
     }
-    let factors = rope.factors(dims.head as u32)?;
+    let factors = rope.tensors(dims.head)?;
     let tensors: Vec<ModelTensor> = factors.into_iter().chain(weights).collect();
 
     let mut metadata = Metadata::new();
@@ -40,10 +40,18 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     card::describe(folder, &tensors, &mut metadata)?;
     parameters::describe(family, &config, &dims, &rope, folder, &mut metadata)?;
     tokenizer::describe(folder, family.tokens, dims.vocabulary as u32, &mut metadata)?;
+    for (key, value) in family.always {
+        match *value {
+            Constant::Switch(value) => metadata.set(*key, value),
+            Constant::Count(value) => metadata.set(*key, value),
+            Constant::Text(value) => metadata.set(*key, value),
+        }
+    }
     Ok(Model {
         architecture: family.architecture.to_string(),
         metadata,
         tensors,
+        left_out,
     })
 }
 
@@ -69,7 +77,9 @@ pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
 fn hold(family: &Family, config: &Config) -> Result<(), Error> {
     for (key, fixed) in family.fixed {
         let expected = match *fixed {
+            Fixed::Null => Value::Null,
             Fixed::False => Value::Bool(false),
+            Fixed::True => Value::Bool(true),
             Fixed::Count(count) => Value::from(count),
         };
         if let Some(found) = config.get(key).filter(|found| **found != expected) {

@@ -26,12 +26,14 @@ mod card;
 mod config;
 mod error;
 mod families;
+mod forms;
 mod front_matter;
 mod gguf;
 mod huggingface;
 mod names;
 mod parameters;
 mod rope;
+mod source_names;
 mod to_huggingface;
 mod tokenizer;
 mod traits;
@@ -62,6 +64,8 @@ pub struct Model {
     pub metadata: Metadata,
     /// Every tensor of the output in output order.
     pub tensors: Vec<ModelTensor>,
+    /// Tensors of the checkpoint that llama.cpp's language model has no place for, such as those that see.
+    pub left_out: Vec<String>,
 }
 
 impl Model {
@@ -85,8 +89,8 @@ pub struct ModelTensor {
     pub always_f32: bool,
 }
 
-/// How a model tensor's rows come out of source tensors. Rows are moved as bytes: no element that
-/// the source has is ever recomputed.
+/// How a model tensor's rows come out of source tensors. Elements are moved as bytes; what is computed
+/// of them says so.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Assembly {
     /// The source tensor as it is (index into [`dwindle_checkpoint::Source::tensors`]).
@@ -99,6 +103,10 @@ pub enum Assembly {
         /// Heads that share the rows evenly.
         heads: u64,
     },
+    /// The source matrix, whose columns are the rows.
+    Transpose(usize),
+    /// The source tensor, one added to each element: in F16 where that is its type, otherwise in F32.
+    PlusOne(usize),
     /// Source tensors stacked along a new slowest dimension (experts).
     Stack(Vec<usize>),
     /// Rows of another tensor, in this order; elements, of a tensor of one dimension.

@@ -4,7 +4,7 @@ use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
 
 use super::Error;
-use super::config::Config;
+use super::config::{Config, bad};
 use super::families::{Family, Parameter};
 use super::rope::Rope;
 use super::weights::Dims;
@@ -47,6 +47,19 @@ const EXPERT_COUNTS: &[(&[&str], &str)] = &[
     (&["topk_group"], "expert_group_used_count"),
 ];
 
+/// Keys of the function that weighs experts; the first that is there counts.
+const GATING: [&str; 6] = [
+    "score_function",
+    "scoring_func",
+    "score_func",
+    "moe_router_activation",
+    "moe_router_activation_func",
+    "expert_selection_fn",
+];
+
+/// llama.cpp's numbers of functions that weigh experts.
+const GATING_FUNCTIONS: [(&str, u32); 3] = [("softmax", 1), ("sigmoid", 2), ("sqrtsoftplus", 4)];
+
 /// Writes every parameter, in the order of llama.cpp's converter.
 pub(super) fn describe(
     family: &Family,
@@ -82,6 +95,12 @@ pub(super) fn describe(
     for (keys, name) in EXPERT_COUNTS {
         count(metadata, keys, name)?;
     }
+    if let Some((from, function)) = config.first(&GATING) {
+        let known = GATING_FUNCTIONS.iter().find(|(name, _)| function == name);
+        let (_, id) =
+            known.ok_or_else(|| bad(from, function, "softmax, sigmoid or sqrtsoftplus"))?;
+        metadata.set(key("expert_gating_func"), *id);
+    }
     if let Some(dim) = config.count(&["head_dim"])? {
         metadata.set(key("attention.key_length"), dim);
         metadata.set(key("attention.value_length"), dim);
@@ -97,6 +116,47 @@ pub(super) fn describe(
             Parameter::RotaryDimensions => {
                 metadata.set(key("rope.dimension_count"), dims.head as u32);
             }
+            Parameter::PartialRotary => {
+                metadata.set(key("rope.dimension_count"), rope.dimensions(dims.head));
+            }
+            Parameter::Switch(from, to) => {
+                if let Some(value) = config.get(from).and_then(Value::as_bool) {
+                    metadata.set(key(to), value);
+                }
+            }
+            Parameter::Windows => windows(config, dims, architecture, metadata)?,
+            Parameter::WindowsAt(layers) => {
+                let window = config.get("sliding_window");
+                if let Some(found) = window.filter(|_| dims.layers != layers) {
+                    let expected = format!(
+                        "null, since llama.cpp knows windows of models with {layers} layers only"
+                    );
+                    return Err(bad("sliding_window", found, &expected));
+                }
+                windows(config, dims, architecture, metadata)?;
+            }
+            Parameter::WindowsBut(each) => {
+                every(config, each)?;
+                count(metadata, &["sliding_window"], "attention.sliding_window")?;
+            }
+            Parameter::Window => {
+                let window = config.count(&["sliding_window"])?.unwrap_or(0);
+                metadata.set(key("attention.sliding_window"), window);
+            }
+            Parameter::Rotary(from, to) => {
+                if let Some(value) = rope.number(from)? {
+                    metadata.set(key(to), value as f32);
+                }
+            }
+            Parameter::Deepstack => {
+                let layers = deepstack(folder);
+                metadata.set(key("n_deepstack_layers"), layers);
+            }
+            Parameter::Sections => {
+                if let Some(sections) = rope.sections()? {
+                    metadata.set(key("rope.dimension_sections"), sections);
+                }
+            }
             Parameter::VocabularySize => {
                 metadata.set(key("vocab_size"), dims.vocabulary as u32);
             }
@@ -109,6 +169,56 @@ pub(super) fn describe(
         }
     }
     Ok(())
+}
+
+/// The window, and which layers have it. A model whose layers all see everything has none.
+fn windows(
+    config: &Config,
+    dims: &Dims,
+    architecture: &str,
+    metadata: &mut Metadata,
+) -> Result<(), Error> {
+    let Some(window) = config.count(&["sliding_window"])? else {
+        return Ok(());
+    };
+    let key = |name: &str| format!("{architecture}.attention.{name}");
+    metadata.set(key("sliding_window"), window);
+    if let Some(Value::Array(kinds)) = config.get("layer_types") {
+        let in_window = |kind: &Value| kind == "sliding_attention";
+        let pattern: Vec<bool> = kinds.iter().map(in_window).collect();
+        if pattern.len() as u64 != dims.layers {
+            let expected = format!("one kind for each of {} layers", dims.layers);
+            return Err(bad("layer_types", &kinds.clone().into(), &expected));
+        }
+        metadata.set(key("sliding_window_pattern"), pattern);
+    }
+    Ok(())
+}
+
+/// Layers that see images besides the first.
+fn deepstack(folder: &HuggingFace) -> u32 {
+    let vision = folder.config().get("vision_config");
+    let layers = vision.and_then(|v| v.get("deepstack_visual_indexes")?.as_array());
+    layers.map_or(0, |layers| layers.len() as u32)
+}
+
+/// Holds the layers that have a window against what llama.cpp knows: all but each one of so many.
+fn every(config: &Config, each: u64) -> Result<(), Error> {
+    let Some(found @ Value::Array(kinds)) = config.get("layer_types") else {
+        return Ok(());
+    };
+    let expected = |layer: u64| (layer + 1) % each != 0;
+    let found_in = |kind: &Value| kind == "sliding_attention";
+    if kinds
+        .iter()
+        .zip(0..)
+        .all(|(kind, layer)| found_in(kind) == expected(layer))
+    {
+        return Ok(());
+    }
+    let expected =
+        format!("`sliding_attention` for all layers but each {each}th, as llama.cpp has it");
+    Err(bad("layer_types", found, &expected))
 }
 
 /// llama.cpp's pooling types, and the keys and names of sentence-transformers.

@@ -17,7 +17,7 @@ use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
 
-use super::families::{Family, Permute, Weight};
+use super::families::{Family, Form, Heads, Weight};
 use super::huggingface::family;
 use super::{Error, Model, ModelTensor};
 
@@ -122,6 +122,9 @@ fn need(model: &Model, suffix: &str) -> Result<u64, Error> {
     number(model, suffix).ok_or_else(|| refuse(model, found, "one for all blocks".into()))
 }
 
+/// Families whose checkpoints can be written.
+const EXPORTED: &str = "a family whose weights llama.cpp has as the checkpoint has them";
+
 /// The family's tensors of the model.
 fn place<'a>(
     family: &Family,
@@ -153,10 +156,14 @@ fn place<'a>(
                         "a type of weights".into(),
                     ));
                 }
-                let of_heads = match weight.permute {
-                    Permute::No => None,
-                    Permute::QueryHeads => Some(sizes.heads),
-                    Permute::KeyValueHeads => Some(sizes.kv_heads),
+                let of_heads = match weight.form {
+                    Form::Whole => None,
+                    Form::Pairs(Heads::Query) => Some(sizes.heads),
+                    Form::Pairs(Heads::KeyValue) => Some(sizes.kv_heads),
+                    _ => {
+                        let found = format!("export as a `{}`", family.names[0]);
+                        return Err(refuse(model, found, EXPORTED.into()));
+                    }
                 };
                 let made = |slice| CheckpointTensor::new(tensor, source, slice, of_heads);
                 placed += 1;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::Config;
-use super::families::{Dim, Family, Permute, Weight};
+use super::families::{Dim, Family, Layers, Weight};
+use super::forms::{formed, source_shape};
+use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 
@@ -19,6 +21,9 @@ pub(super) struct Dims {
     pub(super) head: u64,
     pub(super) experts: u64,
     pub(super) shared_feed_forward: u64,
+    pub(super) positions: u64,
+    /// Leading layers, which are without experts.
+    pub(super) leading: u64,
 }
 
 impl Dims {
@@ -29,15 +34,15 @@ impl Dims {
             None => config.hidden_per_head()?,
         };
         let feed_forward = config.need(&["intermediate_size"])?;
-        let experts = config.count(&["num_local_experts", "num_experts"])?;
+        let experts = config.count(&["num_local_experts", "num_experts", "n_routed_experts"])?;
+        let some = |keys: &[&str]| Ok::<_, Error>(config.count(keys)?.unwrap_or(0).into());
+        let of_expert = config.count(&["moe_intermediate_size"])?;
+        let expert_feed_forward = of_expert.unwrap_or(feed_forward).into();
         Ok(Dims {
             vocabulary: config.need(&["vocab_size"])?.into(),
             hidden: config.need(&["hidden_size"])?.into(),
             feed_forward: feed_forward.into(),
-            expert_feed_forward: config
-                .count(&["moe_intermediate_size"])?
-                .unwrap_or(feed_forward)
-                .into(),
+            expert_feed_forward,
             layers: config.need(&["num_hidden_layers"])?.into(),
             heads: heads.into(),
             kv_heads: config
@@ -47,21 +52,26 @@ impl Dims {
                 .into(),
             head: head.into(),
             experts: experts.unwrap_or(0).into(),
-            shared_feed_forward: config
-                .count(&["shared_expert_intermediate_size"])?
-                .unwrap_or(0)
-                .into(),
+            shared_feed_forward: match config.count(&["n_shared_experts"])? {
+                Some(shared) => u64::from(shared) * expert_feed_forward,
+                None => some(&["shared_expert_intermediate_size"])?,
+            },
+            positions: some(&["max_position_embeddings"])?,
+            leading: some(&["first_k_dense_replace"])?,
         })
     }
 
     fn value(&self, dim: Dim) -> u64 {
-        // Each factor is below 2^32, so no product overflows.
+        // Each factor is below 2^32; of the sums of three, a checkpoint has far less.
         match dim {
             Dim::Vocabulary => self.vocabulary,
             Dim::Hidden => self.hidden,
             Dim::FeedForward => self.feed_forward,
             Dim::Query => self.heads * self.head,
             Dim::KeyValue => self.kv_heads * self.head,
+            Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head,
+            Dim::TwiceFeedForward => 2 * self.feed_forward,
+            Dim::Positions => self.positions,
             Dim::Head => self.head,
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
@@ -71,49 +81,14 @@ impl Dims {
     }
 }
 
-/// A source tensor's name, taken apart.
-struct Parsed {
-    /// The name with `{}` for the layer and `{e}` for the expert, without its ending.
-    template: String,
-    layer: Option<u64>,
-    expert: Option<u64>,
-    bias: bool,
-}
-
-fn parse(name: &str) -> Option<Parsed> {
-    let (stem, bias) = match name.strip_suffix(".weight") {
-        Some(stem) => (stem, false),
-        None => (name.strip_suffix(".bias")?, true),
-    };
-    let mut numbers = Vec::new();
-    let mut template = String::with_capacity(stem.len());
-    for part in stem.split('.') {
-        if !template.is_empty() {
-            template.push('.');
-        }
-        match part.parse::<u32>() {
-            // `007` is not the name of layer 7.
-            Ok(n) if n.to_string() == part => {
-                template.push_str(if numbers.is_empty() { "{}" } else { "{e}" });
-                numbers.push(u64::from(n));
-            }
-            _ => template.push_str(part),
+impl Layers {
+    fn has(self, layer: u64, dims: &Dims) -> bool {
+        match self {
+            Layers::All => true,
+            Layers::Leading => layer < dims.leading,
+            Layers::Behind => layer >= dims.leading,
         }
     }
-    Some(Parsed {
-        template,
-        layer: numbers.first().copied(),
-        expert: numbers.get(1).copied(),
-        bias,
-    })
-}
-
-fn fill(template: &str, layer: Option<u64>, ending: &str) -> String {
-    let name = match layer {
-        Some(layer) => template.replace("{}", &layer.to_string()),
-        None => template.to_string(),
-    };
-    name + ending
 }
 
 /// The experts of one layer, gathered until they are complete.
@@ -124,42 +99,42 @@ struct Experts {
     count: u64,
 }
 
-/// Finds each source tensor's place, in source order.
+/// Finds each source tensor's place, in source order. Also gives the names of those that have none.
 pub(super) fn assemble(
     family: &Family,
     dims: &Dims,
     source: &[SourceTensor],
-) -> Result<Vec<ModelTensor>, Error> {
-    let weights: Vec<&Weight> = family.weights.iter().copied().flatten().collect();
-    let by_template: HashMap<&str, usize> = weights
-        .iter()
-        .enumerate()
-        .map(|(i, w)| (w.source, i))
-        .collect();
-    let expert_weights = weights.iter().filter(|w| w.source.contains("{e}")).count() as u64;
+) -> Result<(Vec<ModelTensor>, Vec<String>), Error> {
+    let index = Index::of(family);
+    let weights = &index.weights;
+    let expert_weights = weights.iter().filter(|w| is_expert(w)).count() as u64;
 
     let mut tensors = Vec::with_capacity(source.len());
+    let mut left_out = Vec::new();
     let mut seen = HashSet::new();
     let mut experts: HashMap<u64, Experts> = HashMap::new();
-    for (index, tensor) in source.iter().enumerate() {
-        let (position, parsed) = place(family, (&weights, &by_template), dims, tensor)?;
-        let weight = weights[position];
-        seen.insert((position, parsed.layer, parsed.bias));
+    for (number, tensor) in source.iter().enumerate() {
+        if is_dropped(family, &tensor.name) {
+            left_out.push(tensor.name.clone());
+            continue;
+        }
+        let (places, parsed) = place(family, &index, dims, tensor)?;
+        for place in &places {
+            seen.insert((*place, parsed.layer, parsed.bias));
+        }
         let Some(expert) = parsed.expert else {
-            let ending = if parsed.bias { ".bias" } else { ".weight" };
-            let name = fill(weight.target, parsed.layer, ending);
-            tensors.push(ModelTensor {
-                always_f32: is_always_f32(&name, &tensor.shape),
-                name,
-                shape: tensor.shape.clone(),
-                assembly: assembly(weight, index, dims, tensor)?,
-            });
+            for place in places {
+                let weight = weights[place];
+                let name = fill(weight.target, parsed.layer) + ending(weight, parsed.bias);
+                tensors.push(formed(weight.form, name, number, dims, tensor)?);
+            }
             continue;
         };
+        let position = places[0];
         let layer = parsed.layer.unwrap_or(0);
         let gathered = experts.entry(layer).or_default();
         let of_weight = gathered.found.entry(position).or_default();
-        if of_weight.insert(expert, index).is_none() {
+        if of_weight.insert(expert, number).is_none() {
             gathered.count += 1;
         }
         if gathered.count == dims.experts * expert_weights {
@@ -170,38 +145,39 @@ pub(super) fn assemble(
             experts.remove(&layer);
         }
     }
-    require(&weights, dims, &seen)?;
+    require(weights, dims, &seen)?;
     if let Some((layer, gathered)) = experts.iter().min_by_key(|(layer, _)| **layer) {
-        return Err(missing_expert(&weights, dims, *layer, gathered));
+        return Err(missing_expert(weights, dims, *layer, gathered));
     }
-    Ok(tensors)
+    Ok((tensors, left_out))
 }
 
-/// The place of a tensor in the family, and what its name says.
+/// The places of a tensor in the family, and what its name says.
 fn place(
     family: &Family,
-    (weights, by_template): (&[&Weight], &HashMap<&str, usize>),
+    index: &Index<'_>,
     dims: &Dims,
     tensor: &SourceTensor,
-) -> Result<(usize, Parsed), Error> {
+) -> Result<(Vec<usize>, Parsed), Error> {
     let unknown = || Error::UnknownTensor {
         tensor: tensor.name.clone(),
         architecture: family.architecture.to_string(),
     };
-    let parsed = parse(&tensor.name).ok_or_else(unknown)?;
-    // A model without its head has names without the prefix, as embedding models do.
-    let found = by_template.get(parsed.template.as_str());
-    let prefixed = || by_template.get(format!("model.{}", parsed.template).as_str());
-    let position = *found.or_else(prefixed).ok_or_else(unknown)?;
-    let weight = weights[position];
-    if parsed.layer.is_some_and(|layer| layer >= dims.layers)
-        || parsed.expert.is_some_and(|expert| expert >= dims.experts)
-        || parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some())
-    {
-        return Err(unknown());
+    let (places, parsed) = index.find(&tensor.name).ok_or_else(unknown)?;
+    for place in places {
+        let weight = index.weights[*place];
+        if parsed.layer.is_some_and(|layer| layer >= dims.layers)
+            || parsed.expert.is_some_and(|expert| expert >= dims.experts)
+            || parsed
+                .layer
+                .is_some_and(|layer| !weight.layers.has(layer, dims))
+            || parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some())
+        {
+            return Err(unknown());
+        }
+        check_shape(tensor, weight, parsed.bias, dims)?;
     }
-    check_shape(tensor, weight, parsed.bias, dims)?;
-    Ok((position, parsed))
+    Ok((places.to_vec(), parsed))
 }
 
 fn check_shape(
@@ -211,10 +187,8 @@ fn check_shape(
     dims: &Dims,
 ) -> Result<(), Error> {
     let dimensions = if bias { 1 } else { weight.shape.len() };
-    let expected: Vec<u64> = weight.shape[..dimensions]
-        .iter()
-        .map(|dim| dims.value(*dim))
-        .collect();
+    let wanted = weight.shape[..dimensions].iter();
+    let expected = source_shape(weight.form, wanted.map(|dim| dims.value(*dim)).collect());
     let found: Vec<u64> = tensor.shape.iter().rev().copied().collect();
     if found == expected {
         Ok(())
@@ -227,35 +201,13 @@ fn check_shape(
     }
 }
 
-fn assembly(
-    weight: &Weight,
-    tensor: usize,
-    dims: &Dims,
-    source: &SourceTensor,
-) -> Result<Assembly, Error> {
-    let heads = match weight.permute {
-        Permute::No => return Ok(Assembly::Copy(tensor)),
-        Permute::QueryHeads => dims.heads,
-        Permute::KeyValueHeads => dims.kv_heads,
-    };
-    if !dims.head.is_multiple_of(2) {
-        return Err(Error::Config {
-            file: "config.json",
-            key: "head_dim".into(),
-            found: format!("{} (for tensor `{}`)", dims.head, source.name),
-            expected: "an even number, since rotary embeddings turn pairs".into(),
-        });
-    }
-    Ok(Assembly::PermuteRotary { tensor, heads })
-}
-
 fn stack(
     weight: &Weight,
     layer: u64,
     indices: Vec<usize>,
     source: &[SourceTensor],
 ) -> Result<ModelTensor, Error> {
-    let name = fill(weight.target, Some(layer), ".weight");
+    let name = fill(weight.target, Some(layer)) + ".weight";
     let first = &source[indices[0]];
     if indices
         .iter()
@@ -283,9 +235,12 @@ fn require(
         let in_layers = weight.source.contains("{}");
         // Ends at the first missing one, however many layers the configuration claims.
         for layer in 0..if in_layers { dims.layers } else { 1 } {
+            if !weight.layers.has(layer, dims) {
+                continue;
+            }
             let layer = in_layers.then_some(layer);
             if !seen.contains(&(position, layer, false)) {
-                let name = fill(weight.source, layer, ".weight");
+                let name = fill(weight.source, layer) + ending(weight, false);
                 return Err(Error::MissingTensor {
                     tensor: name.replace("{e}", "0"),
                 });
@@ -297,13 +252,13 @@ fn require(
 
 fn missing_expert(weights: &[&Weight], dims: &Dims, layer: u64, gathered: &Experts) -> Error {
     for (position, weight) in weights.iter().enumerate() {
-        if !weight.source.contains("{e}") {
+        if !is_expert(weight) {
             continue;
         }
         let found = gathered.found.get(&position);
         let missing = (0..dims.experts).find(|e| !found.is_some_and(|found| found.contains_key(e)));
         if let Some(expert) = missing {
-            let name = fill(weight.source, Some(layer), ".weight");
+            let name = fill(weight.source, Some(layer)) + ".weight";
             return Error::MissingTensor {
                 tensor: name.replace("{e}", &expert.to_string()),
             };

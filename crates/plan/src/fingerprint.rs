@@ -188,6 +188,14 @@ impl Fingerprint {
                 self.long(u64::from(ty.id()));
                 self.bytes(bytes);
             }
+            Assembly::Transpose(tensor) => {
+                self.number(5);
+                self.number(*tensor);
+            }
+            Assembly::PlusOne(tensor) => {
+                self.number(6);
+                self.number(*tensor);
+            }
         }
     }
 }
@@ -279,6 +287,8 @@ mod tests {
             Assembly::Copy(2),
             permuted(1, 2),
             permuted(1, 4),
+            Assembly::Transpose(1),
+            Assembly::PlusOne(1),
             Assembly::Stack(vec![1, 2]),
             Assembly::Stack(vec![2, 1]),
             select(1, &[0, 1]),

@@ -1,10 +1,35 @@
 //! The families of models as data: how each differs from the others.
 
-mod table;
+mod cohere;
+mod gemma;
+mod glm;
+mod gpt;
+mod granite;
+mod llama;
+mod olmo;
+mod others;
+mod phi;
+mod qwen;
 mod weights;
 
 use super::config::Default;
-pub(super) use table::FAMILIES;
+
+/// Every family, in the order in which messages list them.
+const LINEAGES: [&[Family]; 10] = [
+    llama::ALL,
+    qwen::ALL,
+    gemma::ALL,
+    phi::ALL,
+    granite::ALL,
+    olmo::ALL,
+    glm::ALL,
+    gpt::ALL,
+    cohere::ALL,
+    others::ALL,
+];
+
+const HEADS: &str = "num_attention_heads";
+const KV_HEADS: &str = "num_key_value_heads";
 
 /// A number of the configuration that a tensor's dimension must equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +41,11 @@ pub(super) enum Dim {
     Query,
     /// Key and value heads times head dimension.
     KeyValue,
+    /// Rows of Q, K and V together.
+    QueryKeyValue,
+    /// Rows of a gate and of what it gates together.
+    TwiceFeedForward,
+    Positions,
     Head,
     Experts,
     /// What one expert's feed-forward layer is wide.
@@ -25,13 +55,28 @@ pub(super) enum Dim {
     One,
 }
 
-/// Whether rows are in the order of rotary halves and must be reordered into pairs, and by which
-/// heads.
+/// Heads that share the rows of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Permute {
-    No,
-    QueryHeads,
-    KeyValueHeads,
+pub(super) enum Heads {
+    Query,
+    KeyValue,
+}
+
+/// How a weight comes out of a tensor of the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As it is.
+    Whole,
+    /// Rows of each head go from rotary halves to pairs.
+    Pairs(Heads),
+    /// Rows are the checkpoint's columns.
+    Transposed,
+    /// The first or the second half of the rows of each matrix.
+    Half(u64),
+    /// Q, K and V: rows of each key head and of its query heads together become all of Q, all of K, all of V.
+    Grouped,
+    /// One is added to each element, save those of a bias.
+    PlusOne,
 }
 
 /// A weight: its name in the checkpoint and in GGUF, `{}` standing for the layer and `{e}` for the
@@ -40,17 +85,31 @@ pub(super) enum Permute {
 pub(super) struct Weight {
     pub(super) source: &'static str,
     pub(super) target: &'static str,
-    /// Slowest dimension first, as the checkpoint has them; a bias has the first alone.
+    /// Slowest dimension first, as llama.cpp has them; a bias has the first alone.
     pub(super) shape: &'static [Dim],
-    pub(super) permute: Permute,
+    pub(super) form: Form,
     /// Whether a model may be without it.
     pub(super) optional: bool,
     /// Whether it is a norm that may have a bias; matrices may have one in any case.
     pub(super) shifts: bool,
+    /// Whether the names are whole, without `.weight` or `.bias` behind them.
+    pub(super) named: bool,
+    /// The layers that have it.
+    pub(super) layers: Layers,
+}
+
+/// Some of the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layers {
+    All,
+    /// The leading ones, which are without experts.
+    Leading,
+    /// Those behind the leading ones.
+    Behind,
 }
 
 /// What a number of the configuration becomes in GGUF.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Parameter {
     /// A count under a key of its own.
     Count(&'static str, &'static str),
@@ -58,6 +117,24 @@ pub(super) enum Parameter {
     Number(&'static str, &'static str),
     /// The rotary dimensions: the head dimension.
     RotaryDimensions,
+    /// The rotary dimensions, where only a part of a head turns.
+    PartialRotary,
+    /// A switch under a key of its own.
+    Switch(&'static str, &'static str),
+    /// Which layers look at no more than a window of what was before, and the window.
+    Windows,
+    /// The same, which llama.cpp knows only of models with so many layers.
+    WindowsAt(u64),
+    /// The window of all layers but each one of so many, which llama.cpp knows.
+    WindowsBut(u64),
+    /// The window of all layers, zero where there is none.
+    Window,
+    /// A number of the rotary parameters under a key of its own.
+    Rotary(&'static str, &'static str),
+    /// How many layers see images besides the first.
+    Deepstack,
+    /// The parts of a head that turn by time, height and width.
+    Sections,
     /// The size of the vocabulary.
     VocabularySize,
     /// How a sentence-transformers model pools, where `modules.json` says so.
@@ -69,8 +146,23 @@ pub(super) enum Parameter {
 /// A value of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fixed {
+    Null,
     False,
+    True,
     Count(u32),
+}
+
+/// How positions are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rotary {
+    /// Not by rotary embedding.
+    None,
+    /// Rotary embedding, scaled as llama.cpp's metadata can say.
+    Scaled,
+    /// The same, and Llama 3's scaling becomes a `rope_freqs` tensor.
+    Llama3,
+    /// With factors for long and for short contexts, as tensors.
+    LongRope,
 }
 
 /// Where the vocabulary comes from, tried in order.
@@ -78,6 +170,8 @@ pub(super) enum Fixed {
 pub(super) enum Tokens {
     /// `tokenizer.model`, then `tokenizer.json` with SentencePiece's pieces, then byte-level BPE.
     Llama,
+    /// The same, whatever `tokenizer_config.json` says of spaces.
+    Pieces,
     /// `tokenizer.model`, then byte-level BPE.
     Qwen,
     /// Byte-level BPE only.
@@ -97,24 +191,51 @@ pub(super) struct Family {
     pub(super) ignored: &'static [&'static str],
     /// What llama.cpp's graph takes for granted: another value in the configuration is refused.
     pub(super) fixed: &'static [(&'static str, Fixed)],
+    /// Tensors that llama.cpp has no place for: names, with `*` for what may begin or end them.
+    pub(super) dropped: &'static [&'static str],
     pub(super) weights: &'static [&'static [Weight]],
     /// Parameters beyond those that every family has.
     pub(super) parameters: &'static [Parameter],
-    /// Whether Llama 3's rotary scaling becomes a `rope_freqs` tensor.
-    pub(super) rope_freqs: bool,
+    pub(super) rotary: Rotary,
     pub(super) tokens: Tokens,
+    /// Keys that are the same for all models of the family.
+    pub(super) always: &'static [(&'static str, Constant)],
 }
+
+/// A value of GGUF's metadata.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Constant {
+    Switch(bool),
+    Count(u32),
+    Text(&'static str),
+}
+
+/// What families have that say nothing else.
+const FAMILY: Family = Family {
+    names: &[],
+    architecture: "",
+    defaults: &[],
+    ignored: &[],
+    fixed: &[],
+    dropped: &[],
+    weights: &[],
+    parameters: &[],
+    rotary: Rotary::Scaled,
+    tokens: Tokens::Bpe,
+    always: &[],
+};
 
 /// The family of one of the names in `architectures`.
 pub(super) fn find(name: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|f| f.names.contains(&name))
+    all().find(|f| f.names.contains(&name))
 }
 
 /// What messages list as supported.
 pub(super) fn supported() -> String {
-    FAMILIES
-        .iter()
-        .map(|f| format!("`{}`", f.names[0]))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let name = |f: &Family| format!("`{}`", f.names[0]);
+    all().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn all() -> impl Iterator<Item = &'static Family> {
+    LINEAGES.into_iter().flatten()
 }

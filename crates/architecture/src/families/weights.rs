@@ -1,268 +1,204 @@
 //! The weights that families have, in groups that several of them share.
 
-use super::{Dim, Permute, Weight};
+use super::{Dim, Form, Heads, Layers, Weight};
 use Dim::*;
 
-const fn weight(source: &'static str, target: &'static str, shape: &'static [Dim]) -> Weight {
+pub const fn weight(source: &'static str, target: &'static str, shape: &'static [Dim]) -> Weight {
     Weight {
         source,
         target,
         shape,
-        permute: Permute::No,
+        form: Form::Whole,
         optional: false,
         shifts: false,
+        named: false,
+        layers: Layers::All,
     }
 }
 
+/// A weight of each layer of what most checkpoints call `model`.
+macro_rules! layer {
+    ($source:literal, $target:literal, $shape:expr) => {
+        weight(
+            concat!("model.layers.{}.", $source),
+            concat!("blk.{}.", $target),
+            $shape,
+        )
+    };
+}
+pub(super) use layer;
+
 /// A norm that shifts, as layer norms do.
-const fn shifting(weight: Weight) -> Weight {
+pub const fn shifting(weight: Weight) -> Weight {
     Weight {
         shifts: true,
         ..weight
     }
 }
 
-const fn optional(weight: Weight) -> Weight {
+pub const fn optional(weight: Weight) -> Weight {
     Weight {
         optional: true,
         ..weight
     }
 }
 
-const fn permuted(weight: Weight, permute: Permute) -> Weight {
-    Weight { permute, ..weight }
+pub const fn formed(weight: Weight, form: Form) -> Weight {
+    Weight { form, ..weight }
 }
 
-/// What stands outside the layers, and the norms and values in each.
-pub const COMMON: &[Weight] = &[
+/// A weight whose names are whole.
+pub const fn named(weight: Weight) -> Weight {
+    Weight {
+        named: true,
+        ..weight
+    }
+}
+
+/// A weight of some of the layers.
+pub const fn only(weight: Weight, layers: Layers) -> Weight {
+    Weight { layers, ..weight }
+}
+
+/// What stands outside the layers.
+pub const OUTSIDE: &[Weight] = &[
     weight("model.embed_tokens", "token_embd", &[Vocabulary, Hidden]),
     weight("model.norm", "output_norm", &[Hidden]),
-    optional(weight("lm_head", "output", &[Vocabulary, Hidden])),
-    weight(
-        "model.layers.{}.input_layernorm",
-        "blk.{}.attn_norm",
-        &[Hidden],
-    ),
-    weight(
-        "model.layers.{}.self_attn.v_proj",
-        "blk.{}.attn_v",
-        &[KeyValue, Hidden],
-    ),
-    weight(
-        "model.layers.{}.self_attn.o_proj",
-        "blk.{}.attn_output",
-        &[Hidden, Query],
-    ),
-    weight(
-        "model.layers.{}.post_attention_layernorm",
-        "blk.{}.ffn_norm",
-        &[Hidden],
-    ),
+    HEAD,
 ];
 
-const QUERY: Weight = weight(
-    "model.layers.{}.self_attn.q_proj",
-    "blk.{}.attn_q",
-    &[Query, Hidden],
-);
-const KEY: Weight = weight(
-    "model.layers.{}.self_attn.k_proj",
-    "blk.{}.attn_k",
-    &[KeyValue, Hidden],
-);
+pub const HEAD: Weight = optional(weight("lm_head", "output", &[Vocabulary, Hidden]));
+
+/// The norms before attention and before the feed-forward layer.
+pub const NORMS: &[Weight] = &[
+    layer!("input_layernorm", "attn_norm", &[Hidden]),
+    layer!("post_attention_layernorm", "ffn_norm", &[Hidden]),
+];
+
+/// The norms behind attention and behind the feed-forward layer.
+pub const NORMS_BEHIND: &[Weight] = &[
+    layer!("post_attention_layernorm", "post_attention_norm", &[Hidden]),
+    layer!("post_feedforward_layernorm", "post_ffw_norm", &[Hidden]),
+];
+
+/// V and the output of attention.
+pub const VALUES: &[Weight] = &[
+    layer!("self_attn.v_proj", "attn_v", &[KeyValue, Hidden]),
+    layer!("self_attn.o_proj", "attn_output", &[Hidden, Query]),
+];
+
+const QUERY: Weight = layer!("self_attn.q_proj", "attn_q", &[Query, Hidden]);
+const KEY: Weight = layer!("self_attn.k_proj", "attn_k", &[KeyValue, Hidden]);
 
 /// Q and K as they are: the model rotates halves.
 pub const HALVES: &[Weight] = &[QUERY, KEY];
 
 /// Q and K reordered: the model rotates pairs.
 pub const PAIRS: &[Weight] = &[
-    permuted(QUERY, Permute::QueryHeads),
-    permuted(KEY, Permute::KeyValueHeads),
+    formed(QUERY, Form::Pairs(Heads::Query)),
+    formed(KEY, Form::Pairs(Heads::KeyValue)),
+];
+
+/// Q, K and V in one matrix.
+pub const FUSED: &[Weight] = &[
+    layer!("self_attn.qkv_proj", "attn_qkv", &[QueryKeyValue, Hidden]),
+    VALUES[1],
+];
+
+/// A gated feed-forward layer, the gate and what it gates in one matrix.
+pub const GATED_TOGETHER: &[Weight] = &[
+    layer!("mlp.gate_up_proj", "ffn_up", &[TwiceFeedForward, Hidden]),
+    GATED[2],
 ];
 
 /// Norms of Q and K within each head.
 pub const HEAD_NORMS: &[Weight] = &[
-    weight(
-        "model.layers.{}.self_attn.q_norm",
-        "blk.{}.attn_q_norm",
-        &[Head],
-    ),
-    weight(
-        "model.layers.{}.self_attn.k_norm",
-        "blk.{}.attn_k_norm",
-        &[Head],
-    ),
+    layer!("self_attn.q_norm", "attn_q_norm", &[Head]),
+    layer!("self_attn.k_norm", "attn_k_norm", &[Head]),
 ];
 
 /// A gated feed-forward layer.
 pub const GATED: &[Weight] = &[
-    weight(
-        "model.layers.{}.mlp.gate_proj",
-        "blk.{}.ffn_gate",
-        &[FeedForward, Hidden],
-    ),
-    weight(
-        "model.layers.{}.mlp.up_proj",
-        "blk.{}.ffn_up",
-        &[FeedForward, Hidden],
-    ),
-    weight(
-        "model.layers.{}.mlp.down_proj",
-        "blk.{}.ffn_down",
-        &[Hidden, FeedForward],
-    ),
+    layer!("mlp.gate_proj", "ffn_gate", &[FeedForward, Hidden]),
+    layer!("mlp.up_proj", "ffn_up", &[FeedForward, Hidden]),
+    layer!("mlp.down_proj", "ffn_down", &[Hidden, FeedForward]),
 ];
 
-/// What stands outside the layers, and the values in each, where norms come behind attention and the
-/// feed-forward layer.
-pub const NORMS_BEHIND: &[Weight] = &[
-    COMMON[0],
-    COMMON[1],
-    COMMON[2],
-    COMMON[4],
-    COMMON[5],
-    weight(
-        "model.layers.{}.post_attention_layernorm",
-        "blk.{}.post_attention_norm",
-        &[Hidden],
-    ),
-    weight(
-        "model.layers.{}.post_feedforward_layernorm",
-        "blk.{}.post_ffw_norm",
-        &[Hidden],
-    ),
-];
-
-/// As [`COMMON`], the second norm under another name of llama.cpp's.
-pub const SEED_COMMON: &[Weight] = &[
-    COMMON[0],
-    COMMON[1],
-    COMMON[2],
-    COMMON[3],
-    COMMON[4],
-    COMMON[5],
-    weight(
-        "model.layers.{}.post_attention_layernorm",
-        "blk.{}.post_attention_norm",
-        &[Hidden],
-    ),
-];
-
-/// As [`COMMON`], with layer norms.
+/// What stands outside the layers, and the norms in them, with norms that shift.
 pub const LAYER_NORMS: &[Weight] = &[
-    COMMON[0],
-    shifting(COMMON[1]),
-    COMMON[2],
-    shifting(COMMON[3]),
-    COMMON[4],
-    COMMON[5],
-    shifting(COMMON[6]),
-];
-
-/// As [`COMMON`], with one norm for attention and the feed-forward layer, which are computed side by side.
-pub const ONE_NORM: &[Weight] = &[
-    COMMON[0], COMMON[1], COMMON[2], COMMON[3], COMMON[4], COMMON[5],
-];
-
-/// Norms of all of Q and of all of K.
-pub const WHOLE_NORMS: &[Weight] = &[
-    weight(
-        "model.layers.{}.self_attn.q_norm",
-        "blk.{}.attn_q_norm",
-        &[Query],
-    ),
-    weight(
-        "model.layers.{}.self_attn.k_norm",
-        "blk.{}.attn_k_norm",
-        &[KeyValue],
-    ),
+    OUTSIDE[0],
+    shifting(OUTSIDE[1]),
+    HEAD,
+    shifting(NORMS[0]),
+    shifting(NORMS[1]),
 ];
 
 /// A feed-forward layer without a gate.
 pub const PLAIN: &[Weight] = &[GATED[1], GATED[2]];
 
-/// The same under StarCoder's names.
-pub const STARCODER_PLAIN: &[Weight] = &[
-    weight(
-        "model.layers.{}.mlp.c_fc",
-        "blk.{}.ffn_up",
-        &[FeedForward, Hidden],
+/// Experts, as most families name them.
+pub const EXPERTS: &[Weight] = &[
+    layer!("mlp.gate", "ffn_gate_inp", &[Experts, Hidden]),
+    layer!(
+        "mlp.experts.{e}.down_proj",
+        "ffn_down_exps",
+        &[Hidden, ExpertFeedForward]
     ),
-    weight(
-        "model.layers.{}.mlp.c_proj",
-        "blk.{}.ffn_down",
-        &[Hidden, FeedForward],
+    layer!(
+        "mlp.experts.{e}.gate_proj",
+        "ffn_gate_exps",
+        &[ExpertFeedForward, Hidden]
     ),
-];
-
-/// A gated feed-forward layer that all tokens share, beside the experts.
-pub const SHARED_EXPERT: &[Weight] = &[
-    weight(
-        "model.layers.{}.mlp.shared_expert_gate",
-        "blk.{}.ffn_gate_inp_shexp",
-        &[One, Hidden],
-    ),
-    weight(
-        "model.layers.{}.mlp.shared_expert.gate_proj",
-        "blk.{}.ffn_gate_shexp",
-        &[SharedFeedForward, Hidden],
-    ),
-    weight(
-        "model.layers.{}.mlp.shared_expert.up_proj",
-        "blk.{}.ffn_up_shexp",
-        &[SharedFeedForward, Hidden],
-    ),
-    weight(
-        "model.layers.{}.mlp.shared_expert.down_proj",
-        "blk.{}.ffn_down_shexp",
-        &[Hidden, SharedFeedForward],
+    layer!(
+        "mlp.experts.{e}.up_proj",
+        "ffn_up_exps",
+        &[ExpertFeedForward, Hidden]
     ),
 ];
 
-/// Mixtral's experts, each a gated feed-forward layer.
-pub const MIXTRAL_EXPERTS: &[Weight] = &[
-    weight(
-        "model.layers.{}.block_sparse_moe.gate",
-        "blk.{}.ffn_gate_inp",
-        &[Experts, Hidden],
-    ),
-    weight(
-        "model.layers.{}.block_sparse_moe.experts.{e}.w1",
-        "blk.{}.ffn_gate_exps",
-        &[FeedForward, Hidden],
-    ),
-    weight(
-        "model.layers.{}.block_sparse_moe.experts.{e}.w2",
-        "blk.{}.ffn_down_exps",
-        &[Hidden, FeedForward],
-    ),
-    weight(
-        "model.layers.{}.block_sparse_moe.experts.{e}.w3",
-        "blk.{}.ffn_up_exps",
-        &[FeedForward, Hidden],
-    ),
+/// A gated feed-forward layer in the leading layers.
+pub const LEADING_GATED: &[Weight] = &[
+    only(GATED[0], Layers::Leading),
+    only(GATED[1], Layers::Leading),
+    only(GATED[2], Layers::Leading),
 ];
 
-/// Qwen's experts.
-pub const QWEN_EXPERTS: &[Weight] = &[
-    weight(
-        "model.layers.{}.mlp.gate",
-        "blk.{}.ffn_gate_inp",
-        &[Experts, Hidden],
+/// Experts behind the leading layers, some of which all tokens share, chosen with a correction.
+pub const BEHIND_EXPERTS: &[Weight] = &[
+    only(EXPERTS[0], Layers::Behind),
+    only(EXPERTS[1], Layers::Behind),
+    only(EXPERTS[2], Layers::Behind),
+    only(EXPERTS[3], Layers::Behind),
+    only(
+        named(layer!(
+            "mlp.gate.e_score_correction_bias",
+            "exp_probs_b.bias",
+            &[Experts]
+        )),
+        Layers::Behind,
     ),
-    weight(
-        "model.layers.{}.mlp.experts.{e}.down_proj",
-        "blk.{}.ffn_down_exps",
-        &[Hidden, ExpertFeedForward],
+    only(
+        layer!(
+            "mlp.shared_experts.gate_proj",
+            "ffn_gate_shexp",
+            &[SharedFeedForward, Hidden]
+        ),
+        Layers::Behind,
     ),
-    weight(
-        "model.layers.{}.mlp.experts.{e}.gate_proj",
-        "blk.{}.ffn_gate_exps",
-        &[ExpertFeedForward, Hidden],
+    only(
+        layer!(
+            "mlp.shared_experts.up_proj",
+            "ffn_up_shexp",
+            &[SharedFeedForward, Hidden]
+        ),
+        Layers::Behind,
     ),
-    weight(
-        "model.layers.{}.mlp.experts.{e}.up_proj",
-        "blk.{}.ffn_up_exps",
-        &[ExpertFeedForward, Hidden],
+    only(
+        layer!(
+            "mlp.shared_experts.down_proj",
+            "ffn_down_shexp",
+            &[Hidden, SharedFeedForward]
+        ),
+        Layers::Behind,
     ),
 ];

@@ -37,12 +37,12 @@ pub(super) fn describe(
     }
     let sentencepiece = match tokens {
         Tokens::Bpe => None,
-        Tokens::Llama | Tokens::Qwen => folder.read("tokenizer.model")?,
+        Tokens::Llama | Tokens::Pieces | Tokens::Qwen => folder.read("tokenizer.model")?,
     };
     if let Some(model) = sentencepiece {
         let pieces = sentencepiece::vocabulary(&model, folder, config, vocab_size)?;
         write_pieces(pieces, folder, &files, metadata)?;
-    } else if tokens == Tokens::Llama && files.has_pieces() {
+    } else if matches!(tokens, Tokens::Llama | Tokens::Pieces) && files.has_pieces() {
         let pieces = pieces::vocabulary(&files, vocab_size)?;
         write_pieces(pieces, folder, &files, metadata)?;
     } else {

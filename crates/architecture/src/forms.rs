@@ -1,0 +1,108 @@
+//! How weights come out of tensors of the checkpoint that hold them in another form.
+
+use super::config::bad;
+use super::families::{Form, Heads};
+use super::weights::Dims;
+use super::{Assembly, Error, ModelTensor, is_always_f32};
+use dwindle_checkpoint::SourceTensor;
+use dwindle_formats::gguf::TensorType;
+
+/// The shape that the checkpoint has of a weight of this shape, both slowest dimension first.
+pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
+    match form {
+        Form::Whole | Form::Pairs(_) | Form::PlusOne | Form::Grouped => {}
+        Form::Transposed => shape.reverse(),
+        Form::Half(_) => {
+            let rows = shape.len().saturating_sub(2);
+            shape[rows] *= 2;
+        }
+    }
+    shape
+}
+
+/// A weight out of a tensor of the checkpoint.
+pub(super) fn formed(
+    form: Form,
+    name: String,
+    tensor: usize,
+    dims: &Dims,
+    source: &SourceTensor,
+) -> Result<ModelTensor, Error> {
+    let mut shape = source.shape.clone();
+    let assembly = match form {
+        Form::Whole => Assembly::Copy(tensor),
+        Form::Pairs(heads) => {
+            if !dims.head.is_multiple_of(2) {
+                let found = format!("{} (for tensor `{}`)", dims.head, source.name);
+                let expected = "an even number, since rotary embeddings turn pairs";
+                return Err(bad("head_dim", &found.into(), expected));
+            }
+            let heads = match heads {
+                Heads::Query => dims.heads,
+                Heads::KeyValue => dims.kv_heads,
+            };
+            Assembly::PermuteRotary { tensor, heads }
+        }
+        Form::Transposed if shape.len() == 1 => Assembly::Copy(tensor),
+        Form::Transposed => {
+            shape.reverse();
+            Assembly::Transpose(tensor)
+        }
+        // What shifts is as it is.
+        Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
+        Form::PlusOne => match source.ty {
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 => Assembly::PlusOne(tensor),
+            other => {
+                return Err(Error::Feature {
+                    architecture: name,
+                    found: format!("type {other} of `{}`", source.name),
+                    supported: "f32, f16 or bf16".into(),
+                });
+            }
+        },
+        Form::Half(half) => {
+            let rows = shape.len().min(2) - 1;
+            let (all, slices) = (shape[rows], shape.get(2).copied().unwrap_or(1));
+            shape[rows] = all / 2;
+            let first = |slice: u64| slice * all + half * (all / 2);
+            let rows = (0..slices).flat_map(|s| first(s)..first(s) + all / 2);
+            selected(tensor, source, rows.collect())
+        }
+        Form::Grouped => selected(tensor, source, ungrouped(dims)),
+    };
+    Ok(ModelTensor {
+        always_f32: is_always_f32(&name, &shape),
+        name,
+        shape,
+        assembly,
+    })
+}
+
+/// Some rows of a tensor of the checkpoint.
+fn selected(tensor: usize, source: &SourceTensor, rows: Vec<u64>) -> Assembly {
+    let of = ModelTensor {
+        name: source.name.clone(),
+        shape: source.shape.clone(),
+        assembly: Assembly::Copy(tensor),
+        always_f32: false,
+    };
+    Assembly::Select {
+        of: Box::new(of),
+        rows,
+    }
+}
+
+/// Where the rows of all of Q, all of K and all of V lie, if each key head has its query heads before it and its
+/// values behind it.
+fn ungrouped(dims: &Dims) -> Vec<u64> {
+    let shared = dims.heads / dims.kv_heads.max(1);
+    let group = (shared + 2) * dims.head;
+    let of = |first: u64, heads: u64| {
+        let start = move |g: u64| g * group + first * dims.head;
+        (0..dims.kv_heads).flat_map(move |g| start(g)..start(g) + heads * dims.head)
+    };
+    of(0, shared)
+        .chain(of(shared, 1))
+        .chain(of(shared + 1, 1))
+        .collect()
+}
