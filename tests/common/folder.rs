@@ -99,106 +99,6 @@ pub fn families() -> Vec<(&'static str, Folder)> {
     families.map(folder).into()
 }
 
-/// One of every family whose layers are made otherwise.
-#[expect(clippy::too_many_lines, reason = "a table of families")]
-pub fn other_families() -> Vec<(&'static str, Folder)> {
-    let mut all: Vec<(&'static str, Folder)> = vec![(
-        "SmolLM3ForCausalLM",
-        Folder::new("SmolLM3ForCausalLM", &DENSE),
-    )];
-    let mut made = |name, parts: &Parts, change: &dyn Fn(&mut Folder)| {
-        let mut folder = Folder::new(name, parts);
-        change(&mut folder);
-        all.push((name, folder));
-    };
-    let biased = Parts {
-        biases: true,
-        output: true,
-        ..DENSE
-    };
-    let experts = Parts {
-        experts: Some((
-            "mlp.gate.weight",
-            "mlp.experts",
-            ["gate_proj", "down_proj", "up_proj"],
-        )),
-        output: true,
-        ..DENSE
-    };
-    made("ArceeForCausalLM", &DENSE, &|f| f.without("mlp.gate_proj"));
-    made("SeedOssForCausalLM", &biased, &|_| ());
-    let untied = Parts {
-        output: true,
-        ..DENSE
-    };
-    made("Olmo2ForCausalLM", &untied, &|f| {
-        f.rename("input_layernorm", "post_feedforward_layernorm");
-        f.in_layers("self_attn.q_norm.weight", &[HEADS * HEAD_DIM]);
-        f.in_layers("self_attn.k_norm.weight", &[KV_HEADS * HEAD_DIM]);
-    });
-    made("OlmoeForCausalLM", &experts, &|f| {
-        f.route();
-        // llama.cpp has it with as many heads of keys as of queries.
-        f.config["num_key_value_heads"] = json!(HEADS);
-        for name in ["q", "k"] {
-            f.in_layers(&format!("self_attn.{name}_norm.weight"), &[HIDDEN]);
-        }
-        for name in ["k", "v"] {
-            f.in_layers(&format!("self_attn.{name}_proj.weight"), &[HIDDEN, HIDDEN]);
-        }
-    });
-    made(
-        "Qwen2MoeForCausalLM",
-        &Parts {
-            biases: true,
-            ..experts
-        },
-        &|f| {
-            f.route();
-            f.config["shared_expert_intermediate_size"] = json!(2 * FEED_FORWARD);
-            f.in_layers("mlp.shared_expert_gate.weight", &[1, HIDDEN]);
-            f.in_layers(
-                "mlp.shared_expert.gate_proj.weight",
-                &[2 * FEED_FORWARD, HIDDEN],
-            );
-            f.in_layers(
-                "mlp.shared_expert.up_proj.weight",
-                &[2 * FEED_FORWARD, HIDDEN],
-            );
-            f.in_layers(
-                "mlp.shared_expert.down_proj.weight",
-                &[HIDDEN, 2 * FEED_FORWARD],
-            );
-        },
-    );
-    made(
-        "Starcoder2ForCausalLM",
-        &Parts {
-            output: false,
-            ..biased
-        },
-        &|f| {
-            f.without("mlp.gate_proj");
-            f.rename("mlp.up_proj", "mlp.c_fc");
-            f.rename("mlp.down_proj", "mlp.c_proj");
-            f.in_layers("mlp.c_fc.bias", &[FEED_FORWARD]);
-            for name in [
-                "mlp.c_proj",
-                "self_attn.o_proj",
-                "input_layernorm",
-                "post_attention_layernorm",
-            ] {
-                f.in_layers(&format!("{name}.bias"), &[HIDDEN]);
-            }
-            f.add("model.norm.bias", &[HIDDEN]);
-        },
-    );
-    made("CohereForCausalLM", &DENSE, &|f| {
-        f.without("post_attention_layernorm")
-    });
-    all
-}
-
 impl Folder {
     /// A folder for an architecture, with byte-level BPE split as GPT-2 does.
     pub fn new(architecture: &str, parts: &Parts) -> Folder {
@@ -268,32 +168,6 @@ impl Folder {
             add("mlp.up_proj.weight", &up);
             add("mlp.down_proj.weight", &down);
         }
-    }
-
-    /// What a configuration says of experts.
-    fn route(&mut self) {
-        self.config["num_experts"] = json!(EXPERTS);
-        self.config["num_experts_per_tok"] = json!(2);
-        self.config["moe_intermediate_size"] = json!(FEED_FORWARD);
-    }
-
-    /// Adds a tensor to each layer, or replaces it.
-    fn in_layers(&mut self, name: &str, shape: &[usize]) {
-        (0..LAYERS).for_each(|layer| self.add(&format!("model.layers.{layer}.{name}"), shape));
-    }
-
-    /// Leaves out a part of each layer.
-    fn without(&mut self, part: &str) {
-        self.tensors.retain(|name, _| !name.contains(part));
-    }
-
-    /// Renames a part of each layer.
-    fn rename(&mut self, from: &str, to: &str) {
-        let old = std::mem::take(&mut self.tensors);
-        let renamed = old
-            .into_iter()
-            .map(|(name, tensor)| (name.replace(from, to), tensor));
-        self.tensors = renamed.collect();
     }
 
     /// Adds a BF16 tensor whose bytes differ from row to row and from tensor to tensor.

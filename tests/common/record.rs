@@ -35,6 +35,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// One of them.
+    pub fn of(name: &str) -> Record {
+        Record::all().into_iter().find(|r| r.name == name).unwrap()
+    }
+
     /// All of them.
     pub fn all() -> Vec<Record> {
         let read = |path: PathBuf| {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::common::folder;
 use crate::common::folder::{
-    DENSE, FEED_FORWARD, Folder, HIDDEN, Parts, VOCABULARY, error, families, open, other_families,
-    refused, says,
+    DENSE, FEED_FORWARD, Folder, HIDDEN, Parts, VOCABULARY, error, families, open, refused, says,
 };
+use crate::common::record::Record;
 
 fn tensor<'a>(model: &'a Model, name: &str) -> &'a architecture::ModelTensor {
     model.tensors.iter().find(|t| t.name == name).unwrap()
@@ -158,18 +158,51 @@ fn a_model_without_its_head_has_names_without_the_prefix() {
 
 #[test]
 fn what_llama_cpp_takes_for_granted_is_held_against_the_configuration() {
-    let mut all = other_families();
-    let smollm3 = all
-        .iter_mut()
-        .find(|(name, _)| *name == "SmolLM3ForCausalLM");
-    let (_, folder) = smollm3.unwrap();
+    let mut folder = Record::of("smollm3").folder();
     folder.config["no_rope_layer_interval"] = json!(4);
-    assert_eq!(open(folder).1.architecture, "smollm3");
+    assert_eq!(open(&folder).1.architecture, "smollm3");
     folder.config["no_rope_layer_interval"] = json!(2);
+    let sentence = refused(&folder);
     says(
-        &refused(folder),
+        &sentence,
         &["no_rope_layer_interval", "`2`", "takes for granted"],
     );
+
+    let mut folder = Record::of("gemma3").folder();
+    folder.config["layer_types"][5] = json!("sliding_attention");
+    says(&refused(&folder), &["layer_types", "each 6th"]);
+    let mut folder = Record::of("exaone4").folder();
+    folder.config["sliding_window"] = json!(16);
+    says(&refused(&folder), &["sliding_window", "64 layers"]);
+}
+
+#[test]
+fn what_llama_cpp_has_no_place_for_is_left_out_with_a_word() {
+    let record = Record::of("gpt2");
+    let (_, whole) = open(&record.folder());
+    assert_eq!(whole.note(), None);
+    // As the first GPT-2 has them: without a prefix, and with masks.
+    let mut old = record.folder();
+    let tensors = std::mem::take(&mut old.tensors).into_iter();
+    let bare = tensors.map(|(name, tensor)| (name.replacen("transformer.", "", 1), tensor));
+    old.tensors = bare.collect();
+    old.add("h.0.attn.bias", &[1, 1, 4, 4]);
+    old.add("h.1.attn.bias", &[1, 1, 4, 4]);
+    let (_, found) = open(&old);
+    assert_eq!(found.tensors.len(), whole.tensors.len());
+    says(
+        &found.note().unwrap(),
+        &["2 tensors are", "`h.0.attn.bias`"],
+    );
+
+    let mut ahead = Record::of("glm4moe").folder();
+    ahead.add("model.layers.4.eh_proj.weight", &[64, 128]);
+    says(
+        &open(&ahead).1.note().unwrap(),
+        &["a tensor is", "layers.4.eh_proj"],
+    );
+    ahead.add("model.layers.5.eh_proj.weight", &[64, 128]);
+    says(&refused(&ahead), &["layers.5.eh_proj", "no place"]);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::path::Path;
 use dwindle_formats::gguf::read_header;
 use tempfile::tempdir;
 
-use crate::common::folder::{families, other_families};
 use crate::common::program;
-use crate::common::program::{dwindle, refusal, says, stdout};
+use crate::common::program::{dwindle, refusal, says, sentence, stdout};
+use crate::common::record::Record;
 
 /// Names, shapes, types and bytes of all tensors, and the metadata without what names the file.
 fn contents(file: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
@@ -33,13 +33,15 @@ fn contents(file: &Path) -> (Vec<String>, Vec<Vec<u8>>) {
 #[test]
 fn every_family_goes_back_and_comes_again() {
     let dir = tempdir().unwrap();
-    for (name, folder) in families().into_iter().chain(other_families()) {
+    let mut exported = 0;
+    for record in Record::all() {
+        let name = &record.name;
         let (model, back) = (dir.path().join("model"), dir.path().join("back"));
         let (first, second) = (dir.path().join("a.gguf"), dir.path().join("b.gguf"));
         for old in [&model, &back] {
             let _ = std::fs::remove_dir_all(old);
         }
-        folder.write(&model);
+        record.write(&model);
         let compress = |from: &Path, to: &Path| {
             let mut command = dwindle(["compress", "--preset", "source"]);
             stdout(command.arg(from).arg("-o").arg(to));
@@ -48,11 +50,18 @@ fn every_family_goes_back_and_comes_again() {
         let mut command = dwindle(["export", "--format", "hf"]);
         command.arg(&first).arg("--checkpoint").arg(&model);
         command.arg("-o").arg(&back);
-        stdout(&mut command);
+        let output = command.output().unwrap();
+        if !output.status.success() {
+            // Its weights lie in the checkpoint in another form.
+            says(&sentence(&output, 3), &["export"]);
+            continue;
+        }
         compress(&back, &second);
         assert!(contents(&first) == contents(&second), "{name}");
         says(&refusal(&mut command, 3), &["is there already"]);
+        exported += 1;
     }
+    assert!(exported > 20, "{exported}");
 }
 
 #[test]
@@ -80,9 +89,8 @@ fn a_quantized_file_goes_back_in_half_precision_and_another_family_is_refused() 
     let sizes = [&small, &again].map(|f| std::fs::metadata(f).unwrap().len());
     assert!(sizes[0].abs_diff(sizes[1]) < 256, "{sizes:?}");
 
-    let (_, qwen) = families().swap_remove(3);
     let other = dir.path().join("other");
-    qwen.write(&other);
+    Record::of("qwen3").write(&other);
     std::fs::remove_dir_all(&back).unwrap();
     let sentence = refusal(&mut export(&other), 3);
     says(&sentence, &["architecture `llama`", "a `qwen3`"]);

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::common::folder::{families, other_families};
 use crate::common::program::{dwindle, fixture, stdout};
+use crate::common::record::Record;
 
-const RECIPE: &str = "type = \"f16\"\n[[rule]]\nroles = [\"attn_q\", \"attn_k\", \"attn_v\", \
+const RECIPE: &str = "type = \"f32\"\n[[rule]]\ntype = \"f32\"\nroles = [\"attn_q\", \"attn_k\", \"attn_v\", \
      \"attn_output\", \"ffn_gate\", \"ffn_up\", \"ffn_down\", \"ffn_gate_exps\", \"ffn_up_exps\", \
-     \"ffn_down_exps\", \"token_embd\", \"output\"]\nmethod = \"svd\"\nrank = 2\n";
+     \"ffn_down_exps\", \"attn_qkv\", \"ffn_gate_shexp\", \"ffn_up_shexp\", \"ffn_down_shexp\", \
+     \"token_embd\", \"output\"]\nmethod = \"svd\"\nrank = 2\n";
 
 fn evaluation(file: &Path, options: &[&str]) -> (f64, f64) {
     let mut command = dwindle(["eval", "--json", "--ctx", "64", "--chunks", "4", "-t", "1"]);
@@ -30,9 +31,14 @@ fn every_family_runs_with_factors_everywhere() {
     let dir = tempdir().unwrap();
     let recipe = dir.path().join("recipe.toml");
     std::fs::write(&recipe, RECIPE).unwrap();
-    for (name, folder) in families().into_iter().chain(other_families()) {
-        let (model, file) = (dir.path().join(name), dir.path().join("x.dwn"));
-        folder.write(&model);
+    for (at, record) in Record::all().into_iter().enumerate() {
+        let name = &record.name;
+        // Some names turn on exceptions in llama.cpp's vocabularies.
+        let (model, file) = (
+            dir.path().join(format!("tiny-{at}")),
+            dir.path().join("x.dwn"),
+        );
+        record.write(&model);
         let mut command = dwindle(["compress"]);
         command.arg(&model).arg("--recipe").arg(&recipe);
         stdout(command.arg("-o").arg(&file));
@@ -45,7 +51,7 @@ fn every_family_runs_with_factors_everywhere() {
         let (executed, _) = evaluation(&file, &[]);
         let (product, _) = evaluation(&file, &["--multiplied-out"]);
         assert!(
-            (executed / product - 1.0).abs() < 2e-3,
+            (executed / product - 1.0).abs() < 2e-2,
             "{name}: {executed} {product}"
         );
         stdout(dwindle(["run", "-n", "4", "-t", "1", "-p", "the"]).arg(&file));

@@ -69,6 +69,20 @@ pub struct Model {
 }
 
 impl Model {
+    /// A sentence on what is left out, if anything is.
+    pub fn note(&self) -> Option<String> {
+        let first = self.left_out.first()?;
+        let (tensors, are) = match self.left_out.len() {
+            1 => ("a tensor".to_string(), "is"),
+            n => (format!("{n} tensors"), "are"),
+        };
+        Some(format!(
+            "{tensors} {are} left out, which llama.cpp's `{}` has no place for: {}`{first}`",
+            self.architecture,
+            if are == "is" { "" } else { "the first is " },
+        ))
+    }
+
     /// Every tensor by its name.
     pub fn by_name(&self) -> HashMap<&str, &ModelTensor> {
         self.tensors.iter().map(|t| (t.name.as_str(), t)).collect()

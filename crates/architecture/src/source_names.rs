@@ -26,7 +26,7 @@ pub(super) struct Parsed {
     whole: bool,
 }
 
-fn parse(name: &str) -> Parsed {
+pub(super) fn parse(name: &str) -> Parsed {
     let stem = name.strip_suffix(".weight");
     let biased = name.strip_suffix(".bias");
     let bias = biased.is_some();

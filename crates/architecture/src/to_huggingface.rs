@@ -17,8 +17,9 @@ use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
 
-use super::families::{Family, Form, Heads, Weight};
+use super::families::{Family, Form, Heads};
 use super::huggingface::family;
+use super::source_names::{ending, fill, is_expert};
 use super::{Error, Model, ModelTensor};
 
 /// What `transformers` loads.
@@ -56,6 +57,14 @@ pub fn to_huggingface<'a>(
         let found = format!("export as a `{}`", family.names[0]);
         let supported = format!("a `{}`, whose blocks are all alike", family.architecture);
         return Err(refuse(model, found, supported));
+    }
+    if origin.config().contains_key("text_config") {
+        let found = "export of the language model of one that sees".into();
+        return Err(refuse(
+            model,
+            found,
+            "a model that is one of language alone".into(),
+        ));
     }
     let sizes = Sizes::of(origin, model)?;
     let tensors = place(family, &sizes, model, source)?;
@@ -122,6 +131,13 @@ fn need(model: &Model, suffix: &str) -> Result<u64, Error> {
     number(model, suffix).ok_or_else(|| refuse(model, found, "one for all blocks".into()))
 }
 
+/// Tensors that follow from the configuration.
+const COMPUTED: [&str; 3] = [
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+];
+
 /// Families whose checkpoints can be written.
 const EXPORTED: &str = "a family whose weights llama.cpp has as the checkpoint has them";
 
@@ -143,8 +159,11 @@ fn place<'a>(
             1
         };
         for layer in 0..layers {
-            for ending in [".weight", ".bias"] {
-                let fill = |template: &str| template.replace("{}", &layer.to_string()) + ending;
+            for bias in [false, true]
+                .into_iter()
+                .take(if weight.named { 1 } else { 2 })
+            {
+                let fill = |template: &str| fill(template, Some(layer)) + ending(weight, bias);
                 let Some(tensor) = by_name.get(fill(weight.target).as_str()) else {
                     continue;
                 };
@@ -178,7 +197,10 @@ fn place<'a>(
             }
         }
     }
-    let computed = usize::from(by_name.contains_key("rope_freqs.weight"));
+    let computed = COMPUTED
+        .iter()
+        .filter(|name| by_name.contains_key(**name))
+        .count();
     if placed + computed != model.tensors.len() {
         let found = format!("{} tensors", model.tensors.len());
         return Err(refuse(
@@ -204,7 +226,11 @@ fn config(
     set("num_hidden_layers", sizes.layers);
     set("num_attention_heads", sizes.heads);
     set("num_key_value_heads", sizes.kv_heads);
-    set("head_dim", sizes.key_length);
+    let implied = need(model, "embedding_length")? / sizes.heads.max(1);
+    let said = origin.config().get("head_dim").is_some_and(|dim| !dim.is_null());
+    if said || sizes.key_length != implied {
+        set("head_dim", sizes.key_length);
+    }
     match number(model, "expert_feed_forward_length") {
         Some(width) => set("moe_intermediate_size", width),
         None => set("intermediate_size", need(model, "feed_forward_length")?),
@@ -238,10 +264,6 @@ fn dtype(tensors: &[(String, CheckpointTensor<'_>)]) -> &'static str {
         Some(Dtype::BF16) => "bfloat16",
         _ => "float16",
     }
-}
-
-fn is_expert(weight: &Weight) -> bool {
-    weight.source.contains("{e}")
 }
 
 impl Checkpoint<'_> {

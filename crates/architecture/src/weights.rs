@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::config::Config;
 use super::families::{Dim, Family, Layers, Weight};
 use super::forms::{formed, source_shape};
-use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert};
+use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert, parse};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 
@@ -24,6 +24,8 @@ pub(super) struct Dims {
     pub(super) positions: u64,
     /// Leading layers, which are without experts.
     pub(super) leading: u64,
+    /// Layers behind the others that predict further ahead.
+    pub(super) ahead: u64,
 }
 
 impl Dims {
@@ -58,6 +60,7 @@ impl Dims {
             },
             positions: some(&["max_position_embeddings"])?,
             leading: some(&["first_k_dense_replace"])?,
+            ahead: some(&["num_nextn_predict_layers"])?,
         })
     }
 
@@ -114,7 +117,7 @@ pub(super) fn assemble(
     let mut seen = HashSet::new();
     let mut experts: HashMap<u64, Experts> = HashMap::new();
     for (number, tensor) in source.iter().enumerate() {
-        if is_dropped(family, &tensor.name) {
+        if is_dropped(family, &tensor.name) || is_ahead(&tensor.name, dims) {
             left_out.push(tensor.name.clone());
             continue;
         }
@@ -178,6 +181,14 @@ fn place(
         check_shape(tensor, weight, parsed.bias, dims)?;
     }
     Ok((places.to_vec(), parsed))
+}
+
+/// Whether a tensor is of a layer that predicts further ahead than the next token.
+fn is_ahead(name: &str, dims: &Dims) -> bool {
+    let ahead = dims.layers..dims.layers + dims.ahead;
+    parse(name)
+        .layer
+        .is_some_and(|layer| ahead.contains(&layer))
 }
 
 fn check_shape(
