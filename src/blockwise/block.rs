@@ -2,14 +2,19 @@
 
 use dwindle_formats::gguf::{Array, Metadata, TensorLayout, TensorType, Value};
 
-use crate::architecture::{self, role};
+use super::embedding::NAME as EMBEDDING;
+use super::head::{OUTPUT, OUTPUT_BIAS};
+use super::runner::Cut;
+use crate::architecture::{self, Alone, Root, Traits, role};
 use crate::llama::error::BoxError;
 use crate::llama::feed::TensorFeed;
 use crate::llama::model::{LlamaError, Model, ModelOptions};
-use crate::llama::placement::Placement;
 
-/// Tokens of the vocabulary that llama.cpp wants to see; nothing reads them.
+/// Tokens of the vocabulary that llama.cpp wants to see, where nothing reads them.
 const TOKENS: u32 = 32;
+
+/// A window that is longer than any text.
+const EVERYTHING: u32 = 1 << 30;
 
 /// What llama.cpp calls the residual stream behind the block.
 pub const BEHIND: &str = "l_out-0";
@@ -64,13 +69,18 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Loads it to devices with its tensors in types of choice.
+    /// Whether it reads the rows of the stream by tokens, from its embedding.
+    pub fn by_tokens(&self) -> bool {
+        Traits::of(&self.model.architecture).sees
+    }
+
+    /// Loads it with its tensors in types of choice, for texts that are cut so.
     ///
     /// # Errors
     /// What `produce` fails with, or llama.cpp's words.
     pub fn load(
         &self,
-        placement: &Placement,
+        cut: &Cut,
         ty: impl Fn(usize) -> TensorType,
         produce: &Produce<'_>,
     ) -> Result<Model, LlamaError> {
@@ -80,26 +90,28 @@ impl<'a> Block<'a> {
             shape: tensors[*i].shape.clone(),
             ty: ty(*i),
         });
-        let width = self.width();
-        let embedding = TensorLayout {
-            name: "token_embd.weight".into(),
-            shape: vec![width, TOKENS.into()],
-            ty: TensorType::F32,
+        let tokens = match self.by_tokens() {
+            true => cut.context().batch,
+            false => TOKENS,
         };
-        let layouts: Vec<TensorLayout> = std::iter::once(embedding).chain(own).collect();
+        let stands_in = self.stand_ins(tokens);
+        let (count, zeros) = (stands_in.len(), stands_in.clone());
+        let layouts: Vec<TensorLayout> = stands_in.into_iter().chain(own).collect();
         let types: Vec<TensorType> = layouts.iter().map(|l| l.ty).collect();
         let feed = TensorFeed::new(
-            &self.metadata(),
+            &self.metadata(tokens),
             layouts,
             Box::new(|at, out| {
                 *out = match at {
-                    0 => vec![0; (4 * width * u64::from(TOKENS)) as usize],
+                    at if at < count => {
+                        vec![0; types[at].bytes(&zeros[at].shape).unwrap_or(0) as usize]
+                    }
                     // Positions are added to what the first block reads.
-                    at if self.number > 0 && self.is_position(at - 1) => {
-                        let shape = &self.model.tensors[self.tensors[at - 1]].shape;
+                    at if self.number > 0 && self.is_position(at - count) => {
+                        let shape = &self.model.tensors[self.tensors[at - count]].shape;
                         vec![0; types[at].bytes(shape).unwrap_or(0) as usize]
                     }
-                    at => produce(self.tensors[at - 1], types[at])?,
+                    at => produce(self.tensors[at - count], types[at])?,
                 };
                 Ok(())
             }),
@@ -110,10 +122,37 @@ impl<'a> Block<'a> {
             source,
         })?;
         let options = ModelOptions {
-            placement: placement.clone(),
+            placement: cut.placement.clone(),
             ..ModelOptions::default()
         };
         Model::load_feed(&name, feed, &options)
+    }
+
+    /// What llama.cpp wants to see of the vocabulary, whose values nothing reads.
+    fn stand_ins(&self, tokens: u32) -> Vec<TensorLayout> {
+        let has = |name: &str| self.model.tensors.iter().any(|t| t.name == name);
+        let of = |name: &str, shape: &[u64]| TensorLayout {
+            name: name.into(),
+            shape: shape.to_vec(),
+            ty: TensorType::F32,
+        };
+        let matrix = [self.width(), tokens.into()];
+        let mut all = vec![of(EMBEDDING, &matrix)];
+        if has(OUTPUT) {
+            all.push(of(OUTPUT, &matrix));
+        }
+        if has(OUTPUT_BIAS) {
+            all.push(of(OUTPUT_BIAS, &[tokens.into()]));
+        }
+        all
+    }
+
+    /// What the rows of the stream are multiplied by before the graph reads them.
+    pub fn scale(&self) -> f32 {
+        match Traits::of(&self.model.architecture).root {
+            Root::OfRows => 1.0 / (self.width() as f32).sqrt(),
+            Root::No | Root::OfTokens => 1.0,
+        }
     }
 
     fn is_position(&self, at: usize) -> bool {
@@ -127,7 +166,7 @@ impl<'a> Block<'a> {
         width.unwrap_or(0)
     }
 
-    fn metadata(&self) -> Metadata {
+    fn metadata(&self, tokens: u32) -> Metadata {
         let architecture = &self.model.architecture;
         let key = |name: &str| format!("{architecture}.{name}");
         let all = &self.model.metadata;
@@ -136,20 +175,59 @@ impl<'a> Block<'a> {
         metadata.retain(|key| !key.starts_with("tokenizer."));
         for (name, value) in all.iter() {
             if let Value::Array(array) = value
+                // Four, whatever the blocks.
+                && !name.ends_with(".rope.dimension_sections")
                 && metadata.get(name).is_some()
                 && let Some(one) = element(array, self.number as usize, count)
             {
                 metadata.set(name, one);
             }
         }
+        self.stand_alone(&mut metadata, all);
         metadata.set(key("block_count"), 1u32);
-        metadata.set(key("vocab_size"), TOKENS);
+        metadata.set(key("vocab_size"), tokens);
         metadata.set("tokenizer.ggml.model", "none");
         if self.number > 0 {
             // The stream behind the first block has been scaled.
             metadata.remove(&key("embedding_scale"));
         }
         metadata
+    }
+
+    /// Says of the block what the graph else takes from its number.
+    fn stand_alone(&self, metadata: &mut Metadata, all: &Metadata) {
+        let key = |name: &str| format!("{}.{name}", self.model.architecture);
+        let is_each = |count: u32| (self.number + 1).is_multiple_of(count);
+        let window = key("attention.sliding_window");
+        let pattern = key("attention.sliding_window_pattern");
+        let mut turns = true;
+        match Traits::of(&self.model.architecture).alone {
+            Alone::Windows { each, always, turn } if all.get(&window).is_some() => {
+                let said = match all.get(&pattern) {
+                    Some(Value::Array(Array::Bool(all))) => all.get(self.number as usize).copied(),
+                    _ => None,
+                };
+                let sees_all = !said.unwrap_or(!is_each(each));
+                turns = turn || !sees_all;
+                metadata.set(pattern, vec![!sees_all || always]);
+                if sees_all && always {
+                    metadata.set(window, EVERYTHING);
+                } else if sees_all {
+                    metadata.remove(&window);
+                }
+            }
+            Alone::Rotations(count) => turns = !is_each(count),
+            _ => {}
+        }
+        if !turns {
+            // Positions so near one another that nothing turns.
+            metadata.set(key("rope.scaling.type"), "linear");
+            metadata.set(key("rope.scaling.factor"), 1e30f32);
+        }
+        let leading = key("leading_dense_block_count");
+        if let Some(count) = all.get(&leading).and_then(Value::as_u64) {
+            metadata.set(leading, u32::from(u64::from(self.number) < count));
+        }
     }
 }
 

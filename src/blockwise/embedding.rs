@@ -6,7 +6,7 @@ use std::path::Path;
 use dwindle_formats::gguf::TensorType;
 
 use super::stream::Stream;
-use crate::architecture::ModelTensor;
+use crate::architecture::{ModelTensor, Root, Traits};
 use crate::ggml;
 use crate::llama::model::Token;
 use crate::plan::{Plan, Subject, TensorError, TransformError, Treatment};
@@ -44,8 +44,10 @@ pub fn streams(
     let all: Vec<(Token, Vec<usize>)> = places.into_iter().collect();
     for some in all.chunks(ROWS) {
         let rows: Vec<u64> = some.iter().map(|(token, _)| *token as u64).collect();
-        let original = original(subject, tensor, &rows).map_err(&failed)?;
-        let now = lookup.rows(tensor, &rows).map_err(&failed)?;
+        let mut original = original(subject, tensor, &rows).map_err(&failed)?;
+        multiply(&mut original, subject);
+        let mut now = lookup.rows(tensor, &rows).map_err(&failed)?;
+        multiply(&mut now, subject);
         for (i, (_, places)) in some.iter().enumerate() {
             let row = i * width..(i + 1) * width;
             for place in places {
@@ -71,7 +73,8 @@ pub fn streams_of(
     let mut stream = Stream::new(tokens.len(), tensor.row_len() as usize, scratch)?;
     for (first, tokens) in tokens.chunks(ROWS).enumerate() {
         let rows: Vec<u64> = tokens.iter().map(|t| *t as u64).collect();
-        let values = original(subject, tensor, &rows).map_err(TensorError::of(NAME))?;
+        let mut values = original(subject, tensor, &rows).map_err(TensorError::of(NAME))?;
+        multiply(&mut values, subject);
         stream.write(first * ROWS, &values)?;
     }
     tensor.release(subject.source);
@@ -93,7 +96,18 @@ pub fn looked_up(
     let mut values = original(subject, tensor, &rows)?;
     let bytes = ggml::quantized(ty, &values, tensor.row_len() as usize, None)?;
     ggml::dequantize(ty, &bytes, &mut values)?;
+    multiply(&mut values, subject);
     Ok(values)
+}
+
+/// Does to rows of the embedding what the graph does before the first block.
+fn multiply(values: &mut [f32], subject: &Subject<'_>) {
+    if Traits::of(&subject.model.architecture).root == Root::No {
+        return;
+    }
+    let width = subject.tensor(NAME).map_or(1, ModelTensor::row_len);
+    let root = (width as f32).sqrt();
+    values.iter_mut().for_each(|v| *v *= root);
 }
 
 /// Why there are no streams.

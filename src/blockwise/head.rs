@@ -7,8 +7,18 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::embedding::NAME as EMBEDDING;
 use crate::ggml;
 use crate::plan::{Subject, TensorError, TransformError};
+
+/// The output layer's own weight.
+pub const OUTPUT: &str = "output.weight";
+
+/// What it adds.
+pub const OUTPUT_BIAS: &str = "output.bias";
+
+/// Architectures whose graphs multiply logits by `logit_scale`; others divide by it.
+const MULTIPLIED: [&str; 2] = ["command-r", "cohere2"];
 
 /// Rows of the output layer's weight that are in memory at a time.
 const ROWS: usize = 4096;
@@ -27,7 +37,10 @@ pub struct Head<'a> {
     subject: Subject<'a>,
     /// Its weight's position among the tensors: the embedding's where it has none of its own.
     pub tensor: usize,
+    bias: Option<usize>,
     scale: f32,
+    /// What logits are held between.
+    cap: Option<f32>,
 }
 
 impl<'a> Head<'a> {
@@ -35,12 +48,22 @@ impl<'a> Head<'a> {
     pub fn new(subject: Subject<'a>) -> Option<Head<'a>> {
         let model = subject.model;
         let place = |name: &str| model.tensors.iter().position(|t| t.name == name);
-        let key = format!("{}.logit_scale", model.architecture);
-        let scale = model.metadata.get(&key).and_then(Value::as_f64);
+        let number = |name: &str| {
+            let found = model
+                .metadata
+                .get(&format!("{}.{name}", model.architecture));
+            found
+                .and_then(Value::as_f64)
+                .filter(|n| *n != 0.0)
+                .map(|n| n as f32)
+        };
+        let multiplied = MULTIPLIED.contains(&model.architecture.as_str());
+        let scale = number("logit_scale").map(|s| if multiplied { s } else { 1.0 / s });
         Some(Head {
-            tensor: place("output.weight").or(place("token_embd.weight"))?,
-            // Granite's graph divides by it.
-            scale: scale.filter(|s| *s != 0.0).map_or(1.0, |s| 1.0 / s as f32),
+            tensor: place(OUTPUT).or(place(EMBEDDING))?,
+            bias: place(OUTPUT_BIAS),
+            scale: scale.unwrap_or(1.0),
+            cap: number("final_logit_softcapping"),
             subject,
         })
     }
@@ -84,7 +107,25 @@ impl<'a> Head<'a> {
             rest = later;
         }
         tensor.release(self.subject.source);
+        self.finish(&mut logits)
+            .map_err(TensorError::of::<TransformError>(OUTPUT_BIAS))?;
         Ok(logits)
+    }
+
+    /// Adds the bias, and holds logits between the caps.
+    fn finish(&self, logits: &mut [f32]) -> Result<(), TransformError> {
+        if let Some(bias) = self.bias {
+            let tensor = &self.subject.model.tensors[bias];
+            let bias = self.subject.rows(tensor, 0..1)?;
+            let add = |row: &mut [f32]| row.iter_mut().zip(&bias).for_each(|(v, b)| *v += b);
+            logits.par_chunks_mut(bias.len()).for_each(add);
+        }
+        if let Some(cap) = self.cap {
+            logits
+                .par_iter_mut()
+                .for_each(|v| *v = cap * (*v / cap).tanh());
+        }
+        Ok(())
     }
 
     /// Rows of the weight, as a type holds them.

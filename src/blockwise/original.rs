@@ -87,11 +87,9 @@ fn run(
     for number in 0..blocks {
         let block = Block::new(subject.model, number);
         let model = block
-            .load(&text.cut.placement, |i| source.ty(i), &|i, ty| {
-                source.bytes(i, ty)
-            })
+            .load(&text.cut, |i| source.ty(i), &|i, ty| source.bytes(i, ty))
             .map_err(WalkError::from)?;
-        let mut runner = Runner::new(&model, &text.cut)?;
+        let mut runner = Runner::new(&model, &block, &text.cut)?;
         if number + 1 == blocks {
             return Ok(runner.scored(&stream)?);
         }

@@ -12,7 +12,7 @@ use super::runner::Cut;
 use super::stream::Stream;
 use super::unfitted::Unfitted;
 use super::walk::{Options, Walk};
-use crate::architecture::{self, Traits};
+use crate::architecture::{self, Alone, Traits};
 use crate::eval::{Chunks, EvalError, EvalOptions};
 use crate::llama::context::default_threads;
 use crate::llama::model::{LlamaError, Model, Token};
@@ -107,12 +107,12 @@ impl Sequences {
 /// # Errors
 /// [`BlockwiseError::Blocks`].
 pub fn check(model: &architecture::Model) -> Result<(), BlockwiseError> {
-    if Traits::of(&model.architecture).uniform {
+    if Traits::of(&model.architecture).alone != Alone::No {
         return Ok(());
     }
     Err(BlockwiseError::Blocks {
         architecture: model.architecture.clone(),
-        known: Traits::names(|t| t.uniform),
+        known: Traits::names(|t| t.alone != Alone::No),
     })
 }
 

@@ -2,9 +2,10 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::block::BEHIND;
+use super::block::{BEHIND, Block};
 use super::embedding::NAME as EMBEDDING;
 use super::error::WalkError;
+use super::head::OUTPUT;
 use super::stream::Stream;
 use crate::llama::activations::{Activation, LinearInput, Probe};
 use crate::llama::context::{BatchToken, ContextOptions};
@@ -73,10 +74,22 @@ impl Cut {
     }
 }
 
+/// A token that stands for a row.
+fn looked_up((row, token): (i32, &BatchToken)) -> BatchToken {
+    BatchToken {
+        token: row,
+        ..*token
+    }
+}
+
 /// A block that llama.cpp has loaded.
 pub struct Runner<'m> {
     probe: Probe<'m>,
     cut: Cut,
+    inputs: Vec<LinearInput>,
+    /// What rows are multiplied by before the graph reads them.
+    scale: f32,
+    by_tokens: bool,
     /// The stream behind the block, among the inputs.
     pub behind: usize,
 }
@@ -86,13 +99,23 @@ impl<'m> Runner<'m> {
     ///
     /// # Errors
     /// llama.cpp's words, or a graph without the stream's name.
-    pub fn new(model: &'m Model, cut: &Cut) -> Result<Runner<'m>, WalkError> {
+    pub fn new(model: &'m Model, block: &Block<'_>, cut: &Cut) -> Result<Runner<'m>, WalkError> {
         let probe = Probe::with_nodes(model, &cut.context(), &[BEHIND])?;
+        let mut inputs = probe.inputs().to_vec();
+        // The embedding stands for the output layer, whether that has a weight of its own or not.
+        for reader in inputs.iter_mut().flat_map(|i| &mut i.readers) {
+            if reader.weight == OUTPUT {
+                reader.weight = EMBEDDING.into();
+            }
+        }
         let is_node = |i: &LinearInput| i.readers.is_empty();
-        let behind = probe.inputs().iter().position(is_node);
+        let behind = inputs.iter().position(is_node);
         let behind = behind.ok_or(WalkError::Node { node: BEHIND })?;
         Ok(Runner {
             probe,
+            inputs,
+            scale: block.scale(),
+            by_tokens: block.by_tokens(),
             cut: cut.clone(),
             behind,
         })
@@ -105,7 +128,7 @@ impl<'m> Runner<'m> {
 
     /// What the block's layers read, and the stream behind it.
     pub fn inputs(&self) -> &[LinearInput] {
-        self.probe.inputs()
+        &self.inputs
     }
 
     /// Evaluates a batch of rows and shows the inputs that `wanted` has as true.
@@ -120,21 +143,41 @@ impl<'m> Runner<'m> {
         observer: &mut dyn FnMut(Activation<'_>) -> Result<(), WalkError>,
     ) -> Result<(), WalkError> {
         self.probe.clear();
+        let scaled: Vec<f32>;
+        let rows = match self.scale == 1.0 {
+            true => rows,
+            false => {
+                scaled = rows.iter().map(|v| v * self.scale).collect();
+                &scaled
+            }
+        };
         let mut failed = None;
-        let run =
-            self.probe.run_rows(
-                (&batch.tokens, rows),
-                wanted,
-                &mut |seen| match observer(seen) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
-                },
-            );
+        let mut show = |seen: Activation<'_>| match observer(seen) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let run = if self.by_tokens {
+            self.look_up(rows)?;
+            let tokens: Vec<BatchToken> = (0..).zip(&batch.tokens).map(looked_up).collect();
+            self.probe.run(&tokens, wanted, &mut show)
+        } else {
+            self.probe
+                .run_rows((&batch.tokens, rows), wanted, &mut show)
+        };
         failed.map_or(Ok(()), Err)?;
         Ok(run?)
+    }
+
+    /// Puts rows where the graph looks tokens up.
+    fn look_up(&self, rows: &[f32]) -> Result<(), WalkError> {
+        let width = self.inputs[self.behind].width;
+        let mut all = vec![0f32; width * self.cut.context().batch as usize];
+        all[..rows.len()].copy_from_slice(rows);
+        let model = self.probe.model();
+        Ok(model.replace_bytes(EMBEDDING, bytemuck::cast_slice(&all))?)
     }
 
     /// Runs all rows of a stream through the block.

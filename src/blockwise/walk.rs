@@ -124,8 +124,8 @@ impl<'a> Walk<'a> {
             }
             treat.bytes(tensor, ty)
         };
-        let running = block.load(&self.options.cut.placement, |i| treat.ty(i), &zeros)?;
-        let mut runner = Runner::new(&running, &self.options.cut)?;
+        let running = block.load(&self.options.cut, |i| treat.ty(i), &zeros)?;
+        let mut runner = Runner::new(&running, &block, &self.options.cut)?;
         let inputs = runner.inputs().to_vec();
         for (at, input) in inputs.iter().enumerate() {
             let tensors = self.awaiting(&block, input, treat);
@@ -169,10 +169,10 @@ impl<'a> Walk<'a> {
         source: &(dyn Original + Sync),
         treat: &(dyn Treat + Sync),
     ) -> Result<Recorded, WalkError> {
-        let model = block.load(&self.options.cut.placement, |i| source.ty(i), &|i, ty| {
+        let model = block.load(&self.options.cut, |i| source.ty(i), &|i, ty| {
             source.bytes(i, ty)
         })?;
-        let mut runner = Runner::new(&model, &self.options.cut)?;
+        let mut runner = Runner::new(&model, block, &self.options.cut)?;
         let inputs = runner.inputs().to_vec();
         let behind = runner.behind;
         let mut recorded = Recorded {

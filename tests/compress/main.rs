@@ -6,6 +6,7 @@ mod common;
 
 mod columns_and_blocks;
 mod edges;
+mod families;
 mod heads_and_experts;
 mod interruption;
 mod mark;

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use dwindle::Placement;
-use dwindle::blockwise::{Block, Checkpoint, Cut, Original as _, Runner, Stream, streams_of};
+use dwindle::blockwise::{
+    Block, Checkpoint, Cut, Original as _, Runner, Stream, check, streams_of,
+};
 use dwindle::llama::activations::Probe;
 use dwindle::llama::context::{BatchToken, ContextOptions};
 use dwindle::llama::model::{Model, ModelOptions};
@@ -12,6 +14,8 @@ use dwindle::plan::Subject;
 use dwindle_formats::gguf::TensorType;
 use tempfile::tempdir;
 
+use crate::common::program::{dwindle, stdout};
+use crate::common::record::Record;
 use crate::common::tiny::{Kind, low_rank, mixture};
 
 /// Tokens of a sequence, and sequences.
@@ -77,9 +81,9 @@ fn by_blocks(path: &Path, scratch: Option<&Path>) -> Vec<f32> {
     for number in 0..blocks {
         let block = Block::new(&model, number);
         let own = |i, ty| source.bytes(i, ty);
-        let loaded = block.load(&cut.placement, |i| source.ty(i), &own);
+        let loaded = block.load(&cut, |i| source.ty(i), &own);
         let loaded = loaded.unwrap();
-        let mut runner = Runner::new(&loaded, &cut).unwrap();
+        let mut runner = Runner::new(&loaded, &block, &cut).unwrap();
         if number + 1 < blocks {
             runner.advance(&mut stream).unwrap();
             continue;
@@ -98,6 +102,34 @@ fn by_blocks(path: &Path, scratch: Option<&Path>) -> Vec<f32> {
         }
     }
     seen
+}
+
+#[test]
+fn blocks_of_every_family_give_what_the_model_gives() {
+    let dir = tempdir().unwrap();
+    let (folder, file) = (dir.path().join("tiny"), dir.path().join("x.gguf"));
+    let mut wrong = Vec::new();
+    for record in Record::all() {
+        record.write(&folder);
+        let mut command = dwindle(["compress", "--preset", "f32"]);
+        stdout(command.arg(&folder).arg("-o").arg(&file));
+        let (source, model) = dwindle::architecture::open(&file).unwrap();
+        if check(&model).is_err() {
+            assert_eq!(record.name, "bloom");
+            continue;
+        }
+        drop(source);
+        let (expected, found) = (whole(&file), by_blocks(&file, None));
+        assert_eq!(found.len(), expected.len(), "{}", record.name);
+        let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0f32, f32::max) / largest;
+        // Keys and values are in F16.
+        if apart.is_nan() || apart > 1e-3 {
+            wrong.push(format!("{}: {apart} apart", record.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub use error::Error;
 pub use gguf::from_gguf;
 pub use huggingface::from_huggingface;
 pub use to_huggingface::{Checkpoint, to_huggingface};
-pub use traits::Traits;
+pub use traits::{Alone, Root, Traits};
 pub use values::values;
 
 /// A checkpoint seen as the model that llama.cpp knows.

@@ -227,7 +227,10 @@ fn config(
     set("num_attention_heads", sizes.heads);
     set("num_key_value_heads", sizes.kv_heads);
     let implied = need(model, "embedding_length")? / sizes.heads.max(1);
-    let said = origin.config().get("head_dim").is_some_and(|dim| !dim.is_null());
+    let said = origin
+        .config()
+        .get("head_dim")
+        .is_some_and(|dim| !dim.is_null());
     if said || sizes.key_length != implied {
         set("head_dim", sizes.key_length);
     }

@@ -17,9 +17,45 @@ pub struct Traits {
     pub uneven: bool,
     /// Each layer's output is added to the residual stream as it is, or times `residual_scale`.
     pub residual: bool,
-    /// A block does the same whatever its number: no windows, rotations or slopes that go by it. Then it
-    /// can be run as a model of one block.
-    pub uniform: bool,
+    /// How one block can be run as a model of its own.
+    pub alone: Alone,
+    /// What the graph does to the rows of the embedding besides.
+    pub root: Root,
+    /// Whether the graph takes rows that no tokens stand for to be an image's.
+    pub sees: bool,
+}
+
+/// How one block of an architecture can be run as a model of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Alone {
+    /// It can't: it does something that goes by its number, or to the rows of the embedding.
+    #[default]
+    No,
+    /// As it is: it does the same whatever its number.
+    Yes,
+    /// Those of each so many see everything, the others a window.
+    Windows {
+        /// So many.
+        each: u32,
+        /// Whether the graph takes for granted that some have a window.
+        always: bool,
+        /// Whether those that see everything have rotary embedding.
+        turn: bool,
+    },
+    /// Those of each so many are without rotary embedding.
+    Rotations(u32),
+}
+
+/// Whether the graph multiplies rows of the embedding by the root of their length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Root {
+    /// No.
+    #[default]
+    No,
+    /// Rows that it looks up by tokens.
+    OfTokens,
+    /// All rows that come in.
+    OfRows,
 }
 
 const NONE: Traits = Traits {
@@ -29,7 +65,9 @@ const NONE: Traits = Traits {
     llama_shaped: false,
     uneven: false,
     residual: false,
-    uniform: false,
+    alone: Alone::No,
+    root: Root::No,
+    sees: false,
 };
 
 const LLAMA: Traits = Traits {
@@ -39,22 +77,33 @@ const LLAMA: Traits = Traits {
     llama_shaped: true,
     uneven: true,
     residual: true,
-    uniform: true,
+    alone: Alone::Yes,
+    root: Root::No,
+    sees: false,
 };
 
 const QWEN: Traits = Traits {
     alike: true,
     llama_shaped: true,
     residual: true,
-    uniform: true,
+    alone: Alone::Yes,
     ..NONE
 };
 
+/// Nothing is known of it but how a block can be run.
+const fn alone(alone: Alone) -> Traits {
+    Traits { alone, ..NONE }
+}
+
+const fn windows(each: u32, always: bool, turn: bool) -> Traits {
+    alone(Alone::Windows { each, always, turn })
+}
+
 /// Nothing is known of it but that a block does the same whatever its number.
-const EVEN: Traits = Traits {
-    uniform: true,
-    ..NONE
-};
+const EVEN: Traits = alone(Alone::Yes);
+
+/// The same of one that sees.
+const SEEING: Traits = Traits { sees: true, ..EVEN };
 
 /// Every architecture that has a trait.
 const TABLE: &[(&str, Traits)] = &[
@@ -72,14 +121,57 @@ const TABLE: &[(&str, Traits)] = &[
         "qwen3moe",
         Traits {
             alike: true,
-            uniform: true,
+            alone: Alone::Yes,
             ..NONE
         },
     ),
     ("arcee", EVEN),
-    ("seed_oss", EVEN),
-    ("starcoder2", EVEN),
+    ("command-r", EVEN),
+    ("dots1", EVEN),
+    ("ernie4_5", EVEN),
+    ("exaone4", windows(4, false, false)),
+    ("falcon", EVEN),
+    ("glm4", SEEING),
+    ("glm4moe", SEEING),
     ("gpt2", EVEN),
+    ("gptneox", EVEN),
+    ("granitemoe", EVEN),
+    ("mistral3", EVEN),
+    ("nemotron", EVEN),
+    ("olmo", EVEN),
+    ("olmo2", windows(4, false, true)),
+    ("olmoe", EVEN),
+    ("phi2", EVEN),
+    ("phi3", EVEN),
+    ("qwen2moe", EVEN),
+    ("qwen2vl", SEEING),
+    ("qwen3vl", SEEING),
+    ("seed_oss", EVEN),
+    ("smollm3", alone(Alone::Rotations(4))),
+    ("stablelm", EVEN),
+    ("starcoder2", EVEN),
+    ("cohere2", windows(4, true, false)),
+    (
+        "gemma",
+        Traits {
+            root: Root::OfRows,
+            ..EVEN
+        },
+    ),
+    (
+        "gemma2",
+        Traits {
+            root: Root::OfRows,
+            ..windows(2, true, true)
+        },
+    ),
+    (
+        "gemma3",
+        Traits {
+            root: Root::OfTokens,
+            ..windows(6, false, true)
+        },
+    ),
     (
         "granite",
         Traits {

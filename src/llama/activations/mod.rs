@@ -411,8 +411,9 @@ impl State {
         {
             let operand = address(linear.operand);
             let is_first = self.inputs[input].name() == linear.weight_name;
-            let shown_ahead = self.run.ahead.values().any(|i| *i == input);
-            if is_first && !shown_ahead {
+            // Rows that stand in place of embeddings are made by no node.
+            let is_ahead = self.run.ahead.values().any(|i| *i == input);
+            if is_first && !(is_ahead && self.run.seen[input]) {
                 self.run.operands[input] = operand;
                 return Some(input);
             }

@@ -154,10 +154,10 @@ impl<'a> Surveyor<'a> {
     pub fn block(&mut self, number: u32) -> Result<(), BudgetError> {
         let block = Block::new(self.task.subject.model, number);
         let source = &self.source;
-        let model = block.load(&self.task.cut.placement, |i| source.ty(i), &|i, ty| {
+        let model = block.load(&self.task.cut, |i| source.ty(i), &|i, ty| {
             source.bytes(i, ty)
         })?;
-        let mut runner = Runner::new(&model, &self.task.cut)?;
+        let mut runner = Runner::new(&model, &block, &self.task.cut)?;
         let is_last = number + 1 == self.blocks;
         let is_own = self.is_own(number);
         let rows = self.measured();
@@ -218,8 +218,8 @@ impl<'a> Surveyor<'a> {
                 false => source.ty(index),
             }
         };
-        let model = block.load(&self.task.cut.placement, ty, &|i, ty| source.bytes(i, ty))?;
-        let mut runner = Runner::new(&model, &self.task.cut)?;
+        let model = block.load(&self.task.cut, ty, &|i, ty| source.bytes(i, ty))?;
+        let mut runner = Runner::new(&model, block, &self.task.cut)?;
         let mut coarse = match self.coarse.take() {
             Some(coarse) => coarse,
             None => Rounded::new(self.copy(before)?, BTreeMap::new()),
