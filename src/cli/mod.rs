@@ -10,6 +10,7 @@ mod diagnose;
 mod eval;
 mod export;
 mod failure;
+mod families;
 mod hints;
 mod inspect;
 mod interrupt;
@@ -62,6 +63,7 @@ enum Command {
     Submit(submit::Args),
     Verify(verify::Args),
     Inspect(inspect::Args),
+    Families(families::Args),
     Export(export::Args),
     Run(run::Args),
     #[cfg(feature = "serve")]
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Submit(args) => submit::main(&args),
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Families(args) => families::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Run(args) => run::main(&args),
         #[cfg(feature = "serve")]

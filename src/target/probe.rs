@@ -1,7 +1,7 @@
 //! What stands for a model in files of measurements, and weights rounded for them.
 
 use dwindle_formats::container::hex;
-use dwindle_formats::gguf::TensorType;
+use dwindle_formats::gguf::{Metadata, TensorType, encode_header};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -16,12 +16,14 @@ const ROWS: usize = 256;
 /// Rows of a tensor that stand for all, from its first to its last.
 const SAMPLED_ROWS: u64 = 16;
 
-/// A digest of a model: its tensors, of each of which some rows stand for all.
+/// A digest of a model: its parameters and its tokenizer, and its tensors, of each of which some rows stand for
+/// all. Its name does not count.
 ///
 /// # Errors
 /// Values that can't be read.
 pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
     let mut hash = Sha256::new();
+    hash.update(encode_header(&parameters(&subject.model.metadata), &[], 8));
     for tensor in &subject.model.tensors {
         hash.update((tensor.name.len() as u64).to_le_bytes());
         hash.update(&tensor.name);
@@ -40,6 +42,20 @@ pub fn fingerprint(subject: &Subject<'_>) -> Result<String, BudgetError> {
         }
     }
     Ok(hex(&hash.finalize()))
+}
+
+/// What decides what a model computes, in the order of the keys.
+fn parameters(metadata: &Metadata) -> Metadata {
+    let counts = |key: &str| {
+        let is_name = key.starts_with("general.") && key != "general.architecture";
+        !is_name && !key.starts_with("tokenizer.chat_template")
+    };
+    let mut all: Vec<_> = metadata.iter().filter(|(key, _)| counts(key)).collect();
+    all.sort_by_key(|(key, _)| *key);
+    let mut sorted = Metadata::new();
+    all.into_iter()
+        .for_each(|(key, value)| sorted.set(key, value.clone()));
+    sorted
 }
 
 /// A tensor in its probe's type. It takes less memory than its values.

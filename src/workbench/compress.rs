@@ -257,10 +257,8 @@ impl<'p> Compress<'p> {
         let importance = self.importance.as_deref().map(Importance::open);
         let importance = importance.transpose()?;
         let (source, model) = crate::architecture::open(&path)?;
-        model
-            .note()
-            .iter()
-            .for_each(|text| self.progress.note(text));
+        let notes = model.notes();
+        notes.iter().for_each(|text| self.progress.note(text));
         let mut recipe = self.recipe.clone();
         if let Some(file) = &self.types_of {
             recipe.rules = types_of(file, &model)?;

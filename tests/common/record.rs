@@ -30,7 +30,7 @@ pub struct Record {
     pub own_tokenizer: bool,
     /// The converter's keys.
     pub keys: Map<String, Value>,
-    /// The converter's tensors: shape, row length first, and digest of the values in F32.
+    /// The converter's tensors, none where it does not know the family: shape, row length first, and digest of the values in F32.
     pub tensors: BTreeMap<String, (Vec<u64>, String)>,
 }
 

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod families;
 mod readme;
 mod reference;
 mod rooms;

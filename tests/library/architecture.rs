@@ -180,7 +180,7 @@ fn what_llama_cpp_takes_for_granted_is_held_against_the_configuration() {
 fn what_llama_cpp_has_no_place_for_is_left_out_with_a_word() {
     let record = Record::of("gpt2");
     let (_, whole) = open(&record.folder());
-    assert_eq!(whole.note(), None);
+    assert_eq!(whole.notes(), Vec::<String>::new());
     // As the first GPT-2 has them: without a prefix, and with masks.
     let mut old = record.folder();
     let tensors = std::mem::take(&mut old.tensors).into_iter();
@@ -190,15 +190,12 @@ fn what_llama_cpp_has_no_place_for_is_left_out_with_a_word() {
     old.add("h.1.attn.bias", &[1, 1, 4, 4]);
     let (_, found) = open(&old);
     assert_eq!(found.tensors.len(), whole.tensors.len());
-    says(
-        &found.note().unwrap(),
-        &["2 tensors are", "`h.0.attn.bias`"],
-    );
+    says(&found.notes()[0], &["2 tensors are", "`h.0.attn.bias`"]);
 
     let mut ahead = Record::of("glm4moe").folder();
     ahead.add("model.layers.4.eh_proj.weight", &[64, 128]);
     says(
-        &open(&ahead).1.note().unwrap(),
+        &open(&ahead).1.notes()[0],
         &["a tensor is", "layers.4.eh_proj"],
     );
     ahead.add("model.layers.5.eh_proj.weight", &[64, 128]);

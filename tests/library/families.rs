@@ -46,6 +46,9 @@ fn keys_and_tensors_are_those_of_the_converter() {
                 continue;
             }
         };
+        if record.tensors.is_empty() {
+            continue;
+        }
         let mut compare = |what: &str, found: Option<Value>, expected: Option<Value>| {
             if found != expected {
                 let name = &record.name;

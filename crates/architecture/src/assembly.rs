@@ -58,6 +58,7 @@ impl ModelTensor {
                 source.tensors()[*index].ty
             }
             Assembly::Transpose(index) => source.tensors()[*index].ty,
+            Assembly::Fused { parts, .. } => source.tensors()[parts[0]].ty,
             Assembly::PlusOne(index) => match source.tensors()[*index].ty {
                 TensorType::F16 => TensorType::F16,
                 _ => TensorType::F32,
@@ -98,6 +99,13 @@ impl ModelTensor {
                 let bytes =
                     &source.bytes(*tensor)[rows.start as usize * row..rows.end as usize * row];
                 Cow::Owned(plus_one(bytes, from))
+            }
+            Assembly::Fused { parts, scale } => {
+                let mut bytes = stacked(source, parts, span.clone()).into_owned();
+                let first = source.bytes(parts[0]).len();
+                let scaled = first.saturating_sub(span.start).min(bytes.len());
+                multiply(&mut bytes[..scaled], ty, *scale);
+                Cow::Owned(bytes)
             }
             Assembly::Stack(indices) => stacked(source, indices, span),
             Assembly::Select { of, rows: numbers } => {
@@ -175,6 +183,7 @@ impl ModelTensor {
             | Assembly::Transpose(index)
             | Assembly::PlusOne(index) => source.release(*index),
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
+            Assembly::Fused { parts, .. } => parts.iter().for_each(|i| source.release(*i)),
             Assembly::Select { of, .. } => of.release(source),
             Assembly::Made { .. } => {}
         }
@@ -206,6 +215,21 @@ fn plus_one(bytes: &[u8], ty: TensorType) -> Vec<u8> {
                 .flat_map(|b| sum(b).to_le_bytes())
                 .collect()
         }
+    }
+}
+
+/// Multiplies the elements of a floating-point type, and rounds them to it.
+fn multiply(bytes: &mut [u8], ty: TensorType, scale: f32) {
+    match ty {
+        TensorType::F16 => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
+            *b = f16::from_f32(f16::from_le_bytes(*b).to_f32() * scale).to_le_bytes();
+        }),
+        TensorType::BF16 => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
+            *b = bf16::from_f32(bf16::from_le_bytes(*b).to_f32() * scale).to_le_bytes();
+        }),
+        _ => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
+            *b = (f32::from_le_bytes(*b) * scale).to_le_bytes();
+        }),
     }
 }
 
@@ -372,6 +396,18 @@ mod tests {
             &source,
             &[0, 2, 4, 1, 3, 5],
         );
+    }
+
+    #[test]
+    fn the_first_of_three_is_multiplied() {
+        let ones = |n: usize| f16::ONE.to_le_bytes().repeat(n);
+        let mut source = source(&[&[2, 2], &[2, 2], &[2, 2]]);
+        source.1 = vec![ones(4), ones(4), ones(4)];
+        let parts = [2, 0, 1];
+        let fused = tensor(&[2, 6], Assembly::Fused { parts, scale: 8.0 });
+        let (eight, one) = (f16::from_f32(8.0).to_bits(), f16::ONE.to_bits());
+        let whole: Vec<u16> = [[eight; 4], [one; 4], [one; 4]].concat();
+        check(&fused, &source, &whole);
     }
 
     #[test]

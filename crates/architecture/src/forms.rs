@@ -5,12 +5,11 @@ use super::families::{Form, Heads};
 use super::weights::Dims;
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
-use dwindle_formats::gguf::TensorType;
 
 /// The shape that the checkpoint has of a weight of this shape, both slowest dimension first.
 pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
     match form {
-        Form::Whole | Form::Pairs(_) | Form::PlusOne | Form::Grouped => {}
+        Form::Whole | Form::Pairs(_) | Form::PlusOne | Form::Grouped | Form::Third(_) => {}
         Form::Transposed => shape.reverse(),
         Form::Half(_) => {
             let rows = shape.len().saturating_sub(2);
@@ -30,7 +29,7 @@ pub(super) fn formed(
 ) -> Result<ModelTensor, Error> {
     let mut shape = source.shape.clone();
     let assembly = match form {
-        Form::Whole => Assembly::Copy(tensor),
+        Form::Whole | Form::Third(_) => Assembly::Copy(tensor),
         Form::Pairs(heads) => {
             if !dims.head.is_multiple_of(2) {
                 let found = format!("{} (for tensor `{}`)", dims.head, source.name);
@@ -50,16 +49,7 @@ pub(super) fn formed(
         }
         // What shifts is as it is.
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
-        Form::PlusOne => match source.ty {
-            TensorType::F32 | TensorType::F16 | TensorType::BF16 => Assembly::PlusOne(tensor),
-            other => {
-                return Err(Error::Feature {
-                    architecture: name,
-                    found: format!("type {other} of `{}`", source.name),
-                    supported: "f32, f16 or bf16".into(),
-                });
-            }
-        },
+        Form::PlusOne => Assembly::PlusOne(tensor),
         Form::Half(half) => {
             let rows = shape.len().min(2) - 1;
             let (all, slices) = (shape[rows], shape.get(2).copied().unwrap_or(1));
@@ -105,4 +95,30 @@ fn ungrouped(dims: &Dims) -> Vec<u64> {
         .chain(of(shared, 1))
         .chain(of(shared + 1, 1))
         .collect()
+}
+
+/// Q, K and V as one weight, and its bias, which is zero.
+pub(super) fn fused(
+    target: &str,
+    parts: [usize; 3],
+    dims: &Dims,
+    source: &SourceTensor,
+) -> [ModelTensor; 2] {
+    let rows = 3 * source.shape[1];
+    let weight = ModelTensor {
+        name: format!("{target}.weight"),
+        shape: vec![source.shape[0], rows],
+        assembly: Assembly::Fused {
+            parts,
+            scale: (dims.head as f32).sqrt(),
+        },
+        always_f32: false,
+    };
+    let bias = ModelTensor {
+        name: format!("{target}.bias"),
+        shape: vec![rows],
+        assembly: Assembly::of_floats(&vec![0.0; rows as usize]),
+        always_f32: true,
+    };
+    [weight, bias]
 }

@@ -45,5 +45,6 @@ pub fn from_gguf(file: &Gguf) -> Result<Model, Error> {
         metadata,
         tensors,
         left_out: Vec::new(),
+        remark: None,
     })
 }

@@ -52,11 +52,12 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
         metadata,
         tensors,
         left_out,
+        remark: family.remark,
     })
 }
 
 /// The model's class in `transformers`. One whose name ends with `Model` has no head.
-fn class(folder: &HuggingFace) -> Option<&str> {
+pub(super) fn class(folder: &HuggingFace) -> Option<&str> {
     let list = folder.config().get("architectures")?;
     list.get(0)?.as_str()
 }

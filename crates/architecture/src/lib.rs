@@ -48,6 +48,7 @@ use dwindle_formats::bounded;
 use dwindle_formats::gguf::{Metadata, TensorType};
 
 pub use error::Error;
+pub use families::{Known, known};
 pub use gguf::from_gguf;
 pub use huggingface::from_huggingface;
 pub use to_huggingface::{Checkpoint, to_huggingface};
@@ -66,11 +67,18 @@ pub struct Model {
     pub tensors: Vec<ModelTensor>,
     /// Tensors of the checkpoint that llama.cpp's language model has no place for, such as those that see.
     pub left_out: Vec<String>,
+    /// What a user of the family must know, in a sentence.
+    pub remark: Option<&'static str>,
 }
 
 impl Model {
-    /// A sentence on what is left out, if anything is.
-    pub fn note(&self) -> Option<String> {
+    /// What a user must know: on what is left out, and on the family, in a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let remark = self.remark.map(str::to_string);
+        self.on_left_out().into_iter().chain(remark).collect()
+    }
+
+    fn on_left_out(&self) -> Option<String> {
         let first = self.left_out.first()?;
         let (tensors, are) = match self.left_out.len() {
             1 => ("a tensor".to_string(), "is"),
@@ -121,6 +129,13 @@ pub enum Assembly {
     Transpose(usize),
     /// The source tensor, one added to each element: in F16 where that is its type, otherwise in F32.
     PlusOne(usize),
+    /// Q, K and V one after another, Q multiplied by a scale and rounded to its type.
+    Fused {
+        /// The source tensors, which have as many rows each.
+        parts: [usize; 3],
+        /// What Q is multiplied by.
+        scale: f32,
+    },
     /// Source tensors stacked along a new slowest dimension (experts).
     Stack(Vec<usize>),
     /// Rows of another tensor, in this order; elements, of a tensor of one dimension.

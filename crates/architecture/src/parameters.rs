@@ -139,6 +139,7 @@ pub(super) fn describe(
                 every(config, each)?;
                 count(metadata, &["sliding_window"], "attention.sliding_window")?;
             }
+            Parameter::NeoWindows => neo_windows(config, dims, architecture, metadata)?,
             Parameter::Window => {
                 let window = config.count(&["sliding_window"])?.unwrap_or(0);
                 metadata.set(key("attention.sliding_window"), window);
@@ -192,6 +193,37 @@ fn windows(
         }
         metadata.set(key("sliding_window_pattern"), pattern);
     }
+    Ok(())
+}
+
+/// GPT-Neo's window, and which layers have it: `attention_types` repeats lists of kinds.
+fn neo_windows(
+    config: &Config,
+    dims: &Dims,
+    architecture: &str,
+    metadata: &mut Metadata,
+) -> Result<(), Error> {
+    let types = config.get("attention_types").and_then(Value::as_array);
+    let mut pattern = Vec::new();
+    for group in types.into_iter().flatten() {
+        let kinds = group.get(0).and_then(Value::as_array);
+        let times = group.get(1).and_then(Value::as_u64).unwrap_or(0);
+        for _ in 0..times.min(dims.layers) {
+            if pattern.len() as u64 > dims.layers {
+                break;
+            }
+            let kinds = kinds.into_iter().flatten();
+            pattern.extend(kinds.map(|kind| kind == "local"));
+        }
+    }
+    if pattern.len() as u64 != dims.layers {
+        let found = config.get("attention_types").cloned().unwrap_or_default();
+        let expected = format!("one kind for each of {} layers", dims.layers);
+        return Err(bad("attention_types", &found, &expected));
+    }
+    let key = |name: &str| format!("{architecture}.attention.{name}");
+    metadata.set(key("sliding_window"), config.need(&["window_size"])?);
+    metadata.set(key("sliding_window_pattern"), pattern);
     Ok(())
 }
 

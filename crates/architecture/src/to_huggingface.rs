@@ -17,8 +17,8 @@ use fs_err as fs;
 use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
 
-use super::families::{Family, Form, Heads};
-use super::huggingface::family;
+use super::families::{Family, Form, Heads, sees};
+use super::huggingface::{class, family};
 use super::source_names::{ending, fill, is_expert};
 use super::{Error, Model, ModelTensor};
 
@@ -58,7 +58,7 @@ pub fn to_huggingface<'a>(
         let supported = format!("a `{}`, whose blocks are all alike", family.architecture);
         return Err(refuse(model, found, supported));
     }
-    if origin.config().contains_key("text_config") {
+    if class(origin).is_some_and(sees) {
         let found = "export of the language model of one that sees".into();
         return Err(refuse(
             model,

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::Config;
-use super::families::{Dim, Family, Layers, Weight};
-use super::forms::{formed, source_shape};
+use super::families::{Dim, Family, Form, Layers, Weight};
+use super::forms::{formed, fused, source_shape};
 use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert, parse};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
+use dwindle_formats::gguf::TensorType;
 
 /// The numbers that tensors' dimensions are checked against.
 pub(super) struct Dims {
@@ -116,6 +117,7 @@ pub(super) fn assemble(
     let mut left_out = Vec::new();
     let mut seen = HashSet::new();
     let mut experts: HashMap<u64, Experts> = HashMap::new();
+    let mut thirds: HashMap<String, BTreeMap<usize, usize>> = HashMap::new();
     for (number, tensor) in source.iter().enumerate() {
         if is_dropped(family, &tensor.name) || is_ahead(&tensor.name, dims) {
             left_out.push(tensor.name.clone());
@@ -128,6 +130,17 @@ pub(super) fn assemble(
         let Some(expert) = parsed.expert else {
             for place in places {
                 let weight = weights[place];
+                if let Form::Third(part) = weight.form {
+                    let target = fill(weight.target, parsed.layer);
+                    let found = thirds.entry(target.clone()).or_default();
+                    found.insert(part, number);
+                    if let (Some(q), Some(k), Some(v)) =
+                        (found.get(&0), found.get(&1), found.get(&2))
+                    {
+                        tensors.extend(fused(&target, [*q, *k, *v], dims, tensor));
+                    }
+                    continue;
+                }
                 let name = fill(weight.target, parsed.layer) + ending(weight, parsed.bias);
                 tensors.push(formed(weight.form, name, number, dims, tensor)?);
             }
@@ -179,8 +192,23 @@ fn place(
             return Err(unknown());
         }
         check_shape(tensor, weight, parsed.bias, dims)?;
+        check_type(family, tensor, weight)?;
     }
     Ok((places.to_vec(), parsed))
+}
+
+/// What is computed of elements needs numbers.
+fn check_type(family: &Family, tensor: &SourceTensor, weight: &Weight) -> Result<(), Error> {
+    let computes = matches!(weight.form, Form::PlusOne | Form::Third(_));
+    let floats = [TensorType::F32, TensorType::F16, TensorType::BF16];
+    if computes && !floats.contains(&tensor.ty) {
+        return Err(Error::Feature {
+            architecture: family.architecture.to_string(),
+            found: format!("type {} of `{}`", tensor.ty, tensor.name),
+            supported: "f32, f16 or bf16".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Whether a tensor is of a layer that predicts further ahead than the next token.

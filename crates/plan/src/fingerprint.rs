@@ -196,6 +196,11 @@ impl Fingerprint {
                 self.number(6);
                 self.number(*tensor);
             }
+            Assembly::Fused { parts, scale } => {
+                self.number(7);
+                self.numbers(parts);
+                self.long(u64::from(scale.to_bits()));
+            }
         }
     }
 }
@@ -289,6 +294,14 @@ mod tests {
             permuted(1, 4),
             Assembly::Transpose(1),
             Assembly::PlusOne(1),
+            Assembly::Fused {
+                parts: [1, 2, 3],
+                scale: 1.0,
+            },
+            Assembly::Fused {
+                parts: [1, 2, 3],
+                scale: 8.0,
+            },
             Assembly::Stack(vec![1, 2]),
             Assembly::Stack(vec![2, 1]),
             select(1, &[0, 1]),

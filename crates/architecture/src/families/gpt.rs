@@ -92,6 +92,35 @@ pub const ALL: &[Family] = &[
         ..FAMILY
     },
     Family {
+        names: &["GPTNeoForCausalLM"],
+        architecture: "gpt2",
+        defaults: &[
+            Number("vocab_size", 50_257.0),
+            Number("hidden_size", 2048.0),
+            Times("intermediate_size", "hidden_size", 4),
+            Number("num_layers", 24.0),
+            Same("num_hidden_layers", "num_layers"),
+            Number("num_heads", 16.0),
+            Same(HEADS, "num_heads"),
+            Number("max_position_embeddings", 2048.0),
+            Number("layer_norm_epsilon", 1e-5),
+            Number("window_size", 256.0),
+        ],
+        dropped: &[
+            "*.attn.attention.bias",
+            "*.attn.attention.masked_bias",
+            "lm_head.weight",
+        ],
+        weights: &[NEO],
+        parameters: &[Parameter::NeoWindows],
+        rotary: Rotary::None,
+        remark: Some(
+            "every second layer of a GPT-Neo looks at a window (256 tokens in all that were released), and at \
+             everything in llama.cpp: the file is exact in contexts that are no longer",
+        ),
+        ..FAMILY
+    },
+    Family {
         names: &["GPTNeoXForCausalLM"],
         architecture: "gptneox",
         defaults: &[
@@ -225,6 +254,41 @@ const GPT2: &[Weight] = &[
         "blk.{}.ffn_down",
         &[Hidden, FeedForward],
     )),
+];
+
+/// A third of Q, K and V.
+const fn third(source: &'static str, part: usize) -> Weight {
+    formed(
+        weight(source, "blk.{}.attn_qkv", &[Query, Hidden]),
+        Form::Third(part),
+    )
+}
+
+/// GPT-Neo's weights as GPT-2's.
+const NEO: &[Weight] = &[
+    GPT2[0],
+    GPT2[1],
+    GPT2[2],
+    GPT2[3],
+    GPT2[4],
+    third("transformer.h.{}.attn.attention.q_proj", 0),
+    third("transformer.h.{}.attn.attention.k_proj", 1),
+    third("transformer.h.{}.attn.attention.v_proj", 2),
+    weight(
+        "transformer.h.{}.attn.attention.out_proj",
+        "blk.{}.attn_output",
+        &[Hidden, Query],
+    ),
+    weight(
+        "transformer.h.{}.mlp.c_fc",
+        "blk.{}.ffn_up",
+        &[FeedForward, Hidden],
+    ),
+    weight(
+        "transformer.h.{}.mlp.c_proj",
+        "blk.{}.ffn_down",
+        &[Hidden, FeedForward],
+    ),
 ];
 
 /// GPT-NeoX's weights.

@@ -75,6 +75,9 @@ pub(super) enum Form {
     Half(u64),
     /// Q, K and V: rows of each key head and of its query heads together become all of Q, all of K, all of V.
     Grouped,
+    /// One of Q, K and V, which llama.cpp has in one matrix that adds a bias, zero here. Q is multiplied by the root
+    /// of the head dimension, by which llama.cpp divides.
+    Third(usize),
     /// One is added to each element, save those of a bias.
     PlusOne,
 }
@@ -127,6 +130,8 @@ pub(super) enum Parameter {
     WindowsAt(u64),
     /// The window of all layers but each one of so many, which llama.cpp knows.
     WindowsBut(u64),
+    /// GPT-Neo's window, and which of its layers have it. llama.cpp heeds neither.
+    NeoWindows,
     /// The window of all layers, zero where there is none.
     Window,
     /// A number of the rotary parameters under a key of its own.
@@ -200,6 +205,8 @@ pub(super) struct Family {
     pub(super) tokens: Tokens,
     /// Keys that are the same for all models of the family.
     pub(super) always: &'static [(&'static str, Constant)],
+    /// What a user must know, in a sentence.
+    pub(super) remark: Option<&'static str>,
 }
 
 /// A value of GGUF's metadata.
@@ -223,6 +230,7 @@ const FAMILY: Family = Family {
     rotary: Rotary::Scaled,
     tokens: Tokens::Bpe,
     always: &[],
+    remark: None,
 };
 
 /// The family of one of the names in `architectures`.
@@ -234,6 +242,34 @@ pub(super) fn find(name: &str) -> Option<&'static Family> {
 pub(super) fn supported() -> String {
     let name = |f: &Family| format!("`{}`", f.names[0]);
     all().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// A family that is converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Names in `architectures` of `config.json`.
+    pub classes: &'static [&'static str],
+    /// llama.cpp's name.
+    pub architecture: &'static str,
+    /// Whether models can go back to `transformers`: their weights lie in the checkpoint as in llama.cpp.
+    pub exported: bool,
+}
+
+/// Whether a class is of models that see, or hear, besides.
+pub(super) fn sees(class: &str) -> bool {
+    class.ends_with("ForConditionalGeneration")
+}
+
+/// Every family that is converted.
+pub fn known() -> Vec<Known> {
+    let as_it_is = |w: &Weight| matches!(w.form, Form::Whole | Form::Pairs(_));
+    let of = |family: &'static Family| Known {
+        classes: family.names,
+        architecture: family.architecture,
+        exported: family.names.iter().any(|name| !sees(name))
+            && family.weights.iter().copied().flatten().all(as_it_is),
+    };
+    all().map(of).collect()
 }
 
 fn all() -> impl Iterator<Item = &'static Family> {
