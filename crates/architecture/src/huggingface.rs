@@ -38,7 +38,14 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
     metadata.set("general.architecture", family.architecture);
     metadata.set("general.type", "model");
     card::describe(folder, &tensors, &mut metadata)?;
-    parameters::describe(family, &config, &dims, &rope, folder, &mut metadata)?;
+    let read = parameters::Read {
+        family,
+        config: &config,
+        dims: &dims,
+        rope: &rope,
+        folder,
+    };
+    parameters::describe(&read, &mut metadata)?;
     tokenizer::describe(folder, family.tokens, dims.vocabulary as u32, &mut metadata)?;
     for (key, value) in family.always {
         match *value {

@@ -39,6 +39,7 @@ mod tokenizer;
 mod traits;
 mod values;
 mod weights;
+mod windows;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -55,37 +55,24 @@ pub(super) struct Rope {
 
 impl Rope {
     pub(super) fn new(config: &Config, family: &Family) -> Result<Rope, Error> {
-        let given = ["rope_scaling", "rope_parameters"]
-            .into_iter()
-            .find_map(|key| {
-                let value = config.get(key)?;
-                (value != &Value::Object(Map::new())).then_some((key, value))
-            });
-        let mut parameters = match given {
-            None => Map::new(),
-            Some((_, Value::Object(map))) => map.clone(),
-            Some((key, other)) => return Err(bad(key, other, "an object")),
-        };
-        parameters.retain(|_, value| !value.is_null());
+        let mut parameters = given(config)?;
         let unsupported = |found: String| Error::Feature {
             architecture: family.architecture.to_string(),
             found,
             supported: supported(family).to_string(),
         };
         let mut theta_in_windows = config.number(&THETAS_IN_WINDOWS)?;
-        if let Some(Value::Object(whole)) = parameters.get("full_attention") {
-            let in_windows =
-                |p: &Parameter| matches!(p, Parameter::Windows | Parameter::WindowsBut(_));
-            if !family.parameters.iter().any(in_windows) {
+        if let Some((whole, in_windows)) = by_kind(&parameters) {
+            let has_windows = |p: &Parameter| matches!(p, Parameter::Window(_));
+            if !family.parameters.iter().any(has_windows) {
                 return Err(unsupported("rotary scaling by kind of layer".into()));
             }
-            let in_windows = parameters.get("sliding_attention");
-            if let Some(theta) = in_windows.and_then(|p| p.get("rope_theta")) {
+            if let Some(theta) = in_windows {
                 theta_in_windows = Some(as_number("rope_theta", theta)?);
             }
             parameters = whole.clone();
-            parameters.retain(|_, value| !value.is_null());
         }
+        parameters.retain(|_, value| !value.is_null());
         let kind = match parameters.get("rope_type").or(parameters.get("type")) {
             None => "default".to_string(),
             Some(Value::String(kind)) => kind.clone(),
@@ -290,6 +277,27 @@ impl Rope {
             always_f32: true,
         }))
     }
+}
+
+/// The parameters as the configuration has them.
+fn given(config: &Config) -> Result<Map<String, Value>, Error> {
+    let keys = ["rope_scaling", "rope_parameters"];
+    let found = keys.into_iter().find_map(|key| {
+        let value = config.get(key)?;
+        (value != &Value::Object(Map::new())).then_some((key, value))
+    });
+    match found {
+        None => Ok(Map::new()),
+        Some((_, Value::Object(map))) => Ok(map.clone()),
+        Some((key, other)) => Err(bad(key, other, "an object")),
+    }
+}
+
+/// The parameters of layers that see everything, and the base of those that look at a window.
+fn by_kind(parameters: &Map<String, Value>) -> Option<(&Map<String, Value>, Option<&Value>)> {
+    let whole = parameters.get("full_attention")?.as_object()?;
+    let in_windows = parameters.get("sliding_attention");
+    Some((whole, in_windows.and_then(|p| p.get("rope_theta"))))
 }
 
 fn supported(family: &Family) -> &'static str {

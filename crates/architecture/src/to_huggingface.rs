@@ -159,10 +159,12 @@ fn place<'a>(
             1
         };
         for layer in 0..layers {
-            for bias in [false, true]
-                .into_iter()
-                .take(if weight.named { 1 } else { 2 })
-            {
+            let endings: &[bool] = if weight.named {
+                &[false]
+            } else {
+                &[false, true]
+            };
+            for bias in endings.iter().copied() {
                 let fill = |template: &str| fill(template, Some(layer)) + ending(weight, bias);
                 let Some(tensor) = by_name.get(fill(weight.target).as_str()) else {
                     continue;
@@ -175,15 +177,10 @@ fn place<'a>(
                         "a type of weights".into(),
                     ));
                 }
-                let of_heads = match weight.form {
-                    Form::Whole => None,
-                    Form::Pairs(Heads::Query) => Some(sizes.heads),
-                    Form::Pairs(Heads::KeyValue) => Some(sizes.kv_heads),
-                    _ => {
-                        let found = format!("export as a `{}`", family.names[0]);
-                        return Err(refuse(model, found, EXPORTED.into()));
-                    }
-                };
+                let of_heads = heads_of(weight.form, sizes).ok_or_else(|| {
+                    let found = format!("export as a `{}`", family.names[0]);
+                    refuse(model, found, EXPORTED.into())
+                })?;
                 let made = |slice| CheckpointTensor::new(tensor, source, slice, of_heads);
                 placed += 1;
                 if is_expert(weight) {
@@ -210,6 +207,16 @@ fn place<'a>(
         ));
     }
     Ok(tensors)
+}
+
+/// The heads whose rows go back from pairs to halves, if any; nothing where a weight has another form.
+fn heads_of(form: Form, sizes: &Sizes) -> Option<Option<u64>> {
+    match form {
+        Form::Whole => Some(None),
+        Form::Pairs(Heads::Query) => Some(Some(sizes.heads)),
+        Form::Pairs(Heads::KeyValue) => Some(Some(sizes.kv_heads)),
+        _ => None,
+    }
 }
 
 /// The `config.json` of the model.

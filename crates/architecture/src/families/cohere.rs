@@ -49,7 +49,7 @@ pub const ALL: &[Family] = &[
         weights: &[OUTSIDE, ONE_NORM, VALUES, HALVES, GATED],
         parameters: &[
             Parameter::Number("logit_scale", "logit_scale"),
-            Parameter::WindowsBut(4),
+            Parameter::Window(Windows::But(4)),
             Parameter::VocabularySize,
             Parameter::PartialRotary,
             Parameter::NoRopeScaling,

@@ -50,7 +50,7 @@ pub const ALL: &[Family] = &[
         parameters: &[
             Parameter::Number("attn_logit_softcapping", "attn_logit_softcapping"),
             Parameter::Number("final_logit_softcapping", "final_logit_softcapping"),
-            Parameter::WindowsBut(2),
+            Parameter::Window(Windows::But(2)),
         ],
         tokens: Tokens::Pieces,
         always: &[("tokenizer.ggml.add_space_prefix", Constant::Switch(false))],
@@ -89,7 +89,7 @@ pub const ALL: &[Family] = &[
             GATED,
         ],
         parameters: &[
-            Parameter::WindowsBut(6),
+            Parameter::Window(Windows::But(6)),
             Parameter::Number("final_logit_softcapping", "final_logit_softcapping"),
         ],
         tokens: Tokens::Pieces,

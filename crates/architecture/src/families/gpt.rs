@@ -112,7 +112,7 @@ pub const ALL: &[Family] = &[
             "lm_head.weight",
         ],
         weights: &[NEO],
-        parameters: &[Parameter::NeoWindows],
+        parameters: &[Parameter::Window(Windows::Neo)],
         rotary: Rotary::None,
         remark: Some(
             "every second layer of a GPT-Neo looks at a window (256 tokens in all that were released), and at \

@@ -124,16 +124,8 @@ pub(super) enum Parameter {
     PartialRotary,
     /// A switch under a key of its own.
     Switch(&'static str, &'static str),
-    /// Which layers look at no more than a window of what was before, and the window.
-    Windows,
-    /// The same, which llama.cpp knows only of models with so many layers.
-    WindowsAt(u64),
-    /// The window of all layers but each one of so many, which llama.cpp knows.
-    WindowsBut(u64),
-    /// GPT-Neo's window, and which of its layers have it. llama.cpp heeds neither.
-    NeoWindows,
-    /// The window of all layers, zero where there is none.
-    Window,
+    /// Layers that look at no more than a window of what was before.
+    Window(Windows),
     /// A number of the rotary parameters under a key of its own.
     Rotary(&'static str, &'static str),
     /// How many layers see images besides the first.
@@ -146,6 +138,21 @@ pub(super) enum Parameter {
     Pooling,
     /// That rotary frequencies are not scaled.
     NoRopeScaling,
+}
+
+/// Which layers have a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// Those that `layer_types` says.
+    ByLayer,
+    /// The same, which llama.cpp knows only of models with so many layers.
+    At(u64),
+    /// All but each one of so many, which llama.cpp knows.
+    But(u64),
+    /// All, where there is a window.
+    Everywhere,
+    /// Those that GPT-Neo's configuration says. llama.cpp heeds neither window nor layers.
+    Neo,
 }
 
 /// A value of the configuration.

@@ -74,7 +74,7 @@ pub const ALL: &[Family] = &[
             Number("rope_theta", 500_000.0),
         ],
         weights: &[OUTSIDE, NORMS_BEHIND, VALUES, HALVES, WHOLE_NORMS, GATED],
-        parameters: &[Parameter::Windows],
+        parameters: &[Parameter::Window(Windows::ByLayer)],
         ..FAMILY
     },
 ];

@@ -19,7 +19,10 @@ pub const ALL: &[Family] = &[
             Number("rms_norm_eps", 1e-5),
         ],
         weights: &[OUTSIDE, NORMS_BEHIND, VALUES, HALVES, HEAD_NORMS, GATED],
-        parameters: &[Parameter::VocabularySize, Parameter::WindowsAt(64)],
+        parameters: &[
+            Parameter::VocabularySize,
+            Parameter::Window(Windows::At(64)),
+        ],
         rotary: Rotary::Llama3,
         ..FAMILY
     },

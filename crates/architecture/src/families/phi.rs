@@ -41,7 +41,10 @@ pub const ALL: &[Family] = &[
             Number("original_max_position_embeddings", 4096.0),
         ],
         weights: &[OUTSIDE, NORMS, FUSED, GATED_TOGETHER],
-        parameters: &[Parameter::PartialRotary, Parameter::Window],
+        parameters: &[
+            Parameter::PartialRotary,
+            Parameter::Window(Windows::Everywhere),
+        ],
         rotary: Rotary::LongRope,
         tokens: Tokens::Pieces,
         ..FAMILY
