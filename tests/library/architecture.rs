@@ -5,6 +5,7 @@ use dwindle::checkpoint::Caches;
 use dwindle_formats::gguf::{
     Array, Metadata, TensorLayout, TensorType, Value as Gguf, encode_header, lay_out,
 };
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::common::folder;
@@ -192,6 +193,9 @@ fn what_llama_cpp_has_no_place_for_is_left_out_with_a_word() {
     assert_eq!(found.tensors.len(), whole.tensors.len());
     says(&found.notes()[0], &["2 tensors are", "`h.0.attn.bias`"]);
 
+    old.add("transformer.wpe.weight", &[512, 64]);
+    says(&refused(&old), &["is there twice", "wpe.weight"]);
+
     let mut ahead = Record::of("glm4moe").folder();
     ahead.add("model.layers.4.eh_proj.weight", &[64, 128]);
     says(
@@ -200,6 +204,31 @@ fn what_llama_cpp_has_no_place_for_is_left_out_with_a_word() {
     );
     ahead.add("model.layers.5.eh_proj.weight", &[64, 128]);
     says(&refused(&ahead), &["layers.5.eh_proj", "no place"]);
+}
+
+#[test]
+fn what_is_cut_or_put_together_must_fit() {
+    let mut neo = Record::of("gpt-neo").folder();
+    let key = "transformer.h.1.attn.attention.k_proj.weight";
+    let tensor = neo.tensors.get_mut(key).unwrap();
+    tensor.dtype = Dtype::F32;
+    tensor.bytes = tensor.bytes.repeat(2);
+    says(
+        &refused(&neo),
+        &["blk.1.attn_qkv.weight", "differ in shape or element type"],
+    );
+
+    let mut falcon = Record::of("falcon").folder();
+    falcon.config["num_kv_heads"] = json!(3);
+    falcon.config["num_attention_heads"] = json!(4);
+    for layer in 0..4 {
+        let name = format!("transformer.h.{layer}.self_attention.query_key_value.weight");
+        falcon.add(&name, &[160, 64]);
+    }
+    says(
+        &refused(&falcon),
+        &["num_key_value_heads", "a divisor of 4 heads"],
+    );
 }
 
 #[test]

@@ -48,8 +48,12 @@ pub enum Error {
         found: Vec<u64>,
         expected: Vec<u64>,
     },
-    #[error("the experts `{tensor}` differ in shape or element type from one another")]
-    UnequalExperts { tensor: String },
+    #[error(
+        "the tensors that `{tensor}` is made of differ in shape or element type from one another"
+    )]
+    UnequalParts { tensor: String },
+    #[error("tensor `{tensor}` is there twice, under another name besides")]
+    Twice { tensor: String },
     #[error("`{file}` can't be used: {problem}")]
     Tokenizer { file: &'static str, problem: String },
     #[error(

@@ -58,6 +58,10 @@ pub(super) fn formed(
             let rows = (0..slices).flat_map(|s| first(s)..first(s) + all / 2);
             selected(tensor, source, rows.collect())
         }
+        Form::Grouped if !dims.heads.is_multiple_of(dims.kv_heads) => {
+            let expected = format!("a divisor of {} heads", dims.heads);
+            return Err(bad("num_key_value_heads", &dims.kv_heads.into(), &expected));
+        }
         Form::Grouped => selected(tensor, source, ungrouped(dims)),
     };
     Ok(ModelTensor {
@@ -102,12 +106,18 @@ pub(super) fn fused(
     target: &str,
     parts: [usize; 3],
     dims: &Dims,
-    source: &SourceTensor,
-) -> [ModelTensor; 2] {
-    let rows = 3 * source.shape[1];
+    source: &[SourceTensor],
+) -> Result<[ModelTensor; 2], Error> {
+    let first = &source[parts[0]];
+    let differs = |i: usize| source[i].ty != first.ty || source[i].shape != first.shape;
+    if parts.into_iter().any(differs) {
+        let tensor = format!("{target}.weight");
+        return Err(Error::UnequalParts { tensor });
+    }
+    let rows = 3 * first.shape[1];
     let weight = ModelTensor {
         name: format!("{target}.weight"),
-        shape: vec![source.shape[0], rows],
+        shape: vec![first.shape[0], rows],
         assembly: Assembly::Fused {
             parts,
             scale: (dims.head as f32).sqrt(),
@@ -120,5 +130,5 @@ pub(super) fn fused(
         assembly: Assembly::of_floats(&vec![0.0; rows as usize]),
         always_f32: true,
     };
-    [weight, bias]
+    Ok([weight, bias])
 }

@@ -103,6 +103,22 @@ struct Experts {
     count: u64,
 }
 
+/// Q, K and V of each layer, gathered until they are complete.
+#[derive(Default)]
+struct Thirds(HashMap<String, [Option<usize>; 3]>);
+
+impl Thirds {
+    /// All three, once they are there.
+    fn add(&mut self, target: &str, part: usize, number: usize) -> Option<[usize; 3]> {
+        let found = self.0.entry(target.to_string()).or_default();
+        found[part] = Some(number);
+        let [Some(q), Some(k), Some(v)] = *found else {
+            return None;
+        };
+        Some([q, k, v])
+    }
+}
+
 /// Finds each source tensor's place, in source order. Also gives the names of those that have none.
 pub(super) fn assemble(
     family: &Family,
@@ -117,27 +133,29 @@ pub(super) fn assemble(
     let mut left_out = Vec::new();
     let mut seen = HashSet::new();
     let mut experts: HashMap<u64, Experts> = HashMap::new();
-    let mut thirds: HashMap<String, BTreeMap<usize, usize>> = HashMap::new();
+    let mut thirds = Thirds::default();
     for (number, tensor) in source.iter().enumerate() {
         if is_dropped(family, &tensor.name) || is_ahead(&tensor.name, dims) {
             left_out.push(tensor.name.clone());
             continue;
         }
         let (places, parsed) = place(family, &index, dims, tensor)?;
-        for place in &places {
-            seen.insert((*place, parsed.layer, parsed.bias));
-        }
+        let key = |place: &usize| (*place, parsed.layer, parsed.bias);
+        let new = places
+            .iter()
+            .filter(|place| seen.insert(key(place)))
+            .count();
         let Some(expert) = parsed.expert else {
+            if new < places.len() {
+                let tensor = tensor.name.clone();
+                return Err(Error::Twice { tensor });
+            }
             for place in places {
                 let weight = weights[place];
                 if let Form::Third(part) = weight.form {
                     let target = fill(weight.target, parsed.layer);
-                    let found = thirds.entry(target.clone()).or_default();
-                    found.insert(part, number);
-                    if let (Some(q), Some(k), Some(v)) =
-                        (found.get(&0), found.get(&1), found.get(&2))
-                    {
-                        tensors.extend(fused(&target, [*q, *k, *v], dims, tensor));
+                    if let Some(parts) = thirds.add(&target, part, number) {
+                        tensors.extend(fused(&target, parts, dims, source)?);
                     }
                     continue;
                 }
@@ -252,7 +270,7 @@ fn stack(
         .iter()
         .any(|i| source[*i].shape != first.shape || source[*i].ty != first.ty)
     {
-        return Err(Error::UnequalExperts { tensor: name });
+        return Err(Error::UnequalParts { tensor: name });
     }
     let mut shape = first.shape.clone();
     shape.push(indices.len() as u64);
