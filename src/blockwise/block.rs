@@ -2,9 +2,9 @@
 
 use dwindle_formats::gguf::{Array, Metadata, TensorLayout, TensorType, Value};
 
+use super::cut::Cut;
 use super::embedding::NAME as EMBEDDING;
 use super::head::{OUTPUT, OUTPUT_BIAS};
-use super::runner::Cut;
 use crate::architecture::{self, Alone, Root, Traits, role};
 use crate::llama::error::BoxError;
 use crate::llama::feed::TensorFeed;

@@ -3,6 +3,7 @@
 
 mod block;
 mod checkpoint;
+mod cut;
 mod embedding;
 mod error;
 mod fit;
@@ -17,13 +18,14 @@ mod walk;
 
 pub use block::Block;
 pub use checkpoint::Checkpoint;
+pub use cut::Cut;
 pub use embedding::{EmbeddingError, NAME as EMBEDDING, looked_up, streams_of};
 pub use error::WalkError;
 pub use head::{Head, Probe};
 pub use journal::Journal;
 pub use original::BlockwisePredictions;
 pub use run::{BlockwiseError, Places, Sequences, Words, check, fit, pool};
-pub use runner::{Cut, Runner};
+pub use runner::Runner;
 pub use stream::Stream;
 pub use unfitted::{ROWS_PER_ELEMENT, Reason, Unfitted, describe};
 pub use walk::{MOST_SUMS, Original, WIDEST};

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::block::Block;
 use super::checkpoint::Checkpoint;
+use super::cut::Cut;
 use super::embedding::{EmbeddingError, streams};
 use super::error::WalkError;
 use super::fit::Fitting;
 use super::journal::Journal;
-use super::runner::Cut;
 use super::stream::Stream;
 use super::unfitted::Unfitted;
 use super::walk::{Options, Walk};

@@ -12,8 +12,9 @@ use std::path::Path;
 use dwindle_formats::gguf::TensorType;
 
 use super::block::Block;
+use super::cut::Cut;
 use super::error::WalkError;
-use super::runner::{Cut, Runner};
+use super::runner::Runner;
 use super::stream::Stream;
 use crate::architecture;
 use crate::llama::activations::LinearInput;
