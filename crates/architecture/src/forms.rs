@@ -1,8 +1,8 @@
 //! How weights come out of tensors of the checkpoint that hold them in another form.
 
 use super::config::bad;
+use super::dims::Dims;
 use super::families::{Form, Heads};
-use super::weights::Dims;
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 

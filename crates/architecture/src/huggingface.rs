@@ -4,9 +4,10 @@ use dwindle_formats::gguf::Metadata;
 use serde_json::Value;
 
 use super::config::{Config, bad};
+use super::dims::Dims;
 use super::families::{self, Constant, Family, Fixed};
 use super::rope::Rope;
-use super::weights::{self, Dims};
+use super::weights;
 use super::{Error, Model, ModelTensor, card, parameters, tokenizer};
 use dwindle_checkpoint::Source;
 use dwindle_checkpoint::huggingface::HuggingFace;

@@ -24,6 +24,7 @@
 mod assembly;
 mod card;
 mod config;
+mod dims;
 mod error;
 mod families;
 mod forms;

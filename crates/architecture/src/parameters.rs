@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::Error;
 use super::config::{Config, bad};
+use super::dims::Dims;
 use super::families::{Family, Parameter};
 use super::rope::Rope;
-use super::weights::Dims;
 use super::windows;
 use dwindle_checkpoint::huggingface::HuggingFace;
 

@@ -2,88 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::config::Config;
-use super::families::{Dim, Family, Form, Layers, Weight};
+use super::dims::Dims;
+use super::families::{Family, Form, Layers, Weight};
 use super::forms::{formed, fused, source_shape};
 use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert, parse};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 use dwindle_formats::gguf::TensorType;
-
-/// The numbers that tensors' dimensions are checked against.
-pub(super) struct Dims {
-    pub(super) vocabulary: u64,
-    pub(super) hidden: u64,
-    pub(super) feed_forward: u64,
-    pub(super) expert_feed_forward: u64,
-    pub(super) layers: u64,
-    pub(super) heads: u64,
-    pub(super) kv_heads: u64,
-    pub(super) head: u64,
-    pub(super) experts: u64,
-    pub(super) shared_feed_forward: u64,
-    pub(super) positions: u64,
-    /// Leading layers, which are without experts.
-    pub(super) leading: u64,
-    /// Layers behind the others that predict further ahead.
-    pub(super) ahead: u64,
-}
-
-impl Dims {
-    pub(super) fn new(config: &Config) -> Result<Dims, Error> {
-        let heads = config.need(&["num_attention_heads"])?;
-        let head = match config.count(&["head_dim"])? {
-            Some(dim) => dim,
-            None => config.hidden_per_head()?,
-        };
-        let feed_forward = config.need(&["intermediate_size"])?;
-        let experts = config.count(&["num_local_experts", "num_experts", "n_routed_experts"])?;
-        let some = |keys: &[&str]| Ok::<_, Error>(config.count(keys)?.unwrap_or(0).into());
-        let of_expert = config.count(&["moe_intermediate_size"])?;
-        let expert_feed_forward = of_expert.unwrap_or(feed_forward).into();
-        Ok(Dims {
-            vocabulary: config.need(&["vocab_size"])?.into(),
-            hidden: config.need(&["hidden_size"])?.into(),
-            feed_forward: feed_forward.into(),
-            expert_feed_forward,
-            layers: config.need(&["num_hidden_layers"])?.into(),
-            heads: heads.into(),
-            kv_heads: config
-                .count(&["num_key_value_heads"])?
-                .filter(|n| *n > 0)
-                .unwrap_or(heads)
-                .into(),
-            head: head.into(),
-            experts: experts.unwrap_or(0).into(),
-            shared_feed_forward: match config.count(&["n_shared_experts"])? {
-                Some(shared) => u64::from(shared) * expert_feed_forward,
-                None => some(&["shared_expert_intermediate_size"])?,
-            },
-            positions: some(&["max_position_embeddings"])?,
-            leading: some(&["first_k_dense_replace"])?,
-            ahead: some(&["num_nextn_predict_layers"])?,
-        })
-    }
-
-    fn value(&self, dim: Dim) -> u64 {
-        // Each factor is below 2^32; of the sums of three, a checkpoint has far less.
-        match dim {
-            Dim::Vocabulary => self.vocabulary,
-            Dim::Hidden => self.hidden,
-            Dim::FeedForward => self.feed_forward,
-            Dim::Query => self.heads * self.head,
-            Dim::KeyValue => self.kv_heads * self.head,
-            Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head,
-            Dim::TwiceFeedForward => 2 * self.feed_forward,
-            Dim::Positions => self.positions,
-            Dim::Head => self.head,
-            Dim::Experts => self.experts,
-            Dim::ExpertFeedForward => self.expert_feed_forward,
-            Dim::SharedFeedForward => self.shared_feed_forward,
-            Dim::One => 1,
-        }
-    }
-}
 
 impl Layers {
     fn has(self, layer: u64, dims: &Dims) -> bool {

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::Error;
 use super::config::{Config, bad};
+use super::dims::Dims;
 use super::families::Windows;
-use super::weights::Dims;
 
 /// Writes the window of a model, and its layers where llama.cpp must be told.
 pub(super) fn describe(
