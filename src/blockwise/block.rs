@@ -71,7 +71,7 @@ impl<'a> Block<'a> {
 
     /// Whether it reads the rows of the stream by tokens, from its embedding.
     pub fn by_tokens(&self) -> bool {
-        Traits::of(&self.model.architecture).sees
+        Traits::of(&self.model.architecture).by_tokens
     }
 
     /// Loads it with its tensors in types of choice, for texts that are cut so.

@@ -21,8 +21,8 @@ pub struct Traits {
     pub alone: Alone,
     /// What the graph does to the rows of the embedding besides.
     pub root: Root,
-    /// Whether the graph takes rows that no tokens stand for to be an image's.
-    pub sees: bool,
+    /// Whether the graph reads text by tokens only, and takes rows that none stand for to be an image's.
+    pub by_tokens: bool,
 }
 
 /// How one block of an architecture can be run as a model of its own.
@@ -67,7 +67,7 @@ const NONE: Traits = Traits {
     residual: false,
     alone: Alone::No,
     root: Root::No,
-    sees: false,
+    by_tokens: false,
 };
 
 const LLAMA: Traits = Traits {
@@ -79,7 +79,7 @@ const LLAMA: Traits = Traits {
     residual: true,
     alone: Alone::Yes,
     root: Root::No,
-    sees: false,
+    by_tokens: false,
 };
 
 const QWEN: Traits = Traits {
@@ -102,8 +102,11 @@ const fn windows(each: u32, always: bool, turn: bool) -> Traits {
 /// Nothing is known of it but that a block does the same whatever its number.
 const EVEN: Traits = alone(Alone::Yes);
 
-/// The same of one that sees.
-const SEEING: Traits = Traits { sees: true, ..EVEN };
+/// The same of one that reads text by tokens only.
+const BY_TOKENS: Traits = Traits {
+    by_tokens: true,
+    ..EVEN
+};
 
 /// Every architecture that has a trait.
 const TABLE: &[(&str, Traits)] = &[
@@ -131,8 +134,8 @@ const TABLE: &[(&str, Traits)] = &[
     ("ernie4_5", EVEN),
     ("exaone4", windows(4, false, false)),
     ("falcon", EVEN),
-    ("glm4", SEEING),
-    ("glm4moe", SEEING),
+    ("glm4", BY_TOKENS),
+    ("glm4moe", BY_TOKENS),
     ("gpt2", EVEN),
     ("gptneox", EVEN),
     ("granitemoe", EVEN),
@@ -144,8 +147,8 @@ const TABLE: &[(&str, Traits)] = &[
     ("phi2", EVEN),
     ("phi3", EVEN),
     ("qwen2moe", EVEN),
-    ("qwen2vl", SEEING),
-    ("qwen3vl", SEEING),
+    ("qwen2vl", BY_TOKENS),
+    ("qwen3vl", BY_TOKENS),
     ("seed_oss", EVEN),
     ("smollm3", alone(Alone::Rotations(4))),
     ("stablelm", EVEN),

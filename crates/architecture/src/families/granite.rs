@@ -26,14 +26,7 @@ pub const ALL: &[Family] = &[
         // llama.cpp takes Granite's head dimension from the hidden size.
         ignored: &["head_dim"],
         weights: &[OUTSIDE, NORMS, VALUES, PAIRS, GATED],
-        parameters: &[
-            Parameter::VocabularySize,
-            Parameter::RotaryDimensions,
-            Parameter::Number("attention_multiplier", "attention.scale"),
-            Parameter::Number("embedding_multiplier", "embedding_scale"),
-            Parameter::Number("residual_multiplier", "residual_scale"),
-            Parameter::Number("logits_scaling", "logit_scale"),
-        ],
+        parameters: GRANITE,
         rotary: Rotary::Llama3,
         tokens: Tokens::Llama,
         ..FAMILY
@@ -59,14 +52,7 @@ pub const ALL: &[Family] = &[
         ],
         ignored: &["head_dim"],
         weights: &[OUTSIDE, NORMS, VALUES, PAIRS, GRANITE_EXPERTS],
-        parameters: &[
-            Parameter::VocabularySize,
-            Parameter::RotaryDimensions,
-            Parameter::Number("attention_multiplier", "attention.scale"),
-            Parameter::Number("embedding_multiplier", "embedding_scale"),
-            Parameter::Number("residual_multiplier", "residual_scale"),
-            Parameter::Number("logits_scaling", "logit_scale"),
-        ],
+        parameters: GRANITE,
         rotary: Rotary::Llama3,
         tokens: Tokens::Llama,
         ..FAMILY
@@ -99,4 +85,14 @@ const GRANITE_EXPERTS: &[Weight] = &[
         "ffn_down_exps",
         &[Experts, Hidden, FeedForward]
     ),
+];
+
+/// Granite's parameters: what its graph multiplies by, and divides logits by.
+const GRANITE: &[Parameter] = &[
+    Parameter::VocabularySize,
+    Parameter::RotaryDimensions,
+    Parameter::Number("attention_multiplier", "attention.scale"),
+    Parameter::Number("embedding_multiplier", "embedding_scale"),
+    Parameter::Number("residual_multiplier", "residual_scale"),
+    Parameter::Number("logits_scaling", "logit_scale"),
 ];
