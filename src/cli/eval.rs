@@ -13,14 +13,15 @@ use super::output::{at_least_one, checkpoint_path, json, line, read_text, size, 
 use super::{Failure, progress};
 use crate::checkpoint::{self, Caches};
 use crate::eval::{
-    Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key, cache_matches,
-    compare, perplexity, write_reference,
+    Cosines, Divergence, EvalOptions, Evaluation, Perplexity, Progress, Reference, cache_key,
+    cache_matches, compare, compare_embeddings, perplexity, write_reference,
 };
 
 /// Measure perplexity, and the divergence from a reference
 ///
 /// Follows llama-perplexity: cuts the text into chunks of --ctx tokens and scores the second half
-/// of each.
+/// of each. Of a model that embeds texts, compares the embeddings of the text's lines with the
+/// reference's.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint
@@ -53,7 +54,15 @@ struct Report {
     bytes: u64,
     reference_bytes: Option<u64>,
     #[serde(flatten)]
-    evaluation: Evaluation,
+    found: Found,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Predictions(Evaluation),
+    Embeddings(Cosines),
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
@@ -72,12 +81,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         threads: args.runtime.threads(),
         ..EvalOptions::default()
     };
-    let evaluation = evaluate(args, &text, &options)?;
+    let found = found(args, &text, &options)?;
     let report = Report {
         file: args.file.display().to_string(),
         bytes: bytes_of(&args.file)?,
         reference_bytes: args.reference.as_deref().map(bytes_of).transpose()?,
-        evaluation,
+        found,
     };
     if args.json {
         return json(&report);
@@ -85,19 +94,35 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     print(&report)
 }
 
-fn evaluate(args: &Args, text: &str, options: &EvalOptions) -> Result<Evaluation, Failure> {
+fn found(args: &Args, text: &str, options: &EvalOptions) -> Result<Found, Failure> {
+    if let (Some(path), Some(cache)) = (&args.reference, &args.cache) {
+        return cached(args, (path, cache), text, options).map(Found::Predictions);
+    }
+    let model = args.runtime.load(&args.file)?;
     let Some(path) = &args.reference else {
-        let model = args.runtime.load(&args.file)?;
-        return watched("evaluating", |p| perplexity(&model, text, options, p));
+        let found = watched("evaluating", |p| perplexity(&model, text, options, p));
+        return found.map(Found::Predictions);
     };
-    let Some(cache) = &args.cache else {
-        let reference = args.runtime.load(path)?;
-        let model = args.runtime.load(&args.file)?;
-        let reference = Reference::Model(&reference);
-        return watched("comparing", |p| {
-            compare(&model, &reference, text, options, p)
-        });
-    };
+    let reference = args.runtime.load(path)?;
+    if model.embeds() {
+        let cosines = compare_embeddings(&model, &reference, text, options)?;
+        return Ok(Found::Embeddings(cosines));
+    }
+    let reference = Reference::Model(&reference);
+    let found = watched("comparing", |p| {
+        compare(&model, &reference, text, options, p)
+    });
+    found.map(Found::Predictions)
+}
+
+/// Compares with predictions in a file, which is written first where it is not there. Only one of both models
+/// is loaded at a time.
+fn cached(
+    args: &Args,
+    (path, cache): (&Path, &Path),
+    text: &str,
+    options: &EvalOptions,
+) -> Result<Evaluation, Failure> {
     let identity = checkpoint::resolve(path, &Caches::from_env())
         .map_err(crate::architecture::Error::from)
         .map(|path| checkpoint::fingerprint::files(&path))??;
@@ -157,9 +182,21 @@ fn print(report: &Report) -> Result<(), Failure> {
         let share = report.bytes as f64 / bytes.max(1) as f64 * 100.0;
         rows.push(["of the reference's size".into(), format!("{share:.1} %")]);
     }
-    perplexity_rows(&mut rows, &report.evaluation.perplexity);
-    if let Some(divergence) = &report.evaluation.divergence {
-        divergence_rows(&mut rows, divergence);
+    match &report.found {
+        Found::Predictions(found) => {
+            perplexity_rows(&mut rows, &found.perplexity);
+            if let Some(divergence) = &found.divergence {
+                divergence_rows(&mut rows, divergence);
+            }
+        }
+        Found::Embeddings(found) => {
+            let Cosines { cosine, least, .. } = found;
+            let mean = format!("{:.6} ± {:.6}", cosine.value, cosine.error);
+            rows.push(["mean cosine".into(), mean]);
+            rows.push(["smallest cosine".into(), format!("{least:.6}")]);
+            let counted = format!("{} of {} tokens", found.texts, found.tokens);
+            rows.push(["texts embedded".into(), counted]);
+        }
     }
     line(table(["measure", ">value"], rows).to_string())
 }

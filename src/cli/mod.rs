@@ -7,6 +7,7 @@ mod completions;
 mod compress;
 mod devices;
 mod diagnose;
+mod embed;
 mod eval;
 mod export;
 mod failure;
@@ -68,6 +69,7 @@ enum Command {
     Run(run::Args),
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    Embed(embed::Args),
     Eval(eval::Args),
     Bench(bench::Args),
     RpcServer(rpc_server::Args),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::main(&args),
+        Command::Embed(args) => embed::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::RpcServer(args) => rpc_server::main(&args),

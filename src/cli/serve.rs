@@ -19,7 +19,8 @@ const LAST_EVALUATION: Duration = Duration::from_secs(2);
 /// Serve a `.gguf`, a `.dwn` or a checkpoint over an OpenAI-compatible HTTP API
 ///
 /// Listens on 127.0.0.1 only: /v1/models, /v1/completions, /v1/chat/completions (also streaming)
-/// and /health. Answers several requests at once.
+/// and /health. Answers several requests at once. A model that embeds texts has /v1/embeddings in
+/// place of completions.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// A `.gguf`, a `.dwn` or a checkpoint

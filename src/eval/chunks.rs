@@ -53,9 +53,9 @@ impl Chunks {
     /// Chunks of a text whose tokens are to be predicted.
     ///
     /// # Errors
-    /// An encoder, a text that is too short, or llama.cpp's words.
+    /// A model that embeds texts, a text that is too short, or llama.cpp's words.
     pub fn new(model: &Model, text: &str, options: &EvalOptions) -> Result<Chunks, EvalError> {
-        if model.add_eos() {
+        if model.embeds() {
             return Err(EvalError::Encoder);
         }
         Chunks::cut(model, text, options)

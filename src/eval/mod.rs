@@ -5,6 +5,7 @@
 
 mod cache;
 mod chunks;
+mod embeddings;
 mod perplexity;
 mod softmax;
 mod speed;
@@ -12,6 +13,7 @@ mod stats;
 
 pub use cache::{cache_key, cache_matches};
 pub use chunks::{Chunks, EvalOptions};
+pub use embeddings::{Cosines, compare_embeddings, cosine};
 pub use perplexity::{
     EvalError, Evaluation, Logits, Progress, Reference, compare, perplexity, write_reference,
 };

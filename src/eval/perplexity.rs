@@ -69,13 +69,15 @@ pub enum EvalError {
     #[error("a context of {0} tokens can't be evaluated, expected 4 or more")]
     Ctx(u32),
     #[error(
-        "the model puts an end token after each text, so it is an encoder and has no perplexity"
+        "the model embeds texts and does not continue them; compare its embeddings with those of a reference"
     )]
     Encoder,
     #[error(
         "the text has {tokens} tokens, expected at least one context of {ctx}; name a longer text, or a smaller context"
     )]
     TextTooShort { tokens: usize, ctx: u32 },
+    #[error("no line of the text has {fewest} tokens or more; name a longer text")]
+    NoLine { fewest: usize },
     #[error("the model has {found} tokens in its vocabulary, its reference {expected}")]
     Vocabulary { found: usize, expected: usize },
     #[error("the model and its reference cut the text into different tokens")]

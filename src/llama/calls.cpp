@@ -3,6 +3,7 @@
 #include "guard.h"
 #include "llama.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -66,6 +67,16 @@ int dwindle_decode(llama_context * ctx, const llama_batch * batch, int32_t * cod
 // Waits for the computation.
 int dwindle_logits(llama_context * ctx, float ** rows, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] { *rows = llama_get_logits(ctx); });
+}
+
+// The pooled embedding of sequence 0, which has as many elements. Waits for the computation.
+int dwindle_embedding(llama_context * ctx, float * row, size_t len, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        const float * found = llama_get_embeddings_seq(ctx, 0);
+        if (found) {
+            std::copy_n(found, len, row);
+        }
+    });
 }
 
 // Forgets a sequence, or all with a negative number. A model without memory (an encoder) has nothing

@@ -8,6 +8,7 @@ use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::device::Devices;
+use super::embedding::Pooling;
 use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
 use super::model::Model;
@@ -45,6 +46,8 @@ pub struct ContextOptions {
     pub flash_attention: FlashAttention,
     /// The type of keys and values; quantized values need flash attention.
     pub cache_type: TensorType,
+    /// What is made of the rows of a text, which is then all that is computed: no logits.
+    pub pooling: Option<Pooling>,
 }
 
 impl Default for ContextOptions {
@@ -58,6 +61,7 @@ impl Default for ContextOptions {
             threads: None,
             flash_attention: FlashAttention::Auto,
             cache_type: TensorType::F16,
+            pooling: None,
         }
     }
 }
@@ -455,6 +459,10 @@ fn params(options: &ContextOptions, total: u32) -> sys::llama_context_params {
     params.n_threads_batch = threads;
     params.type_k = options.cache_type.id();
     params.type_v = options.cache_type.id();
+    if let Some(pooling) = options.pooling {
+        params.embeddings = true;
+        params.pooling_type = pooling.id();
+    }
     params.kv_unified = false;
     params.no_perf = true;
     params.flash_attn_type = match options.flash_attention {

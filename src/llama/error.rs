@@ -75,6 +75,10 @@ pub enum LlamaError {
     Changed { path: PathBuf, was: u64, is: u64 },
     #[error("llama.cpp can't continue from this state: {reason}")]
     State { reason: String },
+    #[error(
+        "a text of {tokens} tokens can't be embedded, expected 1 to {limit}, as many as the model was trained with"
+    )]
+    TextLength { tokens: usize, limit: usize },
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {bytes} bytes is too long to be tokenized at once, the limit is {limit}")]

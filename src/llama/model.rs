@@ -259,6 +259,13 @@ impl Model {
         usize::try_from(n).unwrap_or(0)
     }
 
+    /// Elements of an embedding.
+    pub fn n_embd_out(&self) -> usize {
+        // SAFETY: the model lives; a number is read.
+        let n = unsafe { sys::llama_model_n_embd_out(self.raw()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     /// Bytes of all tensors.
     pub fn size(&self) -> u64 {
         // SAFETY: the model lives; a number is read.

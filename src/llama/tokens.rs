@@ -24,7 +24,7 @@ impl Model {
         self.vocabulary().facts.add_bos
     }
 
-    /// Whether the vocabulary wants an end token after each text (as some encoders do).
+    /// Whether the vocabulary wants an end token after each text, as that of some encoders does.
     pub fn add_eos(&self) -> bool {
         self.vocabulary().facts.add_eos
     }

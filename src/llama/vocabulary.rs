@@ -1,10 +1,11 @@
 //! What llama.cpp knows of a model's vocabulary.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::c_int;
 
 use llama_cpp_sys_2 as sys;
 
 use super::guard::{Failure, Stopped, guarded};
+use super::metadata::words;
 
 /// A token's number.
 pub type Token = i32;
@@ -39,18 +40,12 @@ impl Vocabulary {
         let mut facts = Facts::default();
         // SAFETY: the model is valid by contract.
         guarded(|failure| unsafe { dwindle_vocabulary_of(model, &mut facts, failure) })?;
-        let mut name = [0u8; 64];
-        let mut count = 0;
-        // SAFETY: as above; the key is a C string and the buffer has the length that is passed.
-        guarded(|failure| unsafe {
-            let (key, text) = (c"tokenizer.ggml.pre".as_ptr(), name.as_mut_ptr().cast());
-            dwindle_metadata(model, key, text, name.len(), &mut count, failure)
-        })?;
-        let end = name.iter().position(|b| *b == 0).unwrap_or(0);
+        // SAFETY: as above.
+        let name = unsafe { words(model, c"tokenizer.ggml.pre")? };
         Ok(Vocabulary {
             facts,
             splits_texts: facts.kind as sys::llama_vocab_type == sys::LLAMA_VOCAB_TYPE_BPE,
-            pre_tokenizer: String::from_utf8_lossy(&name[..end]).into_owned(),
+            pre_tokenizer: name.unwrap_or_default(),
         })
     }
 }
@@ -59,14 +54,6 @@ unsafe extern "C" {
     fn dwindle_vocabulary_of(
         model: *const sys::llama_model,
         out: *mut Facts,
-        failure: *mut Failure,
-    ) -> c_int;
-    fn dwindle_metadata(
-        model: *const sys::llama_model,
-        key: *const c_char,
-        text: *mut c_char,
-        len: usize,
-        count: *mut i32,
         failure: *mut Failure,
     ) -> c_int;
 }

@@ -187,21 +187,36 @@ fn completion(prompt: RawPrompt, engine: &Engine) -> Result<Prompt, ApiError> {
         RawPrompt::Text(one) => Ok(text(one)),
         RawPrompt::Texts(mut texts) if texts.len() == 1 => Ok(text(texts.remove(0))),
         RawPrompt::Tokens(tokens) => {
-            let vocab = engine.model().n_vocab() as i64;
-            let is_unknown = |token: &&i32| !(0..vocab).contains(&i64::from(**token));
-            match tokens.iter().find(is_unknown) {
-                Some(unknown) => Err(ApiError::field(
-                    "prompt",
-                    format!("the model has no token {unknown}"),
-                )),
-                None => Ok(Prompt::Tokens(tokens)),
-            }
+            known_tokens("prompt", &tokens, engine)?;
+            Ok(Prompt::Tokens(tokens))
         }
         RawPrompt::Texts(texts) => Err(ApiError::field(
             "prompt",
             format!("{} prompts, expected one", texts.len()),
         )),
     }
+}
+
+/// Refuses tokens that the vocabulary lacks.
+pub(super) fn known_tokens(field: &str, tokens: &[i32], engine: &Engine) -> Result<(), ApiError> {
+    let vocab = engine.model().n_vocab() as i64;
+    let is_unknown = |token: &&i32| !(0..vocab).contains(&i64::from(**token));
+    match tokens.iter().find(is_unknown) {
+        Some(unknown) => {
+            let message = format!("the model has no token {unknown}");
+            Err(ApiError::field(field, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses another model than the server's.
+pub(super) fn known_model(name: Option<&str>, engine: &Engine) -> Result<(), ApiError> {
+    if name.is_some_and(|name| name != engine.name()) {
+        let message = format!("this server has the model `{}` only", engine.name());
+        return Err(ApiError::not_found(message));
+    }
+    Ok(())
 }
 
 fn chat(messages: Vec<Message>, engine: &Engine) -> Result<Prompt, ApiError> {
@@ -271,7 +286,11 @@ fn read(body: &[u8], own: &'static str) -> Result<(Common, Value), ApiError> {
     Ok((common, rest))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
+/// Reads a field's value, or a body where the field has no name.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(
+    field: &str,
+    value: Value,
+) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|e| {
         let within = e.path().to_string();
         let name = match (field, within.as_str()) {
@@ -334,9 +353,11 @@ fn is_neutral(name: &str, value: &Value) -> bool {
 impl Common {
     /// The request, its prompt left empty.
     fn request(self, default_limit: usize, engine: &Engine) -> Result<Request, ApiError> {
-        if self.model.as_deref().is_some_and(|m| m != engine.name()) {
-            let message = format!("this server has the model `{}` only", engine.name());
-            return Err(ApiError::not_found(message));
+        known_model(self.model.as_deref(), engine)?;
+        if engine.model().embeds() {
+            return Err(ApiError::invalid(
+                "this model embeds texts and does not continue them; use `/v1/embeddings`",
+            ));
         }
         let defaults = Sampling::default();
         let within = |name: &str, value: Option<f32>, default: f32, largest: f32| match value {

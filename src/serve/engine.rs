@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::error::ApiError;
 use super::limits::Limits;
 use super::line::{Line, Waiting};
 use crate::llama::context::ContextOptions;
-use crate::llama::model::{LlamaError, Model};
+use crate::llama::embedding::embed;
+use crate::llama::model::{LlamaError, Model, Token};
 use crate::llama::parallel::{Event, Job, Parallel};
 
 /// Requests that may wait for room. Each is at most a context of tokens.
@@ -35,6 +37,7 @@ struct Worker {
     model: Arc<Model>,
     name: String,
     limits: Limits,
+    threads: Option<u32>,
     line: Arc<Line>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -45,42 +48,29 @@ impl Engine {
     /// # Errors
     /// The model has no tokenizer, or no context can be made, or no thread.
     pub fn start(model: Model, options: EngineOptions) -> Result<Engine, LlamaError> {
-        let limits = Limits::new(&model, options.context.ctx as usize)?;
+        let ctx = match model.embeds() {
+            true => options.context.ctx.min(model.n_ctx_train()),
+            false => options.context.ctx,
+        };
+        let limits = Limits::new(&model, ctx as usize)?;
         let model = Arc::new(model);
         let line = Arc::new(Line::new(QUEUE));
-        let (started, starting) = std::sync::mpsc::channel();
-        let failed = |reason: String| LlamaError::Context {
-            ctx: options.context.ctx,
-            reason,
+        let thread = match model.embeds() {
+            // Embeddings are computed as they are asked for.
+            true => {
+                line.set_over();
+                None
+            }
+            false => Some(start(&model, &line, &options.context)?),
         };
-        let (context, theirs) = (options.context.clone(), Arc::clone(&model));
-        let over = Over(Arc::clone(&line));
-        let thread = std::thread::Builder::new()
-            .name("engine".into())
-            .spawn(move || {
-                let Over(line) = &over;
-                match Parallel::new(&theirs, &context) {
-                    Ok(parallel) => {
-                        // The caller waits for this.
-                        let _ = started.send(Ok(()));
-                        work(parallel, line);
-                    }
-                    Err(error) => {
-                        let _ = started.send(Err(error));
-                    }
-                }
-            })
-            .map_err(|e| failed(e.to_string()))?;
-        starting
-            .recv()
-            .map_err(|_| failed("the thread ended".into()))??;
         Ok(Engine {
             worker: Arc::new(Worker {
                 model,
                 name: options.name,
                 limits,
+                threads: options.context.threads,
                 line,
-                thread: Mutex::new(Some(thread)),
+                thread: Mutex::new(thread),
             }),
         })
     }
@@ -108,6 +98,18 @@ impl Engine {
         is_in.then_some(receiver)
     }
 
+    /// The embeddings of texts.
+    ///
+    /// # Errors
+    /// What is wrong, for the client.
+    pub(super) fn embed(&self, texts: &[Vec<Token>]) -> Result<Vec<Vec<f32>>, ApiError> {
+        let found = embed(self.model(), texts, None, self.worker.threads);
+        found.map_err(|error| match error {
+            LlamaError::TextLength { .. } => ApiError::field("input", error.to_string()),
+            error => ApiError::internal(error.to_string()),
+        })
+    }
+
     /// Ends all jobs, and waits so long for the evaluation in progress. True where nothing computes
     /// any more: the thread has ended, and there is no other clone of the engine, which might be
     /// tokenizing.
@@ -130,6 +132,41 @@ impl Drop for Worker {
             let _ = thread.join();
         }
     }
+}
+
+/// Starts the thread that evaluates.
+fn start(
+    model: &Arc<Model>,
+    line: &Arc<Line>,
+    context: &ContextOptions,
+) -> Result<JoinHandle<()>, LlamaError> {
+    let (started, starting) = std::sync::mpsc::channel();
+    let failed = |reason: String| LlamaError::Context {
+        ctx: context.ctx,
+        reason,
+    };
+    let (theirs, options) = (Arc::clone(model), context.clone());
+    let over = Over(Arc::clone(line));
+    let thread = std::thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || {
+            let Over(line) = &over;
+            match Parallel::new(&theirs, &options) {
+                Ok(parallel) => {
+                    // The caller waits for this.
+                    let _ = started.send(Ok(()));
+                    work(parallel, line);
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    starting
+        .recv()
+        .map_err(|_| failed("the thread ended".into()))??;
+    Ok(thread)
 }
 
 /// Says that the thread has ended, however it did.

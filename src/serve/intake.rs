@@ -9,10 +9,10 @@ use axum::extract::Request as HttpRequest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_stream::StreamExt;
 
-use super::api::{Draft, Kind, Request};
 use super::client::{Client, Phase};
 use super::engine::Engine;
 use super::error::ApiError;
+use crate::llama::model::Token;
 
 /// Time for a body to come.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -35,6 +35,7 @@ pub struct Intake {
     bodies: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    embedding: Arc<Semaphore>,
 }
 
 /// A body, and its share of what may be held.
@@ -52,6 +53,7 @@ impl Intake {
             bodies: Arc::new(Semaphore::new(BODIES)),
             waiting: Arc::new(Semaphore::new(WAITING)),
             turns: Arc::new(Semaphore::new(TURNS)),
+            embedding: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -60,12 +62,17 @@ impl Intake {
         &self.engine
     }
 
-    /// Takes a request in. Dropping the future gives everything up but a text that is just being
-    /// tokenized, which llama.cpp can't be kept from; it counts until it is done.
+    /// Takes a request in: parses its body, then tokenizes it. Dropping the future gives everything up but a
+    /// text that is just being tokenized, which llama.cpp can't be kept from; it counts until it is done.
     ///
     /// # Errors
     /// What is wrong, for the client.
-    pub async fn take(&self, kind: Kind, request: HttpRequest) -> Result<Request, ApiError> {
+    pub async fn take<D, T: Send + 'static>(
+        &self,
+        request: HttpRequest,
+        parse: impl FnOnce(&[u8], &Engine) -> Result<D, ApiError> + Send + 'static,
+        tokenize: impl FnOnce(D, &Engine) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let client = request.extensions().get::<Arc<Client>>().cloned();
         let is_in = |phase| {
             if let Some(client) = &client {
@@ -76,7 +83,30 @@ impl Intake {
         let body = tokio::time::timeout(BODY_TIME, self.body(request.into_body())).await;
         is_in(Phase::Answer);
         let body = body.map_err(|_| ApiError::slow(BODY_TIME))??;
-        self.request(kind, body).await
+        let engine = self.engine.clone();
+        let work = move |is_gone: &dyn Fn() -> bool| {
+            let draft = parse(&body.bytes, &engine);
+            drop(body);
+            // The client may have gone while the body was parsed.
+            match is_gone() {
+                true => Err(ApiError::ending()),
+                false => tokenize(draft?, &engine),
+            }
+        };
+        self.in_turn(&self.turns, work).await
+    }
+
+    /// Embeds texts, one request after the other.
+    ///
+    /// # Errors
+    /// What is wrong, for the client.
+    pub async fn embed(&self, texts: Vec<Vec<Token>>) -> Result<Vec<Vec<f32>>, ApiError> {
+        let engine = self.engine.clone();
+        let work = move |is_gone: &dyn Fn() -> bool| match is_gone() {
+            true => Err(ApiError::ending()),
+            false => engine.embed(&texts),
+        };
+        self.in_turn(&self.embedding, work).await
     }
 
     async fn body(&self, body: Body) -> Result<Held, ApiError> {
@@ -105,25 +135,25 @@ impl Intake {
         Ok(held)
     }
 
-    async fn request(&self, kind: Kind, body: Held) -> Result<Request, ApiError> {
+    /// Does work that takes time, when there is a turn for it. The work can ask whether its client has gone.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let place = Arc::clone(&self.waiting).try_acquire_owned();
         let place = place.map_err(|_| ApiError::busy())?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = Arc::clone(turns).acquire_owned().await;
         let turn = turn.map_err(|_| ApiError::ending())?;
         drop(place);
-        let engine = self.engine.clone();
-        let (answer, request) = oneshot::channel();
+        let (answer, found) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let draft = Draft::read(kind, &body.bytes, &engine);
-            drop(body);
-            // The client may have gone while the body was parsed.
-            if !answer.is_closed() {
-                // Or while it was tokenized.
-                let _ = answer.send(draft.and_then(|draft| draft.request(&engine)));
-            }
+            let found = work(&|| answer.is_closed());
+            // The client may have gone.
+            let _ = answer.send(found);
         });
         let failed = |_| ApiError::internal("reading the request failed");
-        request.await.map_err(failed)?
+        found.await.map_err(failed)?
     }
 }

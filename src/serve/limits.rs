@@ -78,6 +78,15 @@ impl Limits {
         Ok(())
     }
 
+    /// Refuses a text to embed that does not fit into the context.
+    pub fn check_length(&self, tokens: usize) -> Result<(), ApiError> {
+        match tokens {
+            0 => Err(ApiError::field("input", "a text is empty")),
+            n if n > self.ctx => Err(ApiError::too_long(n, self.ctx)),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a prompt that does not fit into the context.
     pub fn check_tokens(&self, tokens: usize) -> Result<(), ApiError> {
         if tokens >= self.ctx {

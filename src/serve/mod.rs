@@ -3,6 +3,7 @@
 
 mod api;
 mod client;
+mod embeddings;
 mod engine;
 mod error;
 mod intake;

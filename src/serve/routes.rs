@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::api::{Kind, Request};
+use super::api::{Draft, Kind, Request};
+use super::embeddings::embeddings;
 use super::error::ApiError;
 use super::intake::Intake;
 use super::origin::own_pages_only;
@@ -32,6 +33,7 @@ pub fn routes(intake: Intake, port: u16) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/embeddings", post(embeddings))
         .fallback(async |request: HttpRequest| {
             ApiError::not_found(format!("there is no `{}`", request.uri().path()))
         })
@@ -62,7 +64,8 @@ async fn chat_completions(State(intake): State<Intake>, request: HttpRequest) ->
 }
 
 async fn answer(intake: Intake, request: HttpRequest, kind: Kind) -> Response {
-    let request = match intake.take(kind, request).await {
+    let parse = move |body: &[u8], engine: &_| Draft::read(kind, body, engine);
+    let request = match intake.take(request, parse, Draft::request).await {
         Ok(request) => request,
         Err(error) => return error.into_response(),
     };

@@ -1,11 +1,11 @@
 //! Recommends one of several measured files.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::eval::Evaluation;
 
 /// A file that was measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Point {
     /// Bytes of the file.
     pub bytes: u64,

@@ -18,6 +18,8 @@ pub(super) struct Meter<'a> {
     text: String,
     options: EvalOptions,
     placement: &'a Placement,
+    /// A digest of what files are run over.
+    pub key: String,
 }
 
 impl<'a> Meter<'a> {
@@ -45,6 +47,7 @@ impl<'a> Meter<'a> {
             })?;
         bench.progress.end();
         Ok(Meter {
+            key: key[..16].to_string(),
             predictions,
             text: text.words.clone(),
             placement: bench.placement,

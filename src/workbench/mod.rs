@@ -105,7 +105,7 @@ impl<'a> Workbench<'a> {
         self.progress.begin("rounding", 0, Unit::Items);
         let progress = self.progress;
         let reach = &mut |done: u32, total: u32| progress.reach(done.into(), total.into());
-        let journal = study.journal(self, plan, inputs, FOLLOWING)?;
+        let journal = study.journal(self, plan, FOLLOWING)?;
         let places = Places {
             scratch: study.scratch(self),
             journal: Some(&journal),

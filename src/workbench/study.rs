@@ -13,7 +13,6 @@ use crate::method::drift::Following;
 use crate::plan::{Fingerprint, Plan};
 use crate::statistics::{Measured, digest};
 use crate::target::{Costs, Part, fingerprint};
-use crate::writing::Inputs;
 
 /// Sequences of a text that are worth measuring on.
 const HELD_OUT: usize = 10;
@@ -113,19 +112,31 @@ impl Study {
         &self,
         bench: &Workbench<'_>,
         plan: &Plan,
-        inputs: &Inputs<'_>,
         following: Following,
     ) -> Result<Journal, Error> {
-        let Inputs { subject, .. } = inputs;
+        let key = self.key(bench, plan, following)?;
+        Ok(Journal::open(self.workspace.folder(), &key)?)
+    }
+
+    /// A digest of everything that a plan's weights depend on.
+    ///
+    /// # Errors
+    /// The model can't be read.
+    pub fn key(
+        &self,
+        bench: &Workbench<'_>,
+        plan: &Plan,
+        following: Following,
+    ) -> Result<String, Error> {
+        let subject = &bench.subject;
         let tokens = bytemuck::cast_slice::<i32, u8>(&self.sequences.tokens);
-        let model = fingerprint(&bench.subject)?;
+        let model = fingerprint(subject)?;
         let key = Fingerprint::of_plan(plan, subject.model, &subject.measured, &[0; 32])
             .with(model.as_bytes())
             .with(tokens)
             .with(format!("{following:?} {} {WIDEST}", self.sequences.cut.ctx).as_bytes())
             .finish();
-        let key = digest(&key);
-        Ok(Journal::open(self.workspace.folder(), &key[..16])?)
+        Ok(digest(&key)[..16].to_string())
     }
 
     /// A folder for streams, where they are not to be in memory.

@@ -1,14 +1,17 @@
 //! Writes and measures the best files of several sizes.
 
+use std::path::PathBuf;
+
 use dwindle_formats::output::Scratch;
 use fs_err as fs;
 use rand::{RngExt, SeedableRng};
 
 use super::frontier::{Check, Point, Row};
 use super::meter::Meter;
-use super::{Choosing, Error, Study, Text, Workbench, refined};
+use super::{Choosing, Error, FOLLOWING, Study, Text, Workbench, refined};
 use crate::plan::Plan;
 use crate::progress::Unit;
+use crate::statistics::digest;
 use crate::target::{BudgetError, Chosen, Costs, Rung, of_size, planned};
 
 /// What a sweep makes.
@@ -48,29 +51,55 @@ pub fn sweep(bench: &Workbench<'_>, sweep: Sweep<'_>) -> Result<(Vec<Row>, Optio
 /// Where files are made and measured.
 struct Measuring<'a> {
     bench: &'a Workbench<'a>,
+    study: &'a Study,
     meter: Meter<'a>,
     gate: Option<Meter<'a>>,
     dir: Scratch,
 }
 
 impl<'a> Measuring<'a> {
-    fn new(bench: &'a Workbench<'a>, sweep: &Sweep<'_>) -> Result<Measuring<'a>, Error> {
+    fn new(bench: &'a Workbench<'a>, sweep: &Sweep<'a>) -> Result<Measuring<'a>, Error> {
         let meter = |text: &Text| Meter::new(bench, sweep.study, text, sweep.chunks);
         Ok(Measuring {
             bench,
+            study: sweep.study,
             meter: meter(sweep.eval)?,
             gate: sweep.gate.map(meter).transpose()?,
             dir: Scratch::new_in(bench.scratch)?,
         })
     }
 
+    /// Makes and measures a file, if no earlier run has.
     fn point(&self, plan: &Plan) -> Result<Point, Error> {
+        let kept = self.kept(plan)?;
+        let found = fs::read(&kept).ok();
+        if let Some(point) = found.and_then(|json| serde_json::from_slice(&json).ok()) {
+            return Ok(point);
+        }
         let file = self.dir.path().join("file.gguf");
         let bytes = self.bench.write(plan, &file)?;
         let gate = self.gate.as_ref().map(|g| g.evaluate(&file)).transpose()?;
         let found = self.meter.evaluate(&file)?;
         fs::remove_file(&file)?;
-        Ok(Point::new(bytes, &found, gate.as_ref()))
+        let point = Point::new(bytes, &found, gate.as_ref());
+        let json = serde_json::to_vec(&point).map_err(std::io::Error::from)?;
+        dwindle_formats::output::write(&kept, &json)?;
+        Ok(point)
+    }
+
+    /// Where what was measured of a file stays.
+    fn kept(&self, plan: &Plan) -> Result<PathBuf, Error> {
+        let file = self.study.key(self.bench, plan, FOLLOWING)?;
+        let gate = self.gate.as_ref().map_or("", |gate| &gate.key);
+        let measured = format!(
+            "{file} {} {gate} {:?}",
+            self.meter.key, self.bench.placement
+        );
+        let key = digest(measured.as_bytes());
+        Ok(self
+            .study
+            .workspace
+            .file(&format!("point-{}.json", &key[..16])))
     }
 
     fn rows(&self, sweep: Sweep<'_>, costs: &Costs) -> Result<Vec<Row>, Error> {

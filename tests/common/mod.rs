@@ -11,6 +11,7 @@ pub mod record;
 pub mod server;
 pub mod smaller;
 pub mod tiny;
+pub mod vocabulary;
 
 #[path = "../../formats/tests/common/spoilt.rs"]
 pub mod spoilt;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::folder::{Folder, Tensor};
 use super::program::fixture;
+use super::vocabulary;
 
 /// Tokens of the text that predictions are about.
 const TOKENS: usize = 64;
@@ -25,6 +26,12 @@ pub struct Record {
     pub checkpoint: BTreeMap<String, Vec<usize>>,
     /// Logarithms of the probabilities that transformers gives each next token.
     pub predictions: Vec<f64>,
+    /// Of an encoder, the direction of the mean of a text's rows in transformers.
+    #[serde(default)]
+    pub embedding: Vec<f64>,
+    /// The kind of vocabulary; none for the fixture's.
+    #[serde(default)]
+    tokenizer: Option<String>,
     /// Whether the converter asked for a tokenizer that the checkpoint lacks, so that keys of the tokenizer
     /// say nothing.
     pub own_tokenizer: bool,
@@ -38,6 +45,20 @@ impl Record {
     /// One of them.
     pub fn of(name: &str) -> Record {
         Record::all().into_iter().find(|r| r.name == name).unwrap()
+    }
+
+    /// Those of models that predict tokens.
+    pub fn decoders() -> Vec<Record> {
+        let mut all = Record::all();
+        all.retain(|r| !r.predictions.is_empty());
+        all
+    }
+
+    /// Those of models that embed texts.
+    pub fn encoders() -> Vec<Record> {
+        let mut all = Record::all();
+        all.retain(|r| !r.embedding.is_empty());
+        all
     }
 
     /// All of them.
@@ -70,18 +91,19 @@ impl Record {
             };
             (name.clone(), tensor)
         };
-        let of_fixture = |name| {
-            (
-                name,
-                std::fs::read(fixture("kjv-llama").join(name)).unwrap(),
-            )
+        let names = ["tokenizer.json", "tokenizer_config.json"];
+        let of_fixture = |name| std::fs::read(fixture("kjv-llama").join(name)).unwrap();
+        let bytes = |json: Value| json.to_string().into_bytes();
+        let files = match self.tokenizer.as_deref() {
+            None => names.map(of_fixture),
+            Some("wordpiece") => vocabulary::wordpiece(1024).map(bytes),
+            Some("unigram") => vocabulary::unigram(1024).map(bytes),
+            Some(other) => panic!("{other}"),
         };
         Folder {
             config: self.config.clone(),
             tensors: self.checkpoint.iter().map(tensor).collect(),
-            files: ["tokenizer.json", "tokenizer_config.json"]
-                .map(of_fixture)
-                .into(),
+            files: names.into_iter().zip(files).collect(),
         }
     }
 
@@ -93,7 +115,11 @@ impl Record {
     /// The text that predictions are about.
     pub fn text(&self) -> Vec<i32> {
         let numbers = numbers("tokens", TOKENS);
-        numbers.map(|n| i32::from(n) * 4 % 1024).collect()
+        let token = |n: u8| match self.embedding.is_empty() {
+            true => i32::from(n) * 4 % 1024,
+            false => 2 + i32::from(n) * 4 % 1022,
+        };
+        numbers.map(token).collect()
     }
 }
 

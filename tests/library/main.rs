@@ -6,6 +6,8 @@ mod common;
 mod activations;
 mod architecture;
 mod blockwise;
+mod embeddings;
 mod families;
 mod llama;
 mod rounding;
+mod tokenizers;

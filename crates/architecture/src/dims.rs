@@ -17,6 +17,9 @@ pub(super) struct Dims {
     pub(super) experts: u64,
     pub(super) shared_feed_forward: u64,
     pub(super) positions: u64,
+    pub(super) token_types: u64,
+    /// Positions that lead and stand for nothing.
+    pub(super) padding: u64,
     /// Leading layers, which are without experts.
     pub(super) leading: u64,
     /// Layers behind the others that predict further ahead.
@@ -54,6 +57,10 @@ impl Dims {
                 None => some(&["shared_expert_intermediate_size"])?,
             },
             positions: some(&["max_position_embeddings"])?,
+            token_types: some(&["type_vocab_size"])?,
+            padding: config
+                .count(&["pad_token_id"])?
+                .map_or(0, |id| 1 + u64::from(id)),
             leading: some(&["first_k_dense_replace"])?,
             ahead: some(&["num_nextn_predict_layers"])?,
         })
@@ -70,6 +77,7 @@ impl Dims {
             Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head,
             Dim::TwiceFeedForward => 2 * self.feed_forward,
             Dim::Positions => self.positions,
+            Dim::TokenTypes => self.token_types,
             Dim::Head => self.head,
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,

@@ -9,7 +9,12 @@ use dwindle_checkpoint::SourceTensor;
 /// The shape that the checkpoint has of a weight of this shape, both slowest dimension first.
 pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
     match form {
-        Form::Whole | Form::Pairs(_) | Form::PlusOne | Form::Grouped | Form::Third(_) => {}
+        Form::Whole
+        | Form::Pairs(_)
+        | Form::PlusOne
+        | Form::Grouped
+        | Form::Third(_)
+        | Form::BehindPadding => {}
         Form::Transposed => shape.reverse(),
         Form::Half(_) => {
             let rows = shape.len().saturating_sub(2);
@@ -50,6 +55,11 @@ pub(super) fn formed(
         // What shifts is as it is.
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
         Form::PlusOne => Assembly::PlusOne(tensor),
+        Form::BehindPadding => {
+            let rows = shape[1];
+            shape[1] = rows.saturating_sub(dims.padding);
+            selected(tensor, source, (dims.padding..rows).collect())
+        }
         Form::Half(half) => {
             let rows = shape.len().min(2) - 1;
             let (all, slices) = (shape[rows], shape.get(2).copied().unwrap_or(1));

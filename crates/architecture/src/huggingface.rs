@@ -29,7 +29,7 @@ pub fn from_huggingface(folder: &HuggingFace) -> Result<Model, Error> {
 
     // The shapes of the weights vouch for the dimensions before anything is made by them.
     let (weights, left_out) = weights::assemble(family, &dims, folder.tensors())?;
-    if class(folder).is_some_and(|name| !name.ends_with("Model")) {
+    if !family.encodes && class(folder).is_some_and(|name| !name.ends_with("Model")) {
         require_output(&config, &weights)?;
     }
     let factors = rope.tensors(dims.head)?;
@@ -90,6 +90,7 @@ fn hold(family: &Family, config: &Config) -> Result<(), Error> {
             Fixed::False => Value::Bool(false),
             Fixed::True => Value::Bool(true),
             Fixed::Count(count) => Value::from(count),
+            Fixed::Text(text) => Value::from(text),
         };
         if let Some(found) = config.get(key).filter(|found| **found != expected) {
             let expected = format!("{expected}, which llama.cpp takes for granted");

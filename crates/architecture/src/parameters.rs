@@ -165,6 +165,14 @@ impl Read<'_> {
             Parameter::VocabularySize => {
                 metadata.set(self.key("vocab_size"), dims.vocabulary as u32);
             }
+            Parameter::TokenTypes => {
+                let kinds = dims.token_types.max(1) as u32;
+                metadata.set("tokenizer.ggml.token_type_count", kinds);
+            }
+            Parameter::PositionsBehindPadding => {
+                let length = dims.positions.saturating_sub(dims.padding) as u32;
+                metadata.set(self.key("context_length"), length);
+            }
             Parameter::Pooling => {
                 if let Some(pooling) = pooling(self.folder)? {
                     metadata.set(self.key("pooling_type"), pooling);

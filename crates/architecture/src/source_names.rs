@@ -6,8 +6,11 @@ use super::families::{Family, Weight};
 
 /// What names may begin with that a template leaves out, or lacks: a model without its head has names
 /// without `model.`, and the language model of one that sees has them behind `language_model.`.
-const PREFIXES: [(&str, &str); 6] = [
+const PREFIXES: [(&str, &str); 9] = [
     ("", ""),
+    ("bert.", ""),
+    ("roberta.", ""),
+    ("distilbert.", ""),
     ("", "model."),
     ("", "transformer."),
     ("model.language_model.", "model."),
@@ -27,8 +30,12 @@ pub(super) struct Parsed {
 }
 
 pub(super) fn parse(name: &str) -> Parsed {
-    let stem = name.strip_suffix(".weight");
-    let biased = name.strip_suffix(".bias");
+    // Older BERTs call the weight and the bias of a norm so.
+    let of = |ending: &str, older: &str| {
+        let stem = name.strip_suffix(ending);
+        stem.or_else(|| name.strip_suffix(older))
+    };
+    let (stem, biased) = (of(".weight", ".gamma"), of(".bias", ".beta"));
     let bias = biased.is_some();
     let whole = stem.or(biased).is_none();
     let stem = stem.or(biased).unwrap_or(name);

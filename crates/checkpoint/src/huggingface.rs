@@ -16,7 +16,8 @@ use super::{Error, Source, SourceFile, SourceTensor, cache};
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Endings of buffers that old checkpoints store beside the weights; every model rebuilds them.
-const BUFFERS: [&str; 3] = [
+const BUFFERS: [&str; 4] = [
+    ".position_ids",
     ".attention.bias",
     ".attention.masked_bias",
     ".rotary_emb.inv_freq",

@@ -1,5 +1,6 @@
 //! The families of models as data: how each differs from the others.
 
+mod bert;
 mod cohere;
 mod gemma;
 mod glm;
@@ -15,7 +16,7 @@ mod weights;
 use super::config::Default;
 
 /// Every family, in the order in which messages list them.
-const LINEAGES: [&[Family]; 10] = [
+const LINEAGES: [&[Family]; 11] = [
     llama::ALL,
     qwen::ALL,
     gemma::ALL,
@@ -26,6 +27,7 @@ const LINEAGES: [&[Family]; 10] = [
     gpt::ALL,
     cohere::ALL,
     others::ALL,
+    bert::ALL,
 ];
 
 const HEADS: &str = "num_attention_heads";
@@ -46,6 +48,8 @@ pub(super) enum Dim {
     /// Rows of a gate and of what it gates together.
     TwiceFeedForward,
     Positions,
+    /// Kinds of texts that an encoder tells apart.
+    TokenTypes,
     Head,
     Experts,
     /// What one expert's feed-forward layer is wide.
@@ -80,6 +84,8 @@ pub(super) enum Form {
     Third(usize),
     /// One is added to each element, save those of a bias.
     PlusOne,
+    /// Positions without those that lead, up to the padding token's.
+    BehindPadding,
 }
 
 /// A weight: its name in the checkpoint and in GGUF, `{}` standing for the layer and `{e}` for the
@@ -134,6 +140,10 @@ pub(super) enum Parameter {
     Sections,
     /// The size of the vocabulary.
     VocabularySize,
+    /// The kinds of texts that an encoder tells apart.
+    TokenTypes,
+    /// The length of a text, where positions count from behind the padding token's.
+    PositionsBehindPadding,
     /// How a sentence-transformers model pools, where `modules.json` says so.
     Pooling,
     /// That rotary frequencies are not scaled.
@@ -162,6 +172,7 @@ pub(super) enum Fixed {
     False,
     True,
     Count(u32),
+    Text(&'static str),
 }
 
 /// How positions are known.
@@ -188,6 +199,10 @@ pub(super) enum Tokens {
     Qwen,
     /// Byte-level BPE only.
     Bpe,
+    /// WordPiece.
+    WordPiece,
+    /// SentencePiece's unigrams.
+    Unigram,
 }
 
 /// A model family.
@@ -210,6 +225,8 @@ pub(super) struct Family {
     pub(super) parameters: &'static [Parameter],
     pub(super) rotary: Rotary,
     pub(super) tokens: Tokens,
+    /// Whether its models read texts and predict no tokens.
+    pub(super) encodes: bool,
     /// Keys that are the same for all models of the family.
     pub(super) always: &'static [(&'static str, Constant)],
     /// What a user must know, in a sentence.
@@ -236,6 +253,7 @@ const FAMILY: Family = Family {
     parameters: &[],
     rotary: Rotary::Scaled,
     tokens: Tokens::Bpe,
+    encodes: false,
     always: &[],
     remark: None,
 };

@@ -9,7 +9,9 @@ mod pretokenizer;
 mod sentencepiece;
 mod special;
 mod tokens;
+mod unigram;
 mod vetted;
+mod wordpiece;
 
 use dwindle_formats::gguf::Metadata;
 
@@ -29,6 +31,11 @@ pub(super) fn describe(
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
     let files = Files::read(folder)?;
+    match tokens {
+        Tokens::WordPiece => return wordpiece::describe(&files, folder, vocab_size, metadata),
+        Tokens::Unigram => return unigram::describe(&files, folder, vocab_size, metadata),
+        Tokens::Llama | Tokens::Pieces | Tokens::Qwen | Tokens::Bpe => {}
+    }
     let config = files.config.as_ref();
     if tokens == Tokens::Llama
         && let Some(add) = config.and_then(|c| c.get("add_prefix_space")?.as_bool())
@@ -36,8 +43,8 @@ pub(super) fn describe(
         metadata.set("tokenizer.ggml.add_space_prefix", add);
     }
     let sentencepiece = match tokens {
-        Tokens::Bpe => None,
         Tokens::Llama | Tokens::Pieces | Tokens::Qwen => folder.read("tokenizer.model")?,
+        _ => None,
     };
     if let Some(model) = sentencepiece {
         let pieces = sentencepiece::vocabulary(&model, folder, config, vocab_size)?;
@@ -85,6 +92,7 @@ fn exceptions(vocab_size: u32, metadata: &mut Metadata) {
     }
 }
 
+/// A vocabulary of SentencePiece's with its scores.
 fn write_pieces(
     pieces: Pieces,
     folder: &HuggingFace,

@@ -42,11 +42,8 @@ pub(super) fn recognise(
     json: &Value,
     decoder: Option<&str>,
 ) -> Result<&'static str, Error> {
-    let probe = tokenizer
-        .encode_fast(PROBE, true)
-        .map_err(|e| bad("tokenizer.json", e))?;
-    let fingerprint = fingerprint(probe.get_ids());
-    if let Some((_, name)) = FINGERPRINTS.iter().find(|(hash, _)| *hash == fingerprint) {
+    let fingerprint = probe(tokenizer)?;
+    if let Some(name) = by_fingerprint(&fingerprint) {
         return Ok(name);
     }
     by_structure(json, decoder).ok_or_else(|| Error::PreTokenizer {
@@ -58,6 +55,23 @@ pub(super) fn recognise(
             .collect::<Vec<_>>()
             .join(", "),
     })
+}
+
+/// llama.cpp's name of a tokenizer that its converter has met.
+pub(super) fn known(tokenizer: &Tokenizer) -> Result<Option<&'static str>, Error> {
+    Ok(by_fingerprint(&probe(tokenizer)?))
+}
+
+fn probe(tokenizer: &Tokenizer) -> Result<String, Error> {
+    let probe = tokenizer
+        .encode_fast(PROBE, true)
+        .map_err(|e| bad("tokenizer.json", e))?;
+    Ok(fingerprint(probe.get_ids()))
+}
+
+fn by_fingerprint(fingerprint: &str) -> Option<&'static str> {
+    let known = FINGERPRINTS.iter().find(|(hash, _)| *hash == fingerprint);
+    known.map(|(_, name)| *name)
 }
 
 /// SHA-256 of the ids as Python prints a list.

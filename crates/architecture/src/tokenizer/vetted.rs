@@ -64,8 +64,10 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, E
 /// longest token's length.
 fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
     let field = |key: &str| json.get("model").and_then(|model| model.get(key));
+    // WordPiece's own reader holds its prefix.
+    let is_bpe = field("type").and_then(Value::as_str) != Some("WordPiece");
     let prefix = field("continuing_subword_prefix").and_then(Value::as_str);
-    if let Some(prefix) = prefix.filter(|p| !p.is_empty()) {
+    if let Some(prefix) = prefix.filter(|p| is_bpe && !p.is_empty()) {
         let problem = format!(
             "it puts `{}` before pieces of words, which llama.cpp can't do",
             shown(prefix)
