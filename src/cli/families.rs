@@ -28,6 +28,8 @@ struct Row {
     size: bool,
     /// Whether heads, experts and blocks can be removed.
     structure: bool,
+    /// Whether it embeds texts and continues none.
+    encodes: bool,
     /// Whether it goes back to `transformers`.
     export: bool,
 }
@@ -41,6 +43,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             architecture: family.architecture,
             size: traits.alone != Alone::No,
             structure: traits.alike,
+            encodes: family.encodes,
             export: family.exported,
         }
     });
@@ -55,6 +58,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             row.architecture.to_string(),
             mark(row.size),
             mark(row.structure),
+            mark(row.encodes),
             mark(row.export),
         ]
     });
@@ -63,6 +67,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         "llama.cpp",
         "--size",
         "fewer heads, experts, blocks",
+        "encoder",
         "export",
     ];
     line(table(columns, cells).to_string())

@@ -109,6 +109,7 @@ impl Hint for LlamaError {
             LlamaError::NoChatTemplate | LlamaError::ChatTemplate(_) => {
                 Some("without `--chat` the model continues the prompt as it is")
             }
+            LlamaError::Encoder => Some("`dwindle embed` embeds texts"),
             LlamaError::Server { .. } => Some(
                 "`dwindle rpc-server` starts one; both must have the same version of llama.cpp",
             ),

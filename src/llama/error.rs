@@ -79,6 +79,8 @@ pub enum LlamaError {
         "a text of {tokens} tokens can't be embedded, expected 1 to {limit}, as many as the model was trained with"
     )]
     TextLength { tokens: usize, limit: usize },
+    #[error("the model is an encoder: it embeds texts, and does not continue them")]
+    Encoder,
     #[error("the model has no tokenizer")]
     NoTokenizer,
     #[error("a text of {bytes} bytes is too long to be tokenized at once, the limit is {limit}")]

@@ -107,6 +107,9 @@ pub(crate) fn evaluate_prompt(
     context: &mut Context<'_>,
     prompt: &[Token],
 ) -> Result<(), LlamaError> {
+    if context.model().encodes() {
+        return Err(LlamaError::Encoder);
+    }
     let limit = i64::from(context.n_ctx());
     if prompt.is_empty() || prompt.len() as i64 > limit {
         return Err(LlamaError::Batch {

@@ -5,8 +5,8 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::api::{known_model, known_tokens, parse};
 use super::engine::Engine;
@@ -64,26 +64,60 @@ pub async fn embeddings(State(intake): State<Intake>, request: HttpRequest) -> R
     }
 }
 
-async fn answer(intake: &Intake, request: HttpRequest) -> Result<Value, ApiError> {
+/// The answer's body.
+#[derive(Serialize)]
+struct Answer {
+    object: &'static str,
+    data: Vec<Embedded>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Embedded {
+    object: &'static str,
+    index: usize,
+    embedding: Row,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row {
+    Numbers(Vec<f32>),
+    Coded(String),
+}
+
+async fn answer(intake: &Intake, request: HttpRequest) -> Result<Answer, ApiError> {
     let Texts { tokens, format } = intake.take(request, read, tokenized).await?;
-    let count: usize = tokens.iter().map(Vec::len).sum();
+    let count = tokens.iter().map(Vec::len).sum();
     let rows = intake.embed(tokens).await?;
-    let written = |row: &[f32]| match format {
-        Format::Float => json!(row),
+    let written = |row: Vec<f32>| match format {
+        Format::Float => Row::Numbers(row),
         Format::Base64 => {
             let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
-            BASE64_STANDARD.encode(bytes).into()
+            Row::Coded(BASE64_STANDARD.encode(bytes))
         }
     };
-    let data = rows.iter().enumerate().map(
-        |(index, row)| json!({"object": "embedding", "index": index, "embedding": written(row)}),
-    );
-    Ok(json!({
-        "object": "list",
-        "data": data.collect::<Value>(),
-        "model": intake.engine().name(),
-        "usage": {"prompt_tokens": count, "total_tokens": count},
-    }))
+    let embedded = |(index, row)| Embedded {
+        object: "embedding",
+        index,
+        embedding: written(row),
+    };
+    Ok(Answer {
+        object: "list",
+        data: rows.into_iter().enumerate().map(embedded).collect(),
+        model: intake.engine().name().to_string(),
+        usage: Usage {
+            prompt_tokens: count,
+            total_tokens: count,
+        },
+    })
 }
 
 fn read(body: &[u8], engine: &Engine) -> Result<Body, ApiError> {

@@ -20,11 +20,12 @@ fn the_page_has_the_programs_table() {
             .collect();
         let mark = |key: &str| if row[key] == true { "yes" } else { "" };
         let expected = format!(
-            "| {} | `{}` | {} | {} | {} |\n",
+            "| {} | `{}` | {} | {} | {} | {} |\n",
             classes.join(", "),
             row["architecture"].as_str().unwrap(),
             mark("size"),
             mark("structure"),
+            mark("encodes"),
             mark("export"),
         );
         says(&page, &[&expected]);

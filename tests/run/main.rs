@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod embeddings;
 mod executed_factors;
 mod export;
 mod factor_forms;

@@ -5,6 +5,7 @@ mod common;
 
 mod bounds;
 mod connections;
+mod embeddings;
 mod ending;
 mod requests;
 mod strangers;

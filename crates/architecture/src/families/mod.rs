@@ -276,6 +276,8 @@ pub struct Known {
     pub classes: &'static [&'static str],
     /// llama.cpp's name.
     pub architecture: &'static str,
+    /// Whether its models embed texts and predict no tokens.
+    pub encodes: bool,
     /// Whether models can go back to `transformers`: their weights lie in the checkpoint as in llama.cpp.
     pub exported: bool,
 }
@@ -291,6 +293,7 @@ pub fn known() -> Vec<Known> {
     let of = |family: &'static Family| Known {
         classes: family.names,
         architecture: family.architecture,
+        encodes: family.encodes,
         exported: family.names.iter().any(|name| !sees(name))
             && family.weights.iter().copied().flatten().all(as_it_is),
     };
