@@ -61,8 +61,14 @@ struct Report {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Found {
-    Predictions(Evaluation),
+    Predictions(Box<Evaluation>),
     Embeddings(Cosines),
+}
+
+impl From<Evaluation> for Found {
+    fn from(found: Evaluation) -> Found {
+        Found::Predictions(Box::new(found))
+    }
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
@@ -96,12 +102,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 
 fn found(args: &Args, text: &str, options: &EvalOptions) -> Result<Found, Failure> {
     if let (Some(path), Some(cache)) = (&args.reference, &args.cache) {
-        return cached(args, (path, cache), text, options).map(Found::Predictions);
+        return cached(args, (path, cache), text, options).map(Found::from);
     }
     let model = args.runtime.load(&args.file)?;
     let Some(path) = &args.reference else {
         let found = watched("evaluating", |p| perplexity(&model, text, options, p));
-        return found.map(Found::Predictions);
+        return found.map(Found::from);
     };
     let reference = args.runtime.load(path)?;
     if model.embeds() {
@@ -112,7 +118,7 @@ fn found(args: &Args, text: &str, options: &EvalOptions) -> Result<Found, Failur
     let found = watched("comparing", |p| {
         compare(&model, &reference, text, options, p)
     });
-    found.map(Found::Predictions)
+    found.map(Found::from)
 }
 
 /// Compares with predictions in a file, which is written first where it is not there. Only one of both models

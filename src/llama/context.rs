@@ -8,10 +8,10 @@ use dwindle_formats::gguf::TensorType;
 use llama_cpp_sys_2 as sys;
 
 use super::device::Devices;
-use super::embedding::Pooling;
 use super::error::LlamaError;
 use super::guard::{Failure, guarded, logged};
 use super::model::Model;
+use super::pooling::Pooling;
 use super::vocabulary::Token;
 
 /// When to use flash attention.

@@ -21,6 +21,7 @@ mod metadata;
 pub mod model;
 pub mod parallel;
 pub mod placement;
+mod pooling;
 pub mod remote;
 mod sampler;
 mod start;

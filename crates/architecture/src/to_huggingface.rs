@@ -58,6 +58,10 @@ pub fn to_huggingface<'a>(
         let supported = format!("a `{}`, whose blocks are all alike", family.architecture);
         return Err(refuse(model, found, supported));
     }
+    if family.encodes {
+        let found = "export of an encoder".into();
+        return Err(refuse(model, found, "a model that predicts tokens".into()));
+    }
     if class(origin).is_some_and(sees) {
         let found = "export of the language model of one that sees".into();
         return Err(refuse(

@@ -294,7 +294,8 @@ pub fn known() -> Vec<Known> {
         classes: family.names,
         architecture: family.architecture,
         encodes: family.encodes,
-        exported: family.names.iter().any(|name| !sees(name))
+        exported: !family.encodes
+            && family.names.iter().any(|name| !sees(name))
             && family.weights.iter().copied().flatten().all(as_it_is),
     };
     all().map(of).collect()
