@@ -155,7 +155,9 @@ impl<'m> Context<'m> {
             model,
             batch,
             sequences: params.n_seq_max,
-            ctx: options.ctx,
+            ctx: model
+                .learned_positions()
+                .map_or(options.ctx, |n| n.min(options.ctx)),
             outputs: 0,
             is_broken: false,
         };
@@ -174,7 +176,7 @@ impl<'m> Context<'m> {
         self.model
     }
 
-    /// Tokens of context for each sequence, as asked for.
+    /// Tokens of context for each sequence: as many as were asked for and the model has positions for.
     pub fn n_ctx(&self) -> u32 {
         self.ctx
     }

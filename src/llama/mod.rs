@@ -22,6 +22,7 @@ pub mod model;
 pub mod parallel;
 pub mod placement;
 mod pooling;
+mod positions;
 pub mod remote;
 mod sampler;
 mod start;

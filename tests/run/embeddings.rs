@@ -68,6 +68,11 @@ fn encoders_embed_and_are_compared_and_continue_nothing() {
 
         let mut run = dwindle(["run", "-p", "the", "-n", "4"]);
         says(&refusal(run.arg(at("whole.gguf")), 3), &["dwindle embed"]);
+        // There is no 513th position.
+        let mut calibrate = dwindle(["calibrate", "--ctx", "520", "--chunks", "1", "-t", "1"]);
+        calibrate.arg(at("whole.gguf")).arg("--text").arg(&text);
+        let refused = refusal(calibrate.arg("-o").arg(at("x.safetensors")), 3);
+        says(&refused, &["a position is", "512"]);
         let mut eval = dwindle(["eval"]);
         eval.arg(at("whole.gguf")).arg("--text").arg(&text);
         says(&refusal(&mut eval, 3), &["reference"]);

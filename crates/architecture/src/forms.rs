@@ -56,8 +56,13 @@ pub(super) fn formed(
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
         Form::PlusOne => Assembly::PlusOne(tensor),
         Form::BehindPadding => {
-            let rows = shape[1];
-            shape[1] = rows.saturating_sub(dims.padding);
+            let rows = shape.get(1).copied().unwrap_or(0);
+            if dims.padding >= rows {
+                let found = (dims.padding - 1).into();
+                let expected = format!("one before the last of {rows} rows of `{}`", source.name);
+                return Err(bad("pad_token_id", &found, &expected));
+            }
+            shape[1] = rows - dims.padding;
             selected(tensor, source, (dims.padding..rows).collect())
         }
         Form::Half(half) => {
