@@ -48,11 +48,11 @@ impl Engine {
     /// # Errors
     /// The model has no tokenizer, or no context can be made, or no thread.
     pub fn start(model: Model, options: EngineOptions) -> Result<Engine, LlamaError> {
-        let ctx = match model.embeds() {
-            true => options.context.ctx.min(model.n_ctx_train()),
-            false => options.context.ctx,
+        let ctx = options.context.ctx;
+        let limits = match model.embeds() {
+            true => Limits::new(&model, ctx.min(model.n_ctx_train()) as usize)?.of_many_texts(),
+            false => Limits::new(&model, ctx as usize)?,
         };
-        let limits = Limits::new(&model, ctx as usize)?;
         let model = Arc::new(model);
         let line = Arc::new(Line::new(QUEUE));
         let thread = match model.embeds() {

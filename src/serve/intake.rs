@@ -28,6 +28,9 @@ const TURNS: usize = 2;
 /// Requests that may wait for such a turn.
 const WAITING: usize = 128;
 
+/// Texts that are embedded before it is asked whether their client still waits.
+const AT_ONCE: usize = 16;
+
 /// The way in.
 #[derive(Debug, Clone)]
 pub struct Intake {
@@ -102,9 +105,15 @@ impl Intake {
     /// What is wrong, for the client.
     pub async fn embed(&self, texts: Vec<Vec<Token>>) -> Result<Vec<Vec<f32>>, ApiError> {
         let engine = self.engine.clone();
-        let work = move |is_gone: &dyn Fn() -> bool| match is_gone() {
-            true => Err(ApiError::ending()),
-            false => engine.embed(&texts),
+        let work = move |is_gone: &dyn Fn() -> bool| {
+            let mut rows = Vec::with_capacity(texts.len());
+            for some in texts.chunks(AT_ONCE) {
+                if is_gone() {
+                    return Err(ApiError::ending());
+                }
+                rows.extend(engine.embed(some)?);
+            }
+            Ok(rows)
         };
         self.in_turn(&self.embedding, work).await
     }

@@ -60,6 +60,11 @@ impl Limits {
         }
     }
 
+    /// The same where a request may have many texts of that length.
+    pub fn of_many_texts(self) -> Limits {
+        Limits { body: MOST, ..self }
+    }
+
     /// Bytes of a body.
     pub fn body(&self) -> usize {
         self.body

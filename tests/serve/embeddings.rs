@@ -39,6 +39,10 @@ fn texts_are_embedded_as_the_command_does() {
     let expected = alone["embeddings"][0].as_array().unwrap().iter();
     let expected: Vec<f32> = expected.map(|v| v.as_f64().unwrap() as f32).collect();
     assert_eq!(values.collect::<Vec<_>>(), expected);
+    // Many texts, and more bytes than one of them may have.
+    let (status, many) = ask(json!({"input": vec!["the king ".repeat(100); 200]}));
+    assert_eq!(status, 200, "{many}");
+    assert_eq!(many["data"].as_array().unwrap().len(), 200);
     let (_, numbers) = ask(json!({"input": [[2, 5, 3], [2, 6, 3]]}));
     assert_eq!(numbers["data"].as_array().unwrap().len(), 2);
 

@@ -66,7 +66,7 @@ const BERT: Family = Family {
         ("position_embedding_type", Fixed::Text("absolute")),
         ("is_decoder", Fixed::False),
     ],
-    weights: &[ENCODER],
+    weights: &[&[POSITIONS], ENCODER],
     dropped: &["*pooler.dense.*", "cls.*"],
     parameters: &[Parameter::Pooling, Parameter::TokenTypes],
     rotary: Rotary::None,
@@ -88,7 +88,7 @@ const ROBERTA: Family = Family {
         Number("layer_norm_eps", 1e-12),
         Number("pad_token_id", 1.0),
     ],
-    weights: &[ROBERTA_POSITIONS, REST],
+    weights: &[ROBERTA_POSITIONS, ENCODER],
     dropped: &["*pooler.dense.*", "lm_head.*"],
     parameters: &[
         Parameter::Pooling,
@@ -115,24 +115,10 @@ const TYPES: Weight = weight(
 );
 const NORM: Weight = shifting(weight("embeddings.LayerNorm", "token_embd_norm", &[Hidden]));
 
-const ENCODER: &[Weight] = &[
-    TOKENS,
-    POSITIONS,
-    TYPES,
-    NORM,
-    QUERY,
-    KEY,
-    VALUE,
-    OUTPUT,
-    OUTPUT_NORM,
-    UP,
-    DOWN,
-    LAST_NORM,
-];
-
 const ROBERTA_POSITIONS: &[Weight] = &[formed(POSITIONS, Form::BehindPadding)];
 
-const REST: &[Weight] = &[
+/// All but the positions.
+const ENCODER: &[Weight] = &[
     TOKENS,
     TYPES,
     NORM,
@@ -146,53 +132,89 @@ const REST: &[Weight] = &[
     LAST_NORM,
 ];
 
-/// A weight of each layer of an encoder.
+/// A weight of each layer, by what all names of a family's layers begin with.
 macro_rules! encoder {
-    ($source:literal, $target:literal, $shape:expr) => {
+    ($layers:literal, $source:literal, $target:literal, $shape:expr) => {
         weight(
-            concat!("encoder.layer.{}.", $source),
+            concat!($layers, ".layer.{}.", $source),
             concat!("blk.{}.", $target),
             $shape,
         )
     };
 }
 
-const QUERY: Weight = encoder!("attention.self.query", "attn_q", &[Query, Hidden]);
-const KEY: Weight = encoder!("attention.self.key", "attn_k", &[Query, Hidden]);
-const VALUE: Weight = encoder!("attention.self.value", "attn_v", &[Query, Hidden]);
-const OUTPUT: Weight = encoder!("attention.output.dense", "attn_output", &[Hidden, Query]);
+const QUERY: Weight = encoder!(
+    "encoder",
+    "attention.self.query",
+    "attn_q",
+    &[Query, Hidden]
+);
+const KEY: Weight = encoder!("encoder", "attention.self.key", "attn_k", &[Query, Hidden]);
+const VALUE: Weight = encoder!(
+    "encoder",
+    "attention.self.value",
+    "attn_v",
+    &[Query, Hidden]
+);
+const OUTPUT: Weight = encoder!(
+    "encoder",
+    "attention.output.dense",
+    "attn_output",
+    &[Hidden, Query]
+);
 const OUTPUT_NORM: Weight = shifting(encoder!(
+    "encoder",
     "attention.output.LayerNorm",
     "attn_output_norm",
     &[Hidden]
 ));
-const UP: Weight = encoder!("intermediate.dense", "ffn_up", &[FeedForward, Hidden]);
-const DOWN: Weight = encoder!("output.dense", "ffn_down", &[Hidden, FeedForward]);
-const LAST_NORM: Weight = shifting(encoder!("output.LayerNorm", "layer_output_norm", &[Hidden]));
-
-/// A weight of each layer of a DistilBERT.
-macro_rules! distilled {
-    ($source:literal, $target:literal, $shape:expr) => {
-        weight(
-            concat!("transformer.layer.{}.", $source),
-            concat!("blk.{}.", $target),
-            $shape,
-        )
-    };
-}
+const UP: Weight = encoder!(
+    "encoder",
+    "intermediate.dense",
+    "ffn_up",
+    &[FeedForward, Hidden]
+);
+const DOWN: Weight = encoder!(
+    "encoder",
+    "output.dense",
+    "ffn_down",
+    &[Hidden, FeedForward]
+);
+const LAST_NORM: Weight = shifting(encoder!(
+    "encoder",
+    "output.LayerNorm",
+    "layer_output_norm",
+    &[Hidden]
+));
 
 const DISTILBERT: &[Weight] = &[
     TOKENS,
     POSITIONS,
     NORM,
-    distilled!("attention.q_lin", "attn_q", &[Query, Hidden]),
-    distilled!("attention.k_lin", "attn_k", &[Query, Hidden]),
-    distilled!("attention.v_lin", "attn_v", &[Query, Hidden]),
-    distilled!("attention.out_lin", "attn_output", &[Hidden, Query]),
-    shifting(distilled!("sa_layer_norm", "attn_output_norm", &[Hidden])),
-    distilled!("ffn.lin1", "ffn_up", &[FeedForward, Hidden]),
-    distilled!("ffn.lin2", "ffn_down", &[Hidden, FeedForward]),
-    shifting(distilled!(
+    encoder!("transformer", "attention.q_lin", "attn_q", &[Query, Hidden]),
+    encoder!("transformer", "attention.k_lin", "attn_k", &[Query, Hidden]),
+    encoder!("transformer", "attention.v_lin", "attn_v", &[Query, Hidden]),
+    encoder!(
+        "transformer",
+        "attention.out_lin",
+        "attn_output",
+        &[Hidden, Query]
+    ),
+    shifting(encoder!(
+        "transformer",
+        "sa_layer_norm",
+        "attn_output_norm",
+        &[Hidden]
+    )),
+    encoder!("transformer", "ffn.lin1", "ffn_up", &[FeedForward, Hidden]),
+    encoder!(
+        "transformer",
+        "ffn.lin2",
+        "ffn_down",
+        &[Hidden, FeedForward]
+    ),
+    shifting(encoder!(
+        "transformer",
         "output_layer_norm",
         "layer_output_norm",
         &[Hidden]
