@@ -232,46 +232,6 @@ fn what_is_cut_or_put_together_must_fit() {
 }
 
 #[test]
-fn encoders_are_held_against_what_llama_cpp_takes_for_granted() {
-    let mut roberta = Record::of("roberta").folder();
-    roberta.config["pad_token_id"] = json!(600);
-    says(&refused(&roberta), &["pad_token_id", "`600`", "of 514"]);
-    let mut roberta = Record::of("roberta").folder();
-    roberta.add("embeddings.position_embeddings.bias", &[514]);
-    says(&refused(&roberta), &["pad_token_id", "of 0"]);
-
-    let mut bert = Record::of("bert").folder();
-    bert.config["hidden_act"] = json!("relu");
-    says(
-        &refused(&bert),
-        &["hidden_act", "relu", "takes for granted"],
-    );
-    // Names of older checkpoints.
-    let mut bert = Record::of("bert").folder();
-    for (now, then) in [("weight", "gamma"), ("bias", "beta")] {
-        let name = |ending: &str| format!("bert.embeddings.LayerNorm.{ending}");
-        let tensor = bert.tensors.remove(&name(now)).unwrap();
-        bert.tensors.insert(name(then), tensor);
-    }
-    let (_, model) = open(&bert);
-    assert!(model.by_name().contains_key("token_embd_norm.bias"));
-    let bytes = bert.files[0].1.clone();
-    let mut json: Value = serde_json::from_slice(&bytes).unwrap();
-    json["model"]["continuing_subword_prefix"] = json!("@@");
-    bert.files[0].1 = json.to_string().into_bytes();
-    says(
-        &refused(&bert),
-        &["continuing_subword_prefix", "`@@`", "`##`"],
-    );
-
-    let mut xlm = Record::of("xlm-roberta").folder();
-    let mut json: Value = serde_json::from_slice(&xlm.files[0].1).unwrap();
-    json["model"]["vocab"][7] = json!(["a"]);
-    xlm.files[0].1 = json.to_string().into_bytes();
-    says(&refused(&xlm), &["piece 7"]);
-}
-
-#[test]
 fn experts_are_stacked_in_order() {
     let parts = Parts {
         experts: Some((

@@ -1,11 +1,13 @@
-//! Encoders against their records: transformers' embeddings.
+//! Encoders: what is refused, and their embeddings beside those of their records.
 
 use dwindle::eval::cosine;
 use dwindle::llama::embedding::{Pooling, embed};
 use dwindle::llama::error::LlamaError;
 use dwindle::llama::model::{Model, ModelOptions};
+use serde_json::{Value, json};
 use tempfile::tempdir;
 
+use crate::common::folder::{open, refused, says};
 use crate::common::program::{dwindle, stdout};
 use crate::common::record::Record;
 
@@ -47,4 +49,44 @@ fn embeddings_are_those_of_transformers() {
         );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn encoders_are_held_against_what_llama_cpp_takes_for_granted() {
+    let mut roberta = Record::of("roberta").folder();
+    roberta.config["pad_token_id"] = json!(600);
+    says(&refused(&roberta), &["pad_token_id", "`600`", "of 514"]);
+    let mut roberta = Record::of("roberta").folder();
+    roberta.add("embeddings.position_embeddings.bias", &[514]);
+    says(&refused(&roberta), &["pad_token_id", "of 0"]);
+
+    let mut bert = Record::of("bert").folder();
+    bert.config["hidden_act"] = json!("relu");
+    says(
+        &refused(&bert),
+        &["hidden_act", "relu", "takes for granted"],
+    );
+    // Names of older checkpoints.
+    let mut bert = Record::of("bert").folder();
+    for (now, then) in [("weight", "gamma"), ("bias", "beta")] {
+        let name = |ending: &str| format!("bert.embeddings.LayerNorm.{ending}");
+        let tensor = bert.tensors.remove(&name(now)).unwrap();
+        bert.tensors.insert(name(then), tensor);
+    }
+    let (_, model) = open(&bert);
+    assert!(model.by_name().contains_key("token_embd_norm.bias"));
+    let bytes = bert.files[0].1.clone();
+    let mut json: Value = serde_json::from_slice(&bytes).unwrap();
+    json["model"]["continuing_subword_prefix"] = json!("@@");
+    bert.files[0].1 = json.to_string().into_bytes();
+    says(
+        &refused(&bert),
+        &["continuing_subword_prefix", "`@@`", "`##`"],
+    );
+
+    let mut xlm = Record::of("xlm-roberta").folder();
+    let mut json: Value = serde_json::from_slice(&xlm.files[0].1).unwrap();
+    json["model"]["vocab"][7] = json!(["a"]);
+    xlm.files[0].1 = json.to_string().into_bytes();
+    says(&refused(&xlm), &["piece 7"]);
 }
