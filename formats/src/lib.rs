@@ -1,4 +1,5 @@
-//! File formats of dwindle: GGUF v3 and, on top of it, the compressed container.
+//! File formats of dwindle: GGUF v3 and, on top of it, the compressed container; and PyTorch's files of weights,
+//! which are read only.
 //!
 //! Bytes in, bytes out: this crate knows no mathematics and no llama.cpp, and has no `unsafe`.
 
@@ -8,6 +9,7 @@ pub mod bounded;
 pub mod container;
 pub mod gguf;
 pub mod output;
+pub mod pickle;
 
 /// The examples of the README are compiled as tests.
 #[cfg(doctest)]

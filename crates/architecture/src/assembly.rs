@@ -85,24 +85,23 @@ impl ModelTensor {
         let row_bytes = self.row_bytes(ty);
         let span = rows.start as usize * row_bytes..rows.end as usize * row_bytes;
         match &self.assembly {
-            Assembly::Copy(index) => Cow::Borrowed(&source.bytes(*index)[span]),
+            Assembly::Copy(index) => source.bytes(*index, span),
             Assembly::PermuteRotary { tensor, heads } => {
-                Cow::Owned(self.permuted(source.bytes(*tensor), *heads, rows, ty))
+                Cow::Owned(self.permuted(source, *tensor, *heads, rows))
             }
             Assembly::Transpose(tensor) => {
-                Cow::Owned(self.transposed(source.bytes(*tensor), rows, ty))
+                Cow::Owned(self.transposed(&whole(source, *tensor), rows, ty))
             }
             Assembly::PlusOne(tensor) => {
                 let from = source.tensors()[*tensor].ty;
                 let unit = from.block_bytes() as usize;
                 let row = self.row_len() as usize * unit;
-                let bytes =
-                    &source.bytes(*tensor)[rows.start as usize * row..rows.end as usize * row];
-                Cow::Owned(plus_one(bytes, from))
+                let span = rows.start as usize * row..rows.end as usize * row;
+                Cow::Owned(plus_one(&source.bytes(*tensor, span), from))
             }
             Assembly::Fused { parts, scale } => {
                 let mut bytes = stacked(source, parts, span.clone()).into_owned();
-                let first = source.bytes(parts[0]).len();
+                let first = source.tensors()[parts[0]].len();
                 let scaled = first.saturating_sub(span.start).min(bytes.len());
                 multiply(&mut bytes[..scaled], ty, *scale);
                 Cow::Owned(bytes)
@@ -115,19 +114,31 @@ impl ModelTensor {
         }
     }
 
-    /// Rows of rotary halves as llama.cpp's interleaved pairs.
-    fn permuted(&self, bytes: &[u8], heads: u64, rows: Range<u64>, ty: TensorType) -> Vec<u8> {
-        // A bias has one row, and its elements go the way of a matrix's rows.
-        let (unit, units) = if self.shape.len() == 1 {
+    /// Rows of rotary halves as llama.cpp's interleaved pairs. A bias has one row, and its elements go the
+    /// way of a matrix's rows.
+    fn permuted(
+        &self,
+        source: &dyn Source,
+        tensor: usize,
+        heads: u64,
+        rows: Range<u64>,
+    ) -> Vec<u8> {
+        let ty = source.tensors()[tensor].ty;
+        let (unit, units, all) = if self.shape.len() == 1 {
             let units = if rows.is_empty() { 0 } else { self.row_len() };
-            (ty.block_bytes() as usize, 0..units)
+            (ty.block_bytes() as usize, 0..units, self.row_len())
         } else {
-            (self.row_bytes(ty), rows)
+            (self.row_bytes(ty), rows, self.row_count())
         };
-        let all = bytes.len().checked_div(unit).unwrap_or(0) as u64;
+        // Rows stay within their heads.
+        let head = (all / heads.max(1)).max(1);
+        let first = units.start / head * head;
+        let last = (units.end.div_ceil(head) * head).min(all);
+        let span = first as usize * unit..last.max(first) as usize * unit;
+        let bytes = source.bytes(tensor, span);
         let mut out = Vec::with_capacity((units.end - units.start) as usize * unit);
         for row in units {
-            let from = unpermuted(row, all / heads.max(1)) as usize * unit;
+            let from = (unpermuted(row, head) - first) as usize * unit;
             out.extend_from_slice(&bytes[from..from + unit]);
         }
         out
@@ -233,23 +244,28 @@ fn multiply(bytes: &mut [u8], ty: TensorType, scale: f32) {
     }
 }
 
+/// All bytes of a tensor.
+fn whole(source: &dyn Source, index: usize) -> Cow<'_, [u8]> {
+    source.bytes(index, 0..source.tensors()[index].len())
+}
+
 /// A span of bytes of tensors of one size, one after another.
 fn stacked<'a>(source: &'a dyn Source, indices: &[usize], span: Range<usize>) -> Cow<'a, [u8]> {
-    let part = source.bytes(indices[0]).len().max(1);
+    let part = source.tensors()[indices[0]].len().max(1);
     let (first, last) = (span.start / part, span.end.saturating_sub(1) / part);
     let within = |i: usize| {
         let start = span.start.max(i * part) - i * part;
         let end = span.end.min((i + 1) * part) - i * part;
-        &source.bytes(indices[i])[start..end]
+        source.bytes(indices[i], start..end)
     };
     if span.is_empty() {
         return Cow::Borrowed(&[]);
     }
     if first == last {
-        return Cow::Borrowed(within(first));
+        return within(first);
     }
     let mut out = Vec::with_capacity(span.len());
-    (first..=last).for_each(|i| out.extend_from_slice(within(i)));
+    (first..=last).for_each(|i| out.extend_from_slice(&within(i)));
     Cow::Owned(out)
 }
 
@@ -270,8 +286,8 @@ mod tests {
         fn tensors(&self) -> &[SourceTensor] {
             &self.0
         }
-        fn bytes(&self, index: usize) -> &[u8] {
-            &self.1[index]
+        fn bytes(&self, index: usize, span: Range<usize>) -> Cow<'_, [u8]> {
+            Cow::Borrowed(&self.1[index][span])
         }
         fn release(&self, _: usize) {}
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dwindle_formats::gguf::{GgufError, SplitError};
+use dwindle_formats::pickle::PickleError;
 
 /// Why a checkpoint can't be read. Each message is one sentence that names the file, what was
 /// found, what was expected and what to do.
@@ -27,12 +28,9 @@ pub enum Error {
     NoCheckpoint { path: PathBuf, found: String },
     #[error("`{}` has no `config.json`; it is needed to know the model's architecture", .0.display())]
     NoConfig(PathBuf),
-    #[error(
-        "`{}` has its weights only as pickle (`{found}`), which can run code when it is read; convert it to safetensors first, for instance with `safetensors.torch.save_model`",
-        dir.display()
-    )]
-    Pickle { dir: PathBuf, found: String },
-    #[error("`{}` has no safetensors file; expected `model.safetensors`, or shards with `model.safetensors.index.json`", .0.display())]
+    #[error("`{}` can't be read as weights that PyTorch saved: {source}", path.display())]
+    Pickle { path: PathBuf, source: PickleError },
+    #[error("`{}` has no weights; expected `model.safetensors`, or shards with `model.safetensors.index.json`, or `pytorch_model.bin`", .0.display())]
     NoWeights(PathBuf),
     #[error("`{}` can't be read as JSON: {problem}", path.display())]
     Json { path: PathBuf, problem: String },
@@ -43,31 +41,38 @@ pub enum Error {
         expected: &'static str,
     },
     #[error(
-        "shard `{shard}` is named by `model.safetensors.index.json` but missing in `{}` ({missing} of {shards} shards are missing); download it again",
+        "shard `{shard}` is named by `{index}` but missing in `{}` ({missing} of {shards} shards are missing); download it again",
         dir.display()
     )]
     MissingShard {
+        index: &'static str,
         dir: PathBuf,
         shard: String,
         missing: usize,
         shards: usize,
     },
     #[error(
-        "`model.safetensors.index.json` places tensor `{tensor}` in shard `{shard}`, which does not hold it; download both again"
+        "`{index}` places tensor `{tensor}` in shard `{shard}`, which does not hold it; download both again"
     )]
-    MissingTensor { tensor: String, shard: String },
+    MissingTensor {
+        index: &'static str,
+        tensor: String,
+        shard: String,
+    },
     #[error(
-        "shard `{shard}` holds tensor `{tensor}`, which `model.safetensors.index.json` {placed}; download both again"
+        "shard `{shard}` holds tensor `{tensor}`, which `{index}` {placed}; download both again"
     )]
     UndeclaredTensor {
+        index: &'static str,
         tensor: String,
         shard: String,
         placed: String,
     },
     #[error(
-        "tensor `{tensor}` is in both `{first}` and `{second}`, and no `model.safetensors.index.json` says which counts; download the checkpoint again"
+        "tensor `{tensor}` is in both `{first}` and `{second}`, and no `{index}` says which counts; download the checkpoint again"
     )]
     DuplicateTensor {
+        index: &'static str,
         tensor: String,
         first: String,
         second: String,
@@ -75,22 +80,26 @@ pub enum Error {
     #[error("`{}` is not a valid safetensors file: {problem}; download it again", path.display())]
     Safetensors { path: PathBuf, problem: String },
     #[error(
-        "tensor `{tensor}` in `{file}` has element type {found}, supported are F32, F16 and BF16; use the original, unquantized checkpoint"
+        "tensor `{tensor}` in `{file}` has element type {found}, and nothing in the folder says how it is quantized; supported are F32, F16 and BF16, and {quantized}; use the original, unquantized checkpoint"
     )]
     ElementType {
         tensor: String,
         file: String,
         found: String,
+        quantized: &'static str,
     },
     #[error(
-        "the checkpoint `{}` is already quantized ({method}, by `{file}`); use the original, unquantized checkpoint",
+        "the checkpoint `{}` is quantized in a way that can't be read ({method}, by `{file}`), supported are {supported}; use the original, unquantized checkpoint, or convert this with llama.cpp's own converter and give the GGUF file",
         dir.display()
     )]
     Quantized {
         dir: PathBuf,
         method: String,
         file: &'static str,
+        supported: &'static str,
     },
+    #[error("tensor `{tensor}` is quantized, but {problem}; download the checkpoint again")]
+    Codes { tensor: String, problem: String },
     #[error("`{}` is a compressed container, expected a checkpoint or a stock GGUF file; export it as one first", .0.display())]
     Container(PathBuf),
     #[error("`{}`: {source}", path.display())]

@@ -38,9 +38,9 @@ pub fn content(source: &dyn Source) -> [u8; 32] {
             .shape
             .iter()
             .for_each(|n| hash.update(n.to_le_bytes()));
-        let bytes = source.bytes(index);
-        for start in starts(bytes.len(), count) {
-            hash.update(&bytes[start..(start + SAMPLE).min(bytes.len())]);
+        let len = tensor.len();
+        for start in starts(len, count) {
+            hash.update(source.bytes(index, start..(start + SAMPLE).min(len)));
         }
         source.release(index);
     }

@@ -1,6 +1,8 @@
 //! A GGUF file as a source, or all files of a model that is split over several: its tensors are what the
 //! headers list.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dwindle_formats::container::{Container, is_container};
@@ -122,10 +124,10 @@ impl Source for Gguf {
         &self.files
     }
 
-    fn bytes(&self, index: usize) -> &[u8] {
+    fn bytes(&self, index: usize, span: Range<usize>) -> Cow<'_, [u8]> {
         let (part, tensor) = self.places[index];
         let Part { map, header } = &self.parts[part];
-        &map[header.data_range(&header.tensors[tensor])]
+        Cow::Borrowed(&map[header.data_range(&header.tensors[tensor])][span])
     }
 
     fn release(&self, index: usize) {

@@ -1,11 +1,18 @@
 //! Reads named tensors from a Hugging Face folder or a GGUF file.
 
 mod cache;
+mod contents;
 mod error;
 pub mod fingerprint;
 pub mod gguf;
 pub mod huggingface;
+mod quantized;
+mod raw;
+mod shards;
 mod watched;
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
 
@@ -24,6 +31,18 @@ pub struct SourceTensor {
     pub shape: Vec<u64>,
 }
 
+impl SourceTensor {
+    /// Bytes of all rows.
+    pub fn len(&self) -> usize {
+        self.ty.bytes(&self.shape).unwrap_or(0) as usize
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Where tensors come from. Implementations map their files into memory.
 pub trait Source: Send + Sync {
     /// Every tensor, sorted as the source's own tools list them.
@@ -34,8 +53,12 @@ pub trait Source: Send + Sync {
         &[]
     }
 
-    /// The stored bytes of a tensor, rows one after another, little-endian.
-    fn bytes(&self, index: usize) -> &[u8];
+    /// A span of a tensor's bytes, which are its rows one after another, little-endian: from the map where
+    /// the file holds them as they are, computed where it holds codes.
+    ///
+    /// # Panics
+    /// When the span reaches past [`SourceTensor::len`].
+    fn bytes(&self, index: usize, span: Range<usize>) -> Cow<'_, [u8]>;
 
     /// Tells the system that the bytes of a tensor will not be needed again soon, so that they
     /// stop counting against the memory of this process.

@@ -39,6 +39,11 @@ impl SourceFile {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
         self.stamp.len
