@@ -9,6 +9,7 @@ use dwindle_formats::container::{Container, verify};
 use dwindle_formats::gguf::{
     Metadata, TensorLayout, TensorType, encode_header, lay_out, read_header,
 };
+use dwindle_formats::pickle;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,6 +30,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 fn seeds_are_accepted() {
     for bytes in seeds("gguf") {
         read_header(&bytes).unwrap();
+    }
+    for bytes in seeds("pickle") {
+        pickle::read(&bytes).unwrap();
     }
     for bytes in seeds("container") {
         let container = Container::read(&bytes).unwrap();

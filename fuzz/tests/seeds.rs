@@ -31,3 +31,8 @@ fn the_container_target_runs_its_seeds() {
 fn the_recipe_target_runs_its_seeds() {
     runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-recipe"), "recipe");
 }
+
+#[test]
+fn the_pickle_target_runs_its_seeds() {
+    runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-pickle"), "pickle");
+}

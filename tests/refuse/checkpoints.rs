@@ -24,8 +24,11 @@ fn unsupported_models_are_refused() {
     f.config["architectures"] = Value::Null;
     says(&refused(&f), &["names no architecture"]);
     let mut f = folder();
-    f.config["quantization_config"] = json!({"quant_method": "gptq"});
-    says(&refused(&f), &["already quantized (gptq", "original"]);
+    f.config["quantization_config"] = json!({"quant_method": "aqlm"});
+    says(
+        &refused(&f),
+        &["(aqlm, by `config.json`)", "bitsandbytes", "original"],
+    );
     let mut f = folder();
     f.config["hidden_size"] = json!("wide");
     says(&refused(&f), &["`hidden_size`", "wide"]);
@@ -148,11 +151,11 @@ fn damaged_folders_are_refused() {
         says(&error(path), &["model.safetensors"]);
     }
     std::fs::remove_file(&weights).unwrap();
-    says(&error(path), &["no safetensors file"]);
+    says(&error(path), &["no weights"]);
     std::fs::write(path.join("pytorch_model.bin"), b"x").unwrap();
     says(
         &error(path),
-        &["pickle", "pytorch_model.bin", "convert it to safetensors"],
+        &["pytorch_model.bin", "no dictionary of tensors"],
     );
     std::fs::write(path.join("config.json"), b"[]").unwrap();
     says(&error(path), &["config.json", "expected an object"]);

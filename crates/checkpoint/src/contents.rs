@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use dwindle_formats::pickle::{self, Elements};
+use dwindle_formats::pickle::{self, Elements, PickledTensor};
 use dwindle_mapped::Mapping;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
 
 use crate::Error;
 use crate::raw::Raw;
 use crate::shards::Kind;
+
+/// What transformers calls the output matrix.
+const OUTPUT: &str = "lm_head.weight";
 
 /// The tensors of a file, sorted by name. `shard` is its place among the files.
 ///
@@ -54,12 +57,18 @@ fn pickled(path: &Path, map: &Mapping, shard: usize) -> Result<Vec<Raw>, Error> 
         path: path.to_path_buf(),
         source,
     })?;
-    let raws = tensors.into_iter().map(|tensor| Raw {
+    // A tied output matrix is stored under both of its names here, and under one in safetensors.
+    let shared = |tensor: &PickledTensor| {
+        let others = tensors.iter().filter(|other| other.name != tensor.name);
+        tensor.name.ends_with(OUTPUT) && others.clone().any(|other| other.range == tensor.range)
+    };
+    let kept = tensors.iter().filter(|tensor| !shared(tensor));
+    let raws = kept.map(|tensor| Raw {
         dtype: dtype(tensor.elements),
-        name: tensor.name,
-        shape: tensor.shape,
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
         shard,
-        range: tensor.range,
+        range: tensor.range.clone(),
     });
     Ok(raws.collect())
 }
