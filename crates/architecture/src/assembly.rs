@@ -64,7 +64,7 @@ impl ModelTensor {
                 _ => TensorType::F32,
             },
             Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
-            Assembly::Select { of, .. } => of.source_type(source),
+            Assembly::Select { of, .. } | Assembly::Alternate { of, .. } => of.source_type(source),
             Assembly::Made { ty, .. } => *ty,
         }
     }
@@ -89,9 +89,7 @@ impl ModelTensor {
             Assembly::PermuteRotary { tensor, heads } => {
                 Cow::Owned(self.permuted(source, *tensor, *heads, rows))
             }
-            Assembly::Transpose(tensor) => {
-                Cow::Owned(self.transposed(&whole(source, *tensor), rows, ty))
-            }
+            Assembly::Transpose(tensor) => Cow::Owned(self.transposed(source, *tensor, rows)),
             Assembly::PlusOne(tensor) => {
                 let from = source.tensors()[*tensor].ty;
                 let unit = from.block_bytes() as usize;
@@ -109,6 +107,9 @@ impl ModelTensor {
             Assembly::Stack(indices) => stacked(source, indices, span),
             Assembly::Select { of, rows: numbers } => {
                 Cow::Owned(self.selected(of, numbers, source, rows))
+            }
+            Assembly::Alternate { of, first } => {
+                Cow::Owned(self.alternating(of, *first, source, rows))
             }
             Assembly::Made { bytes, .. } => Cow::Borrowed(&bytes[span]),
         }
@@ -168,16 +169,45 @@ impl ModelTensor {
         out
     }
 
-    /// Columns of a matrix of as many columns as this has rows.
-    fn transposed(&self, bytes: &[u8], rows: Range<u64>, ty: TensorType) -> Vec<u8> {
-        let unit = ty.block_bytes() as usize;
-        let (line, row) = (self.row_count() as usize * unit, self.row_bytes(ty));
-        let wanted = rows.start as usize * unit..rows.end as usize * unit;
+    /// Every second row of another tensor.
+    fn alternating(
+        &self,
+        of: &ModelTensor,
+        first: u64,
+        source: &dyn Source,
+        rows: Range<u64>,
+    ) -> Vec<u8> {
+        let each = self.row_len() / of.row_len().max(1);
+        let wanted = 2 * rows.start * each + first..(2 * rows.end * each).min(of.row_count());
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let bytes = of.rows(source, wanted);
+        let unit = of.row_bytes(of.source_type(source));
+        bytes.chunks(unit).step_by(2).flatten().copied().collect()
+    }
+
+    /// Columns of matrices of as many columns as these have rows.
+    fn transposed(&self, source: &dyn Source, tensor: usize, rows: Range<u64>) -> Vec<u8> {
+        let ty = source.tensors()[tensor].ty;
+        let (unit, row) = (ty.block_bytes() as usize, self.row_bytes(ty));
+        let each = self.rows_per_slice().max(1);
+        let (line, slice) = (each as usize * unit, each as usize * row);
         let mut out = vec![0; (rows.end - rows.start) as usize * row];
-        for (column, line) in bytes.chunks_exact(line.max(1)).enumerate() {
-            for (i, element) in line[wanted.clone()].chunks_exact(unit).enumerate() {
-                out[i * row + column * unit..][..unit].copy_from_slice(element);
+        let mut at = rows.start;
+        while at < rows.end {
+            let (number, within) = (at / each, at % each);
+            let count = (each - within).min(rows.end - at);
+            let start = number as usize * slice;
+            let bytes = source.bytes(tensor, start..start + slice);
+            let wanted = within as usize * unit..(within + count) as usize * unit;
+            let out = &mut out[(at - rows.start) as usize * row..];
+            for (column, line) in bytes.chunks_exact(line).enumerate() {
+                for (i, element) in line[wanted.clone()].chunks_exact(unit).enumerate() {
+                    out[i * row + column * unit..][..unit].copy_from_slice(element);
+                }
             }
+            at += count;
         }
         out
     }
@@ -195,7 +225,7 @@ impl ModelTensor {
             | Assembly::PlusOne(index) => source.release(*index),
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
             Assembly::Fused { parts, .. } => parts.iter().for_each(|i| source.release(*i)),
-            Assembly::Select { of, .. } => of.release(source),
+            Assembly::Select { of, .. } | Assembly::Alternate { of, .. } => of.release(source),
             Assembly::Made { .. } => {}
         }
     }
@@ -242,11 +272,6 @@ fn multiply(bytes: &mut [u8], ty: TensorType, scale: f32) {
             *b = (f32::from_le_bytes(*b) * scale).to_le_bytes();
         }),
     }
-}
-
-/// All bytes of a tensor.
-fn whole(source: &dyn Source, index: usize) -> Cow<'_, [u8]> {
-    source.bytes(index, 0..source.tensors()[index].len())
 }
 
 /// A span of bytes of tensors of one size, one after another.
@@ -412,6 +437,28 @@ mod tests {
             &source,
             &[0, 2, 4, 1, 3, 5],
         );
+    }
+
+    #[test]
+    fn each_matrix_of_a_stack_is_transposed() {
+        let source = source(&[&[2, 3, 2]]);
+        let stack = tensor(&[3, 2, 2], Assembly::Transpose(0));
+        check(&stack, &source, &[0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+    }
+
+    #[test]
+    fn every_second_row_or_element_is_taken() {
+        let source = source(&[&[2, 4], &[4, 2]]);
+        let alternate = |shape: &[u64], of: ModelTensor, first| {
+            let of = Box::new(of);
+            tensor(shape, Assembly::Alternate { of, first })
+        };
+        let rows = tensor(&[2, 4], Assembly::Copy(0));
+        check(&alternate(&[2, 2], rows, 1), &source, &[2, 3, 6, 7]);
+        let transposed = tensor(&[4, 2], Assembly::Transpose(0));
+        check(&alternate(&[4, 1], transposed, 0), &source, &[0, 2, 4, 6]);
+        let elements = tensor(&[1, 8], Assembly::Copy(1));
+        check(&alternate(&[2, 2], elements, 1), &source, &[9, 11, 13, 15]);
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Dims {
             Dim::Positions => self.positions,
             Dim::TokenTypes => self.token_types,
             Dim::Head => self.head,
+            Dim::HeadCount => self.heads,
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
             Dim::SharedFeedForward => self.shared_feed_forward,

@@ -15,10 +15,20 @@ pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
         | Form::Grouped
         | Form::Third(_)
         | Form::BehindPadding => {}
-        Form::Transposed => shape.reverse(),
-        Form::Half(_) => {
+        Form::Transposed | Form::TransposedAlternate(_) => {
+            let rows = shape.len().saturating_sub(2);
+            if matches!(form, Form::TransposedAlternate(_)) {
+                shape[rows] *= 2;
+            }
+            shape[rows..].reverse();
+        }
+        Form::Half(_) | Form::Alternate(_) => {
             let rows = shape.len().saturating_sub(2);
             shape[rows] *= 2;
+        }
+        Form::AlternateElements(_) => {
+            let elements = shape.len().saturating_sub(1);
+            shape[elements] *= 2;
         }
     }
     shape
@@ -49,8 +59,26 @@ pub(super) fn formed(
         }
         Form::Transposed if shape.len() == 1 => Assembly::Copy(tensor),
         Form::Transposed => {
-            shape.reverse();
+            shape[..2].reverse();
             Assembly::Transpose(tensor)
+        }
+        Form::Alternate(first) | Form::TransposedAlternate(first) => {
+            let assembly = match form {
+                Form::Alternate(_) => Assembly::Copy(tensor),
+                _ => {
+                    shape[..2].reverse();
+                    Assembly::Transpose(tensor)
+                }
+            };
+            let of = Box::new(inner(source, shape.clone(), assembly));
+            shape[1] /= 2;
+            Assembly::Alternate { of, first }
+        }
+        Form::AlternateElements(first) => {
+            let elements = shape.iter().product();
+            let of = Box::new(inner(source, vec![1, elements], Assembly::Copy(tensor)));
+            shape[0] /= 2;
+            Assembly::Alternate { of, first }
         }
         // What shifts is as it is.
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
@@ -89,15 +117,17 @@ pub(super) fn formed(
 
 /// Some rows of a tensor of the checkpoint.
 fn selected(tensor: usize, source: &SourceTensor, rows: Vec<u64>) -> Assembly {
-    let of = ModelTensor {
+    let of = Box::new(inner(source, source.shape.clone(), Assembly::Copy(tensor)));
+    Assembly::Select { of, rows }
+}
+
+/// A tensor of the checkpoint, some of whose rows make a weight.
+fn inner(source: &SourceTensor, shape: Vec<u64>, assembly: Assembly) -> ModelTensor {
+    ModelTensor {
         name: source.name.clone(),
-        shape: source.shape.clone(),
-        assembly: Assembly::Copy(tensor),
+        shape,
+        assembly,
         always_f32: false,
-    };
-    Assembly::Select {
-        of: Box::new(of),
-        rows,
     }
 }
 

@@ -127,7 +127,7 @@ pub enum Assembly {
         /// Heads that share the rows evenly.
         heads: u64,
     },
-    /// The source matrix, whose columns are the rows.
+    /// The source matrix, or each of a stack of them, whose columns are the rows.
     Transpose(usize),
     /// The source tensor, one added to each element: in F16 where that is its type, otherwise in F32.
     PlusOne(usize),
@@ -146,6 +146,13 @@ pub enum Assembly {
         of: Box<ModelTensor>,
         /// Their numbers, over all dimensions but the first.
         rows: Vec<u64>,
+    },
+    /// Every second row of another tensor, which lie in the order of this one's.
+    Alternate {
+        /// The tensor that has the rows. Where they are single elements, so many make a row of this one.
+        of: Box<ModelTensor>,
+        /// The number of the first, 0 or 1.
+        first: u64,
     },
     /// Values that are nowhere in the source: made from the configuration (`rope_freqs`), or
     /// fitted.

@@ -136,6 +136,7 @@ const TABLE: &[(&str, Traits)] = &[
     ("falcon", EVEN),
     ("glm4", BY_TOKENS),
     ("glm4moe", BY_TOKENS),
+    ("gpt-oss", windows(2, true, true)),
     ("gpt2", EVEN),
     ("gptneox", EVEN),
     ("granitemoe", EVEN),

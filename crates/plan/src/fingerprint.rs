@@ -201,6 +201,11 @@ impl Fingerprint {
                 self.numbers(parts);
                 self.long(u64::from(scale.to_bits()));
             }
+            Assembly::Alternate { of, first } => {
+                self.number(8);
+                self.tensor(of);
+                self.long(*first);
+            }
         }
     }
 }

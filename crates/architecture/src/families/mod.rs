@@ -5,6 +5,7 @@ mod cohere;
 mod gemma;
 mod glm;
 mod gpt;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod olmo;
@@ -16,7 +17,7 @@ mod weights;
 use super::config::Default;
 
 /// Every family, in the order in which messages list them.
-const LINEAGES: [&[Family]; 11] = [
+const LINEAGES: [&[Family]; 12] = [
     llama::ALL,
     qwen::ALL,
     gemma::ALL,
@@ -25,6 +26,7 @@ const LINEAGES: [&[Family]; 11] = [
     olmo::ALL,
     glm::ALL,
     gpt::ALL,
+    gpt_oss::ALL,
     cohere::ALL,
     others::ALL,
     bert::ALL,
@@ -51,6 +53,8 @@ pub(super) enum Dim {
     /// Kinds of texts that an encoder tells apart.
     TokenTypes,
     Head,
+    /// Query heads.
+    HeadCount,
     Experts,
     /// What one expert's feed-forward layer is wide.
     ExpertFeedForward,
@@ -77,6 +81,12 @@ pub(super) enum Form {
     Transposed,
     /// The first or the second half of the rows of each matrix.
     Half(u64),
+    /// Every second row of each matrix, from the first or the second.
+    Alternate(u64),
+    /// The same of rows that are the checkpoint's columns.
+    TransposedAlternate(u64),
+    /// Every second element of each row, from the first or the second.
+    AlternateElements(u64),
     /// Q, K and V: rows of each key head and of its query heads together become all of Q, all of K, all of V.
     Grouped,
     /// One of Q, K and V, which llama.cpp has in one matrix that adds a bias, zero here. Q is multiplied by the root

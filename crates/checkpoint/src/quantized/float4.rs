@@ -74,7 +74,7 @@ pub(super) fn one(of: &str, raw: &Raw) -> Result<(), Error> {
     }
 }
 
-/// Stacks of experts as gpt-oss has them: `…_blocks` of `[experts, rows, groups, 16]` bytes and `…_scales` of
+/// Stacks of experts as gpt-oss has them, which keep their names, since without codes they lie otherwise: `…_blocks` of `[experts, rows, groups, 16]` bytes and `…_scales` of
 /// `[experts, rows, groups]`.
 pub(super) fn take_experts(name: &str, bag: &mut Bag<'_>) -> Result<Option<Quantized>, Error> {
     let Some(stem) = name.strip_suffix("_blocks") else {
@@ -89,7 +89,7 @@ pub(super) fn take_experts(name: &str, bag: &mut Bag<'_>) -> Result<Option<Quant
     expect(stem, &scales, Dtype::U8, &[experts, rows, groups])?;
     scales.dtype = Dtype::F8_E8M0;
     Ok(Some(Quantized {
-        name: stem.to_string(),
+        name: name.to_string(),
         shape: vec![experts, rows, groups * 32],
         codes,
         packing: Packing::LowFirst,
