@@ -217,6 +217,18 @@ impl<'a> Block<'a> {
                 }
             }
             Alone::Rotations(count) => turns = !is_each(count),
+            Alone::Linear => {
+                let layers = key("attention.recurrent_layers");
+                let is_linear = match all.get(&layers) {
+                    Some(Value::Array(Array::Bool(all))) => all.get(self.number as usize).copied(),
+                    _ => None,
+                };
+                let interval = key("full_attention_interval");
+                let each = all.get(&interval).and_then(Value::as_u64).unwrap_or(4);
+                let is_linear = is_linear.unwrap_or(!is_each(each as u32));
+                metadata.remove(&layers);
+                metadata.set(interval, 1 + u32::from(is_linear));
+            }
             _ => {}
         }
         if !turns {

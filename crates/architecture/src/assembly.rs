@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use dwindle_formats::gguf::TensorType;
-use half::{bf16, f16};
-
+use super::elements::{floats, in_blocks, multiply, plus_one};
 use super::{Assembly, ModelTensor};
 use dwindle_checkpoint::Source;
+use dwindle_formats::gguf::TensorType;
 
 impl Assembly {
     /// Values that are made, in F32.
@@ -64,7 +63,10 @@ impl ModelTensor {
                 _ => TensorType::F32,
             },
             Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
-            Assembly::Select { of, .. } | Assembly::Alternate { of, .. } => of.source_type(source),
+            Assembly::Select { of, .. }
+            | Assembly::Alternate { of, .. }
+            | Assembly::Columns { of, .. } => of.source_type(source),
+            Assembly::Decay(_) => TensorType::F32,
             Assembly::Made { ty, .. } => *ty,
         }
     }
@@ -107,6 +109,18 @@ impl ModelTensor {
             Assembly::Stack(indices) => stacked(source, indices, span),
             Assembly::Select { of, rows: numbers } => {
                 Cow::Owned(self.selected(of, numbers, source, rows))
+            }
+            Assembly::Columns { of, each, blocks } => {
+                let rows = of.rows(source, rows);
+                Cow::Owned(in_blocks(&rows, self.row_bytes(ty), (*each, blocks), ty))
+            }
+            Assembly::Decay(tensor) => {
+                let from = &source.tensors()[*tensor];
+                let row = self.row_len() as usize * from.ty.block_bytes() as usize;
+                let span = rows.start as usize * row..rows.end as usize * row;
+                let values = floats(&source.bytes(*tensor, span), from.ty);
+                let decays = values.into_iter().map(|v| -v.exp());
+                Cow::Owned(decays.flat_map(f32::to_le_bytes).collect())
             }
             Assembly::Alternate { of, first } => {
                 Cow::Owned(self.alternating(of, *first, source, rows))
@@ -222,55 +236,15 @@ impl ModelTensor {
             Assembly::Copy(index)
             | Assembly::PermuteRotary { tensor: index, .. }
             | Assembly::Transpose(index)
-            | Assembly::PlusOne(index) => source.release(*index),
+            | Assembly::PlusOne(index)
+            | Assembly::Decay(index) => source.release(*index),
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
             Assembly::Fused { parts, .. } => parts.iter().for_each(|i| source.release(*i)),
-            Assembly::Select { of, .. } | Assembly::Alternate { of, .. } => of.release(source),
+            Assembly::Select { of, .. }
+            | Assembly::Alternate { of, .. }
+            | Assembly::Columns { of, .. } => of.release(source),
             Assembly::Made { .. } => {}
         }
-    }
-}
-
-/// The elements of a floating-point type, one added to each.
-fn plus_one(bytes: &[u8], ty: TensorType) -> Vec<u8> {
-    let halves = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    match ty {
-        TensorType::F16 => {
-            let sum = |b: &[u8]| f16::from_f32(f16::from_bits(halves(b)).to_f32() + 1.0);
-            bytes
-                .chunks_exact(2)
-                .flat_map(|b| sum(b).to_le_bytes())
-                .collect()
-        }
-        TensorType::BF16 => {
-            let sum = |b: &[u8]| bf16::from_bits(halves(b)).to_f32() + 1.0;
-            bytes
-                .chunks_exact(2)
-                .flat_map(|b| sum(b).to_le_bytes())
-                .collect()
-        }
-        _ => {
-            let sum = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) + 1.0;
-            bytes
-                .chunks_exact(4)
-                .flat_map(|b| sum(b).to_le_bytes())
-                .collect()
-        }
-    }
-}
-
-/// Multiplies the elements of a floating-point type, and rounds them to it.
-fn multiply(bytes: &mut [u8], ty: TensorType, scale: f32) {
-    match ty {
-        TensorType::F16 => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
-            *b = f16::from_f32(f16::from_le_bytes(*b).to_f32() * scale).to_le_bytes();
-        }),
-        TensorType::BF16 => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
-            *b = bf16::from_f32(bf16::from_le_bytes(*b).to_f32() * scale).to_le_bytes();
-        }),
-        _ => bytes.as_chunks_mut().0.iter_mut().for_each(|b| {
-            *b = (f32::from_le_bytes(*b) * scale).to_le_bytes();
-        }),
     }
 }
 
@@ -304,6 +278,7 @@ pub(super) fn unpermuted(row: u64, head: u64) -> u64 {
 mod tests {
     use super::*;
     use dwindle_checkpoint::SourceTensor;
+    use half::{bf16, f16};
 
     struct Memory(Vec<SourceTensor>, Vec<Vec<u8>>);
 
@@ -444,6 +419,21 @@ mod tests {
         let source = source(&[&[2, 3, 2]]);
         let stack = tensor(&[3, 2, 2], Assembly::Transpose(0));
         check(&stack, &source, &[0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+    }
+
+    #[test]
+    fn blocks_of_columns_are_put_in_order() {
+        let source = source(&[&[4, 2]]);
+        let columns = Assembly::Columns {
+            of: Box::new(tensor(&[4, 2], Assembly::Copy(0))),
+            each: 2,
+            blocks: vec![1, 0],
+        };
+        check(
+            &tensor(&[4, 2], columns),
+            &source,
+            &[2, 3, 0, 1, 6, 7, 4, 5],
+        );
     }
 
     #[test]

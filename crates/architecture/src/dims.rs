@@ -3,6 +3,7 @@
 use super::Error;
 use super::config::Config;
 use super::families::Dim;
+use super::linear::Linear;
 
 /// The numbers that tensors' dimensions are checked against.
 pub(super) struct Dims {
@@ -24,6 +25,8 @@ pub(super) struct Dims {
     pub(super) leading: u64,
     /// Layers behind the others that predict further ahead.
     pub(super) ahead: u64,
+    /// Linear attention, if some layers have it.
+    pub(super) linear: Option<Linear>,
 }
 
 impl Dims {
@@ -63,6 +66,7 @@ impl Dims {
                 .map_or(0, |id| 1 + u64::from(id)),
             leading: some(&["first_k_dense_replace"])?,
             ahead: some(&["num_nextn_predict_layers"])?,
+            linear: Linear::of(config)?,
         })
     }
 
@@ -83,6 +87,8 @@ impl Dims {
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
             Dim::SharedFeedForward => self.shared_feed_forward,
+            Dim::QueryAndGate => 2 * self.heads * self.head,
+            Dim::Linear(dim) => self.linear.as_ref().map_or(0, |linear| linear.value(dim)),
             Dim::One => 1,
         }
     }

@@ -7,14 +7,13 @@ use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;
 
 /// The shape that the checkpoint has of a weight of this shape, both slowest dimension first.
-pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
+pub(super) fn source_shape(form: Form, mut shape: Vec<u64>, dims: &Dims) -> Vec<u64> {
     match form {
-        Form::Whole
-        | Form::Pairs(_)
-        | Form::PlusOne
-        | Form::Grouped
-        | Form::Third(_)
-        | Form::BehindPadding => {}
+        Form::Linear(form) => {
+            if let Some(linear) = &dims.linear {
+                linear.source_shape(form, &mut shape);
+            }
+        }
         Form::Transposed | Form::TransposedAlternate(_) => {
             let rows = shape.len().saturating_sub(2);
             if matches!(form, Form::TransposedAlternate(_)) {
@@ -30,6 +29,7 @@ pub(super) fn source_shape(form: Form, mut shape: Vec<u64>) -> Vec<u64> {
             let elements = shape.len().saturating_sub(1);
             shape[elements] *= 2;
         }
+        _ => {}
     }
     shape
 }
@@ -44,6 +44,10 @@ pub(super) fn formed(
 ) -> Result<ModelTensor, Error> {
     let mut shape = source.shape.clone();
     let assembly = match form {
+        Form::Linear(form) => match &dims.linear {
+            Some(linear) => linear.formed(form, tensor, source, &mut shape),
+            None => Assembly::Copy(tensor),
+        },
         Form::Whole | Form::Third(_) => Assembly::Copy(tensor),
         Form::Pairs(heads) => {
             if !dims.head.is_multiple_of(2) {
@@ -83,24 +87,8 @@ pub(super) fn formed(
         // What shifts is as it is.
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
         Form::PlusOne => Assembly::PlusOne(tensor),
-        Form::BehindPadding => {
-            let rows = shape.get(1).copied().unwrap_or(0);
-            if dims.padding >= rows {
-                let found = (dims.padding - 1).into();
-                let expected = format!("one before the last of {rows} rows of `{}`", source.name);
-                return Err(bad("pad_token_id", &found, &expected));
-            }
-            shape[1] = rows - dims.padding;
-            selected(tensor, source, (dims.padding..rows).collect())
-        }
-        Form::Half(half) => {
-            let rows = shape.len().min(2) - 1;
-            let (all, slices) = (shape[rows], shape.get(2).copied().unwrap_or(1));
-            shape[rows] = all / 2;
-            let first = |slice: u64| slice * all + half * (all / 2);
-            let rows = (0..slices).flat_map(|s| first(s)..first(s) + all / 2);
-            selected(tensor, source, rows.collect())
-        }
+        Form::BehindPadding => behind_padding(tensor, dims, source, &mut shape)?,
+        Form::Half(half) => of_half(half, tensor, source, &mut shape),
         Form::Grouped if !dims.heads.is_multiple_of(dims.kv_heads) => {
             let expected = format!("a divisor of {} heads", dims.heads);
             return Err(bad("num_key_value_heads", &dims.kv_heads.into(), &expected));
@@ -113,6 +101,33 @@ pub(super) fn formed(
         shape,
         assembly,
     })
+}
+
+/// Positions without those that lead.
+fn behind_padding(
+    tensor: usize,
+    dims: &Dims,
+    source: &SourceTensor,
+    shape: &mut [u64],
+) -> Result<Assembly, Error> {
+    let rows = shape.get(1).copied().unwrap_or(0);
+    if dims.padding >= rows {
+        let found = (dims.padding - 1).into();
+        let expected = format!("one before the last of {rows} rows of `{}`", source.name);
+        return Err(bad("pad_token_id", &found, &expected));
+    }
+    shape[1] = rows - dims.padding;
+    Ok(selected(tensor, source, (dims.padding..rows).collect()))
+}
+
+/// The first or the second half of the rows of each matrix.
+fn of_half(half: u64, tensor: usize, source: &SourceTensor, shape: &mut [u64]) -> Assembly {
+    let rows = shape.len().min(2) - 1;
+    let (all, slices) = (shape[rows], shape.get(2).copied().unwrap_or(1));
+    shape[rows] = all / 2;
+    let first = |slice: u64| slice * all + half * (all / 2);
+    let rows = (0..slices).flat_map(|s| first(s)..first(s) + all / 2);
+    selected(tensor, source, rows.collect())
 }
 
 /// Some rows of a tensor of the checkpoint.

@@ -25,12 +25,14 @@ mod assembly;
 mod card;
 mod config;
 mod dims;
+mod elements;
 mod error;
 mod families;
 mod forms;
 mod front_matter;
 mod gguf;
 mod huggingface;
+mod linear;
 mod names;
 mod parameters;
 mod rope;
@@ -147,6 +149,17 @@ pub enum Assembly {
         /// Their numbers, over all dimensions but the first.
         rows: Vec<u64>,
     },
+    /// Blocks of the columns of another tensor, in this order.
+    Columns {
+        /// The tensor that has the columns.
+        of: Box<ModelTensor>,
+        /// Columns of a block.
+        each: u64,
+        /// The blocks' numbers.
+        blocks: Vec<u64>,
+    },
+    /// The exponential of each element of the source tensor, negated, in F32.
+    Decay(usize),
     /// Every second row of another tensor, which lie in the order of this one's.
     Alternate {
         /// The tensor that has the rows. Where they are single elements, so many make a row of this one.

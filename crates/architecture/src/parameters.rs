@@ -138,11 +138,11 @@ impl Read<'_> {
                     metadata.set(self.key(to), value);
                 }
             }
-            Parameter::RotaryDimensions => {
-                metadata.set(self.key("rope.dimension_count"), dims.head as u32);
-            }
-            Parameter::PartialRotary => {
-                let turned = rope.dimensions(dims.head);
+            Parameter::RotaryDimensions | Parameter::PartialRotary => {
+                let turned = match parameter {
+                    Parameter::PartialRotary => rope.dimensions(dims.head),
+                    _ => dims.head as u32,
+                };
                 metadata.set(self.key("rope.dimension_count"), turned);
             }
             Parameter::Rotary(from, to) => {
@@ -153,6 +153,11 @@ impl Read<'_> {
             Parameter::Sections => {
                 if let Some(sections) = rope.sections()? {
                     metadata.set(self.key("rope.dimension_sections"), sections);
+                }
+            }
+            Parameter::LinearAttention => {
+                if let Some(linear) = &dims.linear {
+                    linear.describe(self.family.architecture, config, metadata)?;
                 }
             }
             Parameter::NoRopeScaling => metadata.set(self.key("rope.scaling.type"), "none"),

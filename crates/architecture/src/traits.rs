@@ -44,6 +44,8 @@ pub enum Alone {
     },
     /// Those of each so many are without rotary embedding.
     Rotations(u32),
+    /// Some are of linear attention, as the metadata says.
+    Linear,
 }
 
 /// Whether the graph multiplies rows of the embedding by the root of their length.
@@ -108,6 +110,11 @@ const BY_TOKENS: Traits = Traits {
     ..EVEN
 };
 
+const LINEAR_BY_TOKENS: Traits = Traits {
+    by_tokens: true,
+    ..alone(Alone::Linear)
+};
+
 /// Every architecture that has a trait.
 const TABLE: &[(&str, Traits)] = &[
     ("llama", LLAMA),
@@ -149,6 +156,9 @@ const TABLE: &[(&str, Traits)] = &[
     ("phi3", EVEN),
     ("qwen2moe", EVEN),
     ("qwen2vl", BY_TOKENS),
+    ("qwen3next", alone(Alone::Linear)),
+    ("qwen35", LINEAR_BY_TOKENS),
+    ("qwen35moe", LINEAR_BY_TOKENS),
     ("qwen3vl", BY_TOKENS),
     ("seed_oss", EVEN),
     ("smollm3", alone(Alone::Rotations(4))),

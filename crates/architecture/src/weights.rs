@@ -16,6 +16,8 @@ impl Layers {
             Layers::All => true,
             Layers::Leading => layer < dims.leading,
             Layers::Behind => layer >= dims.leading,
+            Layers::Linear => dims.linear.as_ref().is_some_and(|linear| linear.has(layer)),
+            Layers::Attending => dims.linear.as_ref().is_none_or(|linear| !linear.has(layer)),
         }
     }
 }
@@ -142,7 +144,10 @@ fn place(
 
 /// What is computed of elements needs numbers.
 fn check_type(family: &Family, tensor: &SourceTensor, weight: &Weight) -> Result<(), Error> {
-    let computes = matches!(weight.form, Form::PlusOne | Form::Third(_));
+    let computes = matches!(
+        weight.form,
+        Form::PlusOne | Form::Third(_) | Form::Linear(_)
+    );
     let floats = [TensorType::F32, TensorType::F16, TensorType::BF16];
     if computes && !floats.contains(&tensor.ty) {
         return Err(Error::Feature {
@@ -170,7 +175,8 @@ fn check_shape(
 ) -> Result<(), Error> {
     let dimensions = if bias { 1 } else { weight.shape.len() };
     let wanted = weight.shape[..dimensions].iter();
-    let expected = source_shape(weight.form, wanted.map(|dim| dims.value(*dim)).collect());
+    let wanted = wanted.map(|dim| dims.value(*dim)).collect();
+    let expected = source_shape(weight.form, wanted, dims);
     let found: Vec<u64> = tensor.shape.iter().rev().copied().collect();
     if found == expected {
         Ok(())
@@ -221,7 +227,14 @@ fn require(
                 continue;
             }
             let layer = in_layers.then_some(layer);
-            if !seen.contains(&(position, layer, false)) {
+            // Some weights have several forms, of which a checkpoint has one.
+            let whole = |w: &Weight| w.target.to_string() + ending(w, false);
+            let is_there = |(other, w): (usize, &&Weight)| {
+                seen.contains(&(other, layer, false)) && whole(w) == whole(weight)
+            };
+            if !seen.contains(&(position, layer, false))
+                && !weights.iter().enumerate().any(is_there)
+            {
                 let name = fill(weight.source, layer) + ending(weight, false);
                 return Err(Error::MissingTensor {
                     tensor: name.replace("{e}", "0"),

@@ -201,6 +201,16 @@ impl Fingerprint {
                 self.numbers(parts);
                 self.long(u64::from(scale.to_bits()));
             }
+            Assembly::Columns { of, each, blocks } => {
+                self.number(9);
+                self.tensor(of);
+                self.long(*each);
+                self.longs(blocks);
+            }
+            Assembly::Decay(tensor) => {
+                self.number(10);
+                self.number(*tensor);
+            }
             Assembly::Alternate { of, first } => {
                 self.number(8);
                 self.tensor(of);

@@ -82,7 +82,7 @@ const DOWN: &[Dim] = &[Experts, Hidden, ExpertFeedForward];
 
 /// A weight of experts in one of two forms, of which a checkpoint has either.
 const fn of_experts(weight: Weight, form: Form) -> Weight {
-    optional(formed(named(weight), form))
+    formed(named(weight), form)
 }
 
 /// Experts as they are released, in MXFP4.

@@ -12,14 +12,17 @@ mod olmo;
 mod others;
 mod phi;
 mod qwen;
+mod qwen_linear;
 mod weights;
 
 use super::config::Default;
+use super::linear::{Each, LinearDim, LinearForm};
 
 /// Every family, in the order in which messages list them.
-const LINEAGES: [&[Family]; 12] = [
+const LINEAGES: [&[Family]; 13] = [
     llama::ALL,
     qwen::ALL,
+    qwen_linear::ALL,
     gemma::ALL,
     phi::ALL,
     granite::ALL,
@@ -60,6 +63,10 @@ pub(super) enum Dim {
     ExpertFeedForward,
     /// What the feed-forward layer is wide that all tokens share.
     SharedFeedForward,
+    /// Rows of Q and of its gate.
+    QueryAndGate,
+    /// A number of linear attention's.
+    Linear(LinearDim),
     One,
 }
 
@@ -92,6 +99,8 @@ pub(super) enum Form {
     /// One of Q, K and V, which llama.cpp has in one matrix that adds a bias, zero here. Q is multiplied by the root
     /// of the head dimension, by which llama.cpp divides.
     Third(usize),
+    /// As linear attention has it.
+    Linear(LinearForm),
     /// One is added to each element, save those of a bias.
     PlusOne,
     /// Positions without those that lead, up to the padding token's.
@@ -125,6 +134,10 @@ pub(super) enum Layers {
     Leading,
     /// Those behind the leading ones.
     Behind,
+    /// Those of linear attention.
+    Linear,
+    /// Those of attention to everything, where there is linear attention.
+    Attending,
 }
 
 /// What a number of the configuration becomes in GGUF.
@@ -146,6 +159,8 @@ pub(super) enum Parameter {
     Rotary(&'static str, &'static str),
     /// How many layers see images besides the first.
     Deepstack,
+    /// Linear attention, and which layers have it.
+    LinearAttention,
     /// The parts of a head that turn by time, height and width.
     Sections,
     /// The size of the vocabulary.

@@ -146,7 +146,7 @@ pub const ALL: &[Family] = &[
 ];
 
 /// A gated feed-forward layer that all tokens share, beside the experts.
-const SHARED_EXPERT: &[Weight] = &[
+pub const SHARED_EXPERT: &[Weight] = &[
     layer!(
         "mlp.shared_expert_gate",
         "ffn_gate_inp_shexp",

@@ -10,6 +10,7 @@ use super::codes::{self, Packing};
 use super::scales::{Groups, Made, Scales, Zeros, is_number};
 use super::tensor::Quantized;
 use crate::Error;
+use crate::raw::Raw;
 
 /// What the configuration says.
 #[derive(Debug, Clone, Copy)]
@@ -42,26 +43,9 @@ impl Gptq {
         if scales.shape != [groups, rows] || !is_number(scales.dtype) || columns * rows == 0 {
             return Err(unfit(&weight, &scales));
         }
-        let each = columns.div_ceil(groups.max(1));
         let groups = match list {
-            None => Groups::Columns(each),
-            Some(list) => {
-                expect(&weight, &list, Dtype::I32, &[columns])?;
-                let bytes = list.bytes(bag.shards);
-                let list: Vec<u32> = (0..columns).map(|i| codes::word(bytes, i)).collect();
-                if let Some(out) = list.iter().find(|group| **group as usize >= groups) {
-                    let problem = format!("`{stem}.g_idx` names group {out} of {groups}");
-                    return Err(bad(&weight, problem));
-                }
-                let in_order = list
-                    .iter()
-                    .enumerate()
-                    .all(|(i, group)| *group as usize == i / each);
-                match in_order {
-                    true => Groups::Columns(each),
-                    false => Groups::Listed(list),
-                }
-            }
+            None => Groups::Columns(columns.div_ceil(groups.max(1))),
+            Some(list) => listed(&weight, &list, columns, groups, bag)?,
         };
         Ok(Some(Quantized {
             name: weight,
@@ -85,4 +69,27 @@ impl Gptq {
             }),
         }))
     }
+}
+
+/// The group of each column, from a list. Where they are in order, they are so wide each.
+fn listed(
+    weight: &str,
+    list: &Raw,
+    columns: usize,
+    groups: usize,
+    bag: &Bag<'_>,
+) -> Result<Groups, Error> {
+    expect(weight, list, Dtype::I32, &[columns])?;
+    let bytes = list.bytes(bag.shards);
+    let of_columns: Vec<u32> = (0..columns).map(|i| codes::word(bytes, i)).collect();
+    if let Some(out) = of_columns.iter().find(|group| **group as usize >= groups) {
+        let problem = format!("`{}` names group {out} of {groups}", list.name);
+        return Err(bad(weight, problem));
+    }
+    let each = columns.div_ceil(groups.max(1));
+    let in_order = |(i, group): (usize, &u32)| *group as usize == i / each;
+    Ok(match of_columns.iter().enumerate().all(in_order) {
+        true => Groups::Columns(each),
+        false => Groups::Listed(of_columns),
+    })
 }
