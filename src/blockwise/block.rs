@@ -2,6 +2,7 @@
 
 use dwindle_formats::gguf::{Array, Metadata, TensorLayout, TensorType, Value};
 
+use super::company::Company;
 use super::cut::Cut;
 use super::embedding::NAME as EMBEDDING;
 use super::head::{OUTPUT, OUTPUT_BIAS};
@@ -144,6 +145,11 @@ impl<'a> Block<'a> {
         if has(OUTPUT_BIAS) {
             all.push(of(OUTPUT_BIAS, &[tokens.into()]));
         }
+        all.extend(
+            Company::of(self.model, self.number)
+                .iter()
+                .flat_map(Company::tensors),
+        );
         all
     }
 
@@ -185,6 +191,9 @@ impl<'a> Block<'a> {
         }
         self.stand_alone(&mut metadata, all);
         metadata.set(key("block_count"), 1u32);
+        if let Some(company) = Company::of(self.model, self.number) {
+            company.describe(&mut metadata);
+        }
         metadata.set(key("vocab_size"), tokens);
         metadata.set("tokenizer.ggml.model", "none");
         if self.number > 0 {
@@ -217,18 +226,6 @@ impl<'a> Block<'a> {
                 }
             }
             Alone::Rotations(count) => turns = !is_each(count),
-            Alone::Linear => {
-                let layers = key("attention.recurrent_layers");
-                let is_linear = match all.get(&layers) {
-                    Some(Value::Array(Array::Bool(all))) => all.get(self.number as usize).copied(),
-                    _ => None,
-                };
-                let interval = key("full_attention_interval");
-                let each = all.get(&interval).and_then(Value::as_u64).unwrap_or(4);
-                let is_linear = is_linear.unwrap_or(!is_each(each as u32));
-                metadata.remove(&layers);
-                metadata.set(interval, 1 + u32::from(is_linear));
-            }
             _ => {}
         }
         if !turns {

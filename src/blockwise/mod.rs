@@ -3,6 +3,7 @@
 
 mod block;
 mod checkpoint;
+mod company;
 mod cut;
 mod embedding;
 mod error;

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::block::{BEHIND, Block};
+use super::company;
 use super::cut::{Batch, Cut};
 use super::embedding::NAME as EMBEDDING;
 use super::error::WalkError;
@@ -49,6 +50,12 @@ impl<'m> Runner<'m> {
         let is_node = |i: &LinearInput| i.readers.is_empty();
         let behind = inputs.iter().position(is_node);
         let behind = behind.ok_or(WalkError::Node { node: BEHIND })?;
+        // What another block reads that only keeps this one company is nobody's.
+        for input in &mut inputs {
+            input
+                .readers
+                .retain(|r| !r.weight.starts_with(company::NAMES));
+        }
         Ok(Runner {
             probe,
             inputs,

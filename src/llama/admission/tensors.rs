@@ -11,10 +11,9 @@ const TABLES: [&str; 3] = ["tid2eid", "masked_embd_ordering", "d2t"];
 
 /// Parts of the names of tensors that are multiplied or added element by element, or convolved,
 /// whatever their number of dimensions. The kernels read single precision.
-const ELEMENTWISE: [&str; 8] = [
+const ELEMENTWISE: [&str; 7] = [
     "norm",
     ".bias",
-    "ssm_a",
     "ssm_d.",
     "ssm_conv1d",
     "shortconv.conv",
@@ -35,7 +34,9 @@ pub(super) fn check<'a>(
             continue;
         }
         let vector = tensor.shape.len() < 2;
-        let elementwise = vector || ELEMENTWISE.iter().any(|part| tensor.name.contains(part));
+        let elementwise = vector
+            || tensor.name.ends_with(".ssm_a")
+            || ELEMENTWISE.iter().any(|part| tensor.name.contains(part));
         if elementwise && tensor.ty != TensorType::F32 {
             return refuse(&tensor, "F32, as every norm, bias and vector of weights");
         }
