@@ -1,7 +1,7 @@
 //! A block beside one that llama.cpp can't run alone.
 //!
-//! Where some blocks are of linear attention, llama.cpp's graph fills what blocks of both kinds read, so a model needs
-//! one of each. The second is all zeros: it adds nothing to the stream, and nothing of it is computed before the first
+//! Where some blocks are of linear attention, or convolutions, llama.cpp's graph fills what blocks of both kinds read, so
+//! a model needs one of each. The second is all zeros: it adds nothing to the stream, and nothing of it is computed before the first
 //! has been seen.
 
 use dwindle_formats::gguf::{Array, Metadata, TensorLayout, TensorType, Value};
@@ -16,25 +16,20 @@ pub struct Company<'a> {
     model: &'a Model,
     /// The block that it has the shapes of.
     like: u32,
-    /// Whether the block that it stands beside is of linear attention.
-    beside_linear: bool,
+    /// The block that it stands beside.
+    beside: u32,
 }
 
 impl<'a> Company<'a> {
     /// What a block needs beside it, if something.
     pub fn of(model: &'a Model, number: u32) -> Option<Company<'a>> {
-        if Traits::of(&model.architecture).alone != Alone::Linear {
-            return None;
-        }
-        let beside_linear = is_linear(model, number);
+        let attends = attends(model, number)?;
         let blocks = model.tensors.iter().filter_map(|t| role(&t.name).0);
-        let like = blocks
-            .filter(|n| is_linear(model, *n) != beside_linear)
-            .min()?;
+        let others = blocks.filter(|n| self::attends(model, *n) != Some(attends));
         Some(Company {
             model,
-            like,
-            beside_linear,
+            like: others.min()?,
+            beside: number,
         })
     }
 
@@ -63,22 +58,49 @@ impl<'a> Company<'a> {
     pub fn describe(&self, metadata: &mut Metadata) {
         let key = |name: &str| format!("{}.{name}", self.model.architecture);
         metadata.set(key("block_count"), 2u32);
-        let kinds = vec![self.beside_linear, !self.beside_linear];
-        metadata.set(key(LAYERS), kinds);
+        let heads = |block: u32| keys(self.model)?.get(block as usize).copied();
+        match (heads(self.beside), heads(self.like)) {
+            (Some(own), Some(other)) => metadata.set(key(HEADS), vec![own, other]),
+            _ => {
+                let is_linear = attends(self.model, self.beside) == Some(false);
+                metadata.set(key(LAYERS), vec![is_linear, !is_linear]);
+            }
+        }
     }
 }
 
 const LAYERS: &str = "attention.recurrent_layers";
+const HEADS: &str = "attention.head_count_kv";
+
+/// Whether a block attends to all that was before, where some don't.
+fn attends(model: &Model, number: u32) -> Option<bool> {
+    match Traits::of(&model.architecture).alone {
+        Alone::Linear => Some(!is_linear(model, number)),
+        Alone::Convolutions => keys(model)?.get(number as usize).map(|heads| *heads > 0),
+        _ => None,
+    }
+}
+
+fn get<'a>(model: &'a Model, name: &str) -> Option<&'a Value> {
+    model
+        .metadata
+        .get(&format!("{}.{name}", model.architecture))
+}
+
+/// Heads of keys of each block.
+fn keys(model: &Model) -> Option<Vec<i32>> {
+    match get(model, HEADS)? {
+        Value::Array(Array::I32(heads)) => Some(heads.clone()),
+        Value::Array(Array::U32(heads)) => Some(heads.iter().map(|n| *n as i32).collect()),
+        _ => None,
+    }
+}
 
 /// Whether a block is of linear attention: as the metadata says, or all but each one of so many.
 fn is_linear(model: &Model, number: u32) -> bool {
-    let get = |name: &str| {
-        let key = format!("{}.{name}", model.architecture);
-        model.metadata.get(&key)
-    };
-    if let Some(Value::Array(Array::Bool(kinds))) = get(LAYERS) {
+    if let Some(Value::Array(Array::Bool(kinds))) = get(model, LAYERS) {
         return kinds.get(number as usize) == Some(&true);
     }
-    let each = get("full_attention_interval").and_then(Value::as_u64);
+    let each = get(model, "full_attention_interval").and_then(Value::as_u64);
     !u64::from(number + 1).is_multiple_of(each.unwrap_or(4))
 }

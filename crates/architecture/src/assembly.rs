@@ -56,14 +56,14 @@ impl ModelTensor {
             Assembly::Copy(index) | Assembly::PermuteRotary { tensor: index, .. } => {
                 source.tensors()[*index].ty
             }
-            Assembly::Transpose(index) => source.tensors()[*index].ty,
             Assembly::Fused { parts, .. } => source.tensors()[parts[0]].ty,
             Assembly::PlusOne(index) => match source.tensors()[*index].ty {
                 TensorType::F16 => TensorType::F16,
                 _ => TensorType::F32,
             },
             Assembly::Stack(indices) => source.tensors()[indices[0]].ty,
-            Assembly::Select { of, .. }
+            Assembly::Transpose(of)
+            | Assembly::Select { of, .. }
             | Assembly::Alternate { of, .. }
             | Assembly::Columns { of, .. } => of.source_type(source),
             Assembly::Decay(_) => TensorType::F32,
@@ -91,7 +91,7 @@ impl ModelTensor {
             Assembly::PermuteRotary { tensor, heads } => {
                 Cow::Owned(self.permuted(source, *tensor, *heads, rows))
             }
-            Assembly::Transpose(tensor) => Cow::Owned(self.transposed(source, *tensor, rows)),
+            Assembly::Transpose(of) => Cow::Owned(self.transposed(of, source, rows)),
             Assembly::PlusOne(tensor) => {
                 let from = source.tensors()[*tensor].ty;
                 let unit = from.block_bytes() as usize;
@@ -202,21 +202,20 @@ impl ModelTensor {
     }
 
     /// Columns of matrices of as many columns as these have rows.
-    fn transposed(&self, source: &dyn Source, tensor: usize, rows: Range<u64>) -> Vec<u8> {
-        let ty = source.tensors()[tensor].ty;
+    fn transposed(&self, of: &ModelTensor, source: &dyn Source, rows: Range<u64>) -> Vec<u8> {
+        let ty = of.source_type(source);
         let (unit, row) = (ty.block_bytes() as usize, self.row_bytes(ty));
         let each = self.rows_per_slice().max(1);
-        let (line, slice) = (each as usize * unit, each as usize * row);
         let mut out = vec![0; (rows.end - rows.start) as usize * row];
         let mut at = rows.start;
         while at < rows.end {
             let (number, within) = (at / each, at % each);
             let count = (each - within).min(rows.end - at);
-            let start = number as usize * slice;
-            let bytes = source.bytes(tensor, start..start + slice);
+            let first = number * self.row_len();
+            let bytes = of.rows(source, first..first + self.row_len());
             let wanted = within as usize * unit..(within + count) as usize * unit;
             let out = &mut out[(at - rows.start) as usize * row..];
-            for (column, line) in bytes.chunks_exact(line).enumerate() {
+            for (column, line) in bytes.chunks_exact(each as usize * unit).enumerate() {
                 for (i, element) in line[wanted.clone()].chunks_exact(unit).enumerate() {
                     out[i * row + column * unit..][..unit].copy_from_slice(element);
                 }
@@ -235,12 +234,12 @@ impl ModelTensor {
         match &self.assembly {
             Assembly::Copy(index)
             | Assembly::PermuteRotary { tensor: index, .. }
-            | Assembly::Transpose(index)
             | Assembly::PlusOne(index)
             | Assembly::Decay(index) => source.release(*index),
             Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
             Assembly::Fused { parts, .. } => parts.iter().for_each(|i| source.release(*i)),
-            Assembly::Select { of, .. }
+            Assembly::Transpose(of)
+            | Assembly::Select { of, .. }
             | Assembly::Alternate { of, .. }
             | Assembly::Columns { of, .. } => of.release(source),
             Assembly::Made { .. } => {}
@@ -316,6 +315,10 @@ mod tests {
             assembly,
             always_f32: false,
         }
+    }
+
+    fn transpose(shape: &[u64]) -> Assembly {
+        Assembly::Transpose(Box::new(tensor(shape, Assembly::Copy(0))))
     }
 
     fn numbers(bytes: &[u8]) -> Vec<u16> {
@@ -408,7 +411,7 @@ mod tests {
     fn columns_become_rows() {
         let source = source(&[&[2, 3]]);
         check(
-            &tensor(&[3, 2], Assembly::Transpose(0)),
+            &tensor(&[3, 2], transpose(&[2, 3])),
             &source,
             &[0, 2, 4, 1, 3, 5],
         );
@@ -417,7 +420,7 @@ mod tests {
     #[test]
     fn each_matrix_of_a_stack_is_transposed() {
         let source = source(&[&[2, 3, 2]]);
-        let stack = tensor(&[3, 2, 2], Assembly::Transpose(0));
+        let stack = tensor(&[3, 2, 2], transpose(&[2, 3, 2]));
         check(&stack, &source, &[0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
     }
 
@@ -445,7 +448,7 @@ mod tests {
         };
         let rows = tensor(&[2, 4], Assembly::Copy(0));
         check(&alternate(&[2, 2], rows, 1), &source, &[2, 3, 6, 7]);
-        let transposed = tensor(&[4, 2], Assembly::Transpose(0));
+        let transposed = tensor(&[4, 2], transpose(&[2, 4]));
         check(&alternate(&[4, 1], transposed, 0), &source, &[0, 2, 4, 6]);
         let elements = tensor(&[1, 8], Assembly::Copy(1));
         check(&alternate(&[2, 2], elements, 1), &source, &[9, 11, 13, 15]);

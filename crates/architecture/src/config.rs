@@ -15,6 +15,9 @@ pub(super) enum Default {
     Times(&'static str, &'static str, u32),
     /// `hidden_size / num_attention_heads` where the key is absent or null.
     HeadDim(&'static str),
+    /// LFM2's width of feed-forward layers: two thirds of what the configuration says, times a factor, rounded up to
+    /// a multiple, unless it says otherwise.
+    Adjusted,
 }
 
 /// The model's configuration.
@@ -49,6 +52,10 @@ impl Config {
                         let value = u64::from(count) * u64::from(times);
                         this.0.insert(key.into(), value.into());
                     }
+                }
+                Default::Adjusted => {
+                    let width = this.adjusted()?;
+                    this.0.insert("intermediate_size".into(), width.into());
                 }
                 Default::HeadDim(key) => {
                     if this.get(key).is_none() {
@@ -103,6 +110,18 @@ impl Config {
     /// `hidden_size / num_attention_heads`, rounded down.
     pub(super) fn hidden_per_head(&self) -> Result<u32, Error> {
         Ok(self.need(&["hidden_size"])? / self.need(&["num_attention_heads"])?)
+    }
+
+    /// LFM2's width of feed-forward layers.
+    fn adjusted(&self) -> Result<u64, Error> {
+        let width = u64::from(self.need(&["block_ff_dim", "intermediate_size"])?);
+        if self.get("block_auto_adjust_ff_dim") == Some(&Value::Bool(false)) {
+            return Ok(width);
+        }
+        let factor = self.number(&["block_ffn_dim_multiplier"])?.unwrap_or(1.0);
+        let multiple = self.count(&["block_multiple_of"])?.unwrap_or(256).max(1);
+        let adjusted = (factor * (2 * width / 3) as f64) as u64;
+        Ok(adjusted.next_multiple_of(multiple.into()))
     }
 
     pub(super) fn remove(&mut self, key: &str) {

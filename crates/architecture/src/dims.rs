@@ -1,8 +1,11 @@
 //! The numbers of a configuration that shapes follow from.
 
+use serde_json::Value;
+
 use super::Error;
 use super::config::Config;
 use super::families::Dim;
+use super::latent::Latent;
 use super::linear::Linear;
 
 /// The numbers that tensors' dimensions are checked against.
@@ -27,6 +30,12 @@ pub(super) struct Dims {
     pub(super) ahead: u64,
     /// Linear attention, if some layers have it.
     pub(super) linear: Option<Linear>,
+    /// Attention through a latent vector.
+    pub(super) latent: Option<Latent>,
+    /// Tokens that a convolution of few reaches over.
+    reach: u64,
+    /// For each layer, whether it is a convolution instead of attention.
+    pub(super) convolved: Vec<bool>,
 }
 
 impl Dims {
@@ -67,6 +76,12 @@ impl Dims {
             leading: some(&["first_k_dense_replace"])?,
             ahead: some(&["num_nextn_predict_layers"])?,
             linear: Linear::of(config)?,
+            latent: Latent::of(config)?,
+            reach: some(&["conv_L_cache"])?,
+            convolved: match config.get("layer_types").and_then(Value::as_array) {
+                Some(kinds) => kinds.iter().map(|kind| kind == "conv").collect(),
+                None => Vec::new(),
+            },
         })
     }
 
@@ -87,6 +102,9 @@ impl Dims {
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
             Dim::SharedFeedForward => self.shared_feed_forward,
+            Dim::Latent(dim) => self.latent.as_ref().map_or(0, |latent| latent.value(dim)),
+            Dim::TriplyHidden => 3 * self.hidden,
+            Dim::Reach => self.reach,
             Dim::QueryAndGate => 2 * self.heads * self.head,
             Dim::Linear(dim) => self.linear.as_ref().map_or(0, |linear| linear.value(dim)),
             Dim::One => 1,

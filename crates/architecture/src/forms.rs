@@ -14,6 +14,12 @@ pub(super) fn source_shape(form: Form, mut shape: Vec<u64>, dims: &Dims) -> Vec<
                 linear.source_shape(form, &mut shape);
             }
         }
+        Form::Latent(_) => {
+            if let Some(latent) = &dims.latent {
+                shape = latent.source_shape();
+            }
+        }
+        Form::Convolution => shape.insert(1, 1),
         Form::Transposed | Form::TransposedAlternate(_) => {
             let rows = shape.len().saturating_sub(2);
             if matches!(form, Form::TransposedAlternate(_)) {
@@ -62,17 +68,15 @@ pub(super) fn formed(
             Assembly::PermuteRotary { tensor, heads }
         }
         Form::Transposed if shape.len() == 1 => Assembly::Copy(tensor),
-        Form::Transposed => {
-            shape[..2].reverse();
-            Assembly::Transpose(tensor)
-        }
+        Form::Latent(form) => match &dims.latent {
+            Some(latent) => latent.formed(form, tensor, source, &mut shape),
+            None => Assembly::Copy(tensor),
+        },
+        Form::Transposed => transposed(tensor, source, &mut shape),
         Form::Alternate(first) | Form::TransposedAlternate(first) => {
             let assembly = match form {
                 Form::Alternate(_) => Assembly::Copy(tensor),
-                _ => {
-                    shape[..2].reverse();
-                    Assembly::Transpose(tensor)
-                }
+                _ => transposed(tensor, source, &mut shape),
             };
             let of = Box::new(inner(source, shape.clone(), assembly));
             shape[1] /= 2;
@@ -88,6 +92,10 @@ pub(super) fn formed(
         Form::PlusOne if name.ends_with(".bias") => Assembly::Copy(tensor),
         Form::PlusOne => Assembly::PlusOne(tensor),
         Form::BehindPadding => behind_padding(tensor, dims, source, &mut shape)?,
+        Form::Convolution => {
+            shape.remove(1);
+            Assembly::Copy(tensor)
+        }
         Form::Half(half) => of_half(half, tensor, source, &mut shape),
         Form::Grouped if !dims.heads.is_multiple_of(dims.kv_heads) => {
             let expected = format!("a divisor of {} heads", dims.heads);
@@ -101,6 +109,13 @@ pub(super) fn formed(
         shape,
         assembly,
     })
+}
+
+/// The columns of each matrix as its rows.
+fn transposed(tensor: usize, source: &SourceTensor, shape: &mut [u64]) -> Assembly {
+    let of = inner(source, shape.to_vec(), Assembly::Copy(tensor));
+    shape[..2].reverse();
+    Assembly::Transpose(Box::new(of))
 }
 
 /// Positions without those that lead.

@@ -32,6 +32,7 @@ mod forms;
 mod front_matter;
 mod gguf;
 mod huggingface;
+mod latent;
 mod linear;
 mod names;
 mod parameters;
@@ -129,8 +130,8 @@ pub enum Assembly {
         /// Heads that share the rows evenly.
         heads: u64,
     },
-    /// The source matrix, or each of a stack of them, whose columns are the rows.
-    Transpose(usize),
+    /// Another matrix, or each of a stack of them, whose columns are the rows.
+    Transpose(Box<ModelTensor>),
     /// The source tensor, one added to each element: in F16 where that is its type, otherwise in F32.
     PlusOne(usize),
     /// Q, K and V one after another, Q multiplied by a scale and rounded to its type.

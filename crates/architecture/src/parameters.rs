@@ -155,11 +155,9 @@ impl Read<'_> {
                     metadata.set(self.key("rope.dimension_sections"), sections);
                 }
             }
-            Parameter::LinearAttention => {
-                if let Some(linear) = &dims.linear {
-                    linear.describe(self.family.architecture, config, metadata)?;
-                }
-            }
+            Parameter::LatentAttention
+            | Parameter::HeadsWhereAttending
+            | Parameter::LinearAttention => self.attention(parameter, metadata)?,
             Parameter::NoRopeScaling => metadata.set(self.key("rope.scaling.type"), "none"),
             Parameter::Window(windows) => {
                 windows::describe(windows, config, dims, self.family.architecture, metadata)?;
@@ -183,6 +181,28 @@ impl Read<'_> {
                     metadata.set(self.key("pooling_type"), pooling);
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Read<'_> {
+    /// Attention of another kind than all heads to everything.
+    fn attention(&self, parameter: Parameter, metadata: &mut Metadata) -> Result<(), Error> {
+        let (dims, architecture) = (self.dims, self.family.architecture);
+        match (parameter, &dims.linear, &dims.latent) {
+            (Parameter::HeadsWhereAttending, _, _) => {
+                let heads = |is: &bool| if *is { 0 } else { dims.kv_heads as i32 };
+                let heads: Vec<i32> = dims.convolved.iter().map(heads).collect();
+                metadata.set(self.key("attention.head_count_kv"), heads);
+            }
+            (Parameter::LinearAttention, Some(linear), _) => {
+                linear.describe(architecture, self.config, metadata)?;
+            }
+            (Parameter::LatentAttention, _, Some(latent)) => {
+                latent.describe(architecture, metadata)
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -46,6 +46,8 @@ pub enum Alone {
     Rotations(u32),
     /// Some are of linear attention, as the metadata says.
     Linear,
+    /// Those without heads of keys are convolutions.
+    Convolutions,
 }
 
 /// Whether the graph multiplies rows of the embedding by the root of their length.
@@ -137,6 +139,7 @@ const TABLE: &[(&str, Traits)] = &[
     ),
     ("arcee", EVEN),
     ("command-r", EVEN),
+    ("deepseek2", EVEN),
     ("dots1", EVEN),
     ("ernie4_5", EVEN),
     ("exaone4", windows(4, false, false)),
@@ -147,6 +150,8 @@ const TABLE: &[(&str, Traits)] = &[
     ("gpt2", EVEN),
     ("gptneox", EVEN),
     ("granitemoe", EVEN),
+    ("lfm2", alone(Alone::Convolutions)),
+    ("minimax-m2", EVEN),
     ("mistral3", EVEN),
     ("nemotron", EVEN),
     ("olmo", EVEN),

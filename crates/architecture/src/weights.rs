@@ -16,6 +16,8 @@ impl Layers {
             Layers::All => true,
             Layers::Leading => layer < dims.leading,
             Layers::Behind => layer >= dims.leading,
+            Layers::Convolved => dims.convolved.get(layer as usize) == Some(&true),
+            Layers::NotConvolved => dims.convolved.get(layer as usize) != Some(&true),
             Layers::Linear => dims.linear.as_ref().is_some_and(|linear| linear.has(layer)),
             Layers::Attending => dims.linear.as_ref().is_none_or(|linear| !linear.has(layer)),
         }

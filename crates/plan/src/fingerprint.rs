@@ -188,9 +188,9 @@ impl Fingerprint {
                 self.long(u64::from(ty.id()));
                 self.bytes(bytes);
             }
-            Assembly::Transpose(tensor) => {
+            Assembly::Transpose(of) => {
                 self.number(5);
-                self.number(*tensor);
+                self.tensor(of);
             }
             Assembly::PlusOne(tensor) => {
                 self.number(6);
@@ -301,13 +301,28 @@ mod tests {
             of: Box::new(tensor(index)),
             rows: rows.to_vec(),
         };
+        let alternate = |index, first| Assembly::Alternate {
+            of: Box::new(tensor(index)),
+            first,
+        };
+        let columns = |each, blocks: &[u64]| Assembly::Columns {
+            of: Box::new(tensor(1)),
+            each,
+            blocks: blocks.to_vec(),
+        };
         let permuted = |tensor, heads| Assembly::PermuteRotary { tensor, heads };
         let all = [
             Assembly::Copy(1),
             Assembly::Copy(2),
             permuted(1, 2),
             permuted(1, 4),
-            Assembly::Transpose(1),
+            Assembly::Transpose(Box::new(tensor(1))),
+            Assembly::Decay(1),
+            alternate(1, 0),
+            alternate(1, 1),
+            columns(2, &[0, 1]),
+            columns(2, &[1, 0]),
+            columns(1, &[1, 0]),
             Assembly::PlusOne(1),
             Assembly::Fused {
                 parts: [1, 2, 3],

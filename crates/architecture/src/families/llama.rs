@@ -165,7 +165,7 @@ const SEED_NORMS: &[Weight] = &[
 ];
 
 /// Mixtral's experts, each a gated feed-forward layer.
-const MIXTRAL_EXPERTS: &[Weight] = &[
+pub const MIXTRAL_EXPERTS: &[Weight] = &[
     layer!("block_sparse_moe.gate", "ffn_gate_inp", &[Experts, Hidden]),
     layer!(
         "block_sparse_moe.experts.{e}.w1",

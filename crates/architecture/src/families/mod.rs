@@ -2,12 +2,15 @@
 
 mod bert;
 mod cohere;
+mod deepseek;
 mod gemma;
 mod glm;
 mod gpt;
 mod gpt_oss;
 mod granite;
+mod lfm;
 mod llama;
+mod minimax;
 mod olmo;
 mod others;
 mod phi;
@@ -16,10 +19,11 @@ mod qwen_linear;
 mod weights;
 
 use super::config::Default;
+use super::latent::{LatentDim, LatentForm};
 use super::linear::{Each, LinearDim, LinearForm};
 
 /// Every family, in the order in which messages list them.
-const LINEAGES: [&[Family]; 13] = [
+const LINEAGES: [&[Family]; 16] = [
     llama::ALL,
     qwen::ALL,
     qwen_linear::ALL,
@@ -28,6 +32,9 @@ const LINEAGES: [&[Family]; 13] = [
     granite::ALL,
     olmo::ALL,
     glm::ALL,
+    deepseek::ALL,
+    minimax::ALL,
+    lfm::ALL,
     gpt::ALL,
     gpt_oss::ALL,
     cohere::ALL,
@@ -67,6 +74,12 @@ pub(super) enum Dim {
     QueryAndGate,
     /// A number of linear attention's.
     Linear(LinearDim),
+    /// A number of attention's through a latent vector.
+    Latent(LatentDim),
+    /// Three times the width of the stream.
+    TriplyHidden,
+    /// Tokens that a convolution of few reaches over.
+    Reach,
     One,
 }
 
@@ -101,6 +114,10 @@ pub(super) enum Form {
     Third(usize),
     /// As linear attention has it.
     Linear(LinearForm),
+    /// A part of what makes keys and values of a latent vector.
+    Latent(LatentForm),
+    /// A convolution, which has a dimension of one between.
+    Convolution,
     /// One is added to each element, save those of a bias.
     PlusOne,
     /// Positions without those that lead, up to the padding token's.
@@ -134,6 +151,10 @@ pub(super) enum Layers {
     Leading,
     /// Those behind the leading ones.
     Behind,
+    /// Those of a convolution instead of attention.
+    Convolved,
+    /// The others.
+    NotConvolved,
     /// Those of linear attention.
     Linear,
     /// Those of attention to everything, where there is linear attention.
@@ -161,6 +182,10 @@ pub(super) enum Parameter {
     Deepstack,
     /// Linear attention, and which layers have it.
     LinearAttention,
+    /// Attention through a latent vector.
+    LatentAttention,
+    /// That layers of convolution have no heads of keys.
+    HeadsWhereAttending,
     /// The parts of a head that turn by time, height and width.
     Sections,
     /// The size of the vocabulary.
