@@ -34,6 +34,9 @@ pub struct Args {
     /// on, which llama.cpp loads together. A target counts the parts as one file
     #[arg(long, value_parser = parse_bytes, value_name = "BYTES")]
     split_size: Option<u64>,
+    /// LoRA adapter of PEFT, a folder, to merge into the checkpoint first
+    #[arg(long, value_name = "DIR")]
+    merge: Option<PathBuf>,
     /// Preset or llama-quantize's file type, listed under --help
     #[arg(
         long,
@@ -123,6 +126,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     let resources = args.resources.options(false);
     let mut compress = Compress::checkpoint(&args.checkpoint)
+        .merge(args.merge.clone())
         .recipe_file(args.recipe.clone())
         .types_of(args.types_of.clone())
         .statistics(args.stats.clone())

@@ -188,6 +188,7 @@ impl Hint for BudgetError {
 impl Hint for Error {
     fn hint(&self) -> Option<&'static str> {
         match self {
+            Error::NoBase(_) => Some("`--base` says so"),
             Error::TextMissing { .. } => Some("`--text` gives it"),
             Error::Division(_) => Some("`--split-size` says how large a file may be"),
             Error::NothingToMeasure => Some(

@@ -1,5 +1,6 @@
 //! Parses arguments and prints tables or JSON; the only code that prints.
 
+mod adapter;
 mod bench;
 mod calibrate;
 mod chart;
@@ -65,6 +66,7 @@ enum Command {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Families(families::Args),
+    Adapter(adapter::Args),
     Export(export::Args),
     Run(run::Args),
     #[cfg(feature = "serve")]
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Families(args) => families::main(&args),
+        Command::Adapter(args) => adapter::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Run(args) => run::main(&args),
         #[cfg(feature = "serve")]

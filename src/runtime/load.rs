@@ -246,8 +246,23 @@ pub fn load_as(
     let path =
         &checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
     let (source, model) = architecture::open(path)?;
-    let plan = plan::resolve(recipe, &Subject::unmeasured(&model, source.as_ref()))?;
-    let stock = StockModel::from_plan(&plan, &model, source.as_ref());
+    let subject = Subject::unmeasured(&model, source.as_ref());
+    load_from(path, &subject, recipe, options, progress)
+}
+
+/// As [`load_as`], of a checkpoint that has been opened. The path is its name.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_from(
+    path: &Path,
+    subject: &Subject<'_>,
+    recipe: &Recipe,
+    options: &ModelOptions,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Model, LoadError> {
+    let plan = plan::resolve(recipe, subject)?;
+    let stock = StockModel::from_plan(&plan, subject.model, subject.source);
     feed(path, &stock, options, progress)
 }
 

@@ -7,6 +7,8 @@ use dwindle_formats::output::Claims;
 use super::compression::{Compressed, Compression, is_stock};
 use super::types_of::types_of;
 use super::{Choosing, Error, Goal, Text};
+use crate::checkpoint::lora::Lora;
+use crate::checkpoint::merged::Merged;
 use crate::checkpoint::{self, Caches};
 use crate::fitting::FitOptions;
 use crate::llama::placement::Placement;
@@ -22,6 +24,7 @@ use crate::writing::Options;
 #[must_use]
 pub struct Compress<'p> {
     checkpoint: PathBuf,
+    adapter: Option<PathBuf>,
     recipe: Recipe,
     goal: Option<Goal>,
     choosing: Choosing,
@@ -46,6 +49,7 @@ impl<'p> Compress<'p> {
     pub fn checkpoint(checkpoint: impl Into<PathBuf>) -> Compress<'p> {
         Compress {
             checkpoint: checkpoint.into(),
+            adapter: None,
             recipe: Recipe::of(Base::F16),
             goal: None,
             choosing: Choosing::default(),
@@ -68,6 +72,11 @@ impl<'p> Compress<'p> {
             placement: Placement::default(),
             progress: &(),
         }
+    }
+
+    /// The folder of a LoRA adapter of PEFT, which is merged into the checkpoint.
+    pub fn merge(self, adapter: Option<PathBuf>) -> Compress<'p> {
+        Compress { adapter, ..self }
     }
 
     /// A preset, or one of llama-quantize's file types (`q4_k_m`).
@@ -256,7 +265,12 @@ impl<'p> Compress<'p> {
         let (text, gate) = (text.transpose()?, gate.transpose()?);
         let importance = self.importance.as_deref().map(Importance::open);
         let importance = importance.transpose()?;
-        let (source, model) = crate::architecture::open(&path)?;
+        let (mut source, model) = crate::architecture::open(&path)?;
+        if let Some(adapter) = &self.adapter {
+            let lora = Lora::open(adapter).map_err(crate::architecture::Error::from)?;
+            let merged = Merged::new(source, &lora).map_err(crate::architecture::Error::from)?;
+            source = Box::new(merged);
+        }
         let notes = model.notes();
         notes.iter().for_each(|text| self.progress.note(text));
         let mut recipe = self.recipe.clone();
@@ -310,6 +324,7 @@ impl<'p> Compress<'p> {
     fn reads(&self, checkpoint: &Path) -> Claims {
         Claims::new()
             .reads("the checkpoint", [checkpoint])
+            .reads("the adapter", &self.adapter)
             .reads("the recipe", &self.recipe_file)
             .reads("the file whose types are taken", &self.types_of)
             .reads("the importance file", &self.importance)

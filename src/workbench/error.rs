@@ -26,6 +26,8 @@ pub enum Error {
         "`{}` and `{}` are not the same; delete the one that is wrong", found.display(), there.display()
     )]
     TwoMeasurements { found: PathBuf, there: PathBuf },
+    #[error("the adapter in `{}` does not say which checkpoint it was trained on", .0.display())]
+    NoBase(PathBuf),
     #[error("`{}` has no workspace of a model", .0.display())]
     NoWorkspace(PathBuf),
     #[error(

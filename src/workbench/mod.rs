@@ -1,6 +1,7 @@
 //! Does the work of the commands, from a checkpoint's files to a measured file, without arguments
 //! and without printing.
 
+mod adapter;
 mod choosing;
 mod compress;
 mod compression;
@@ -22,6 +23,7 @@ pub mod workspace;
 
 use std::path::Path;
 
+pub use adapter::{Adapter, adapter};
 pub use choosing::{Choosing, Effort, Goal, choose, refined};
 pub use compress::Compress;
 pub use compression::{Compressed, is_stock};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::running::{load, pair};
+use super::running::{checkpoint, pair};
 use super::{Error, Text, Workbench};
 use crate::architecture::{Model, ModelTensor};
 use crate::blockwise::Unfitted;
@@ -121,10 +121,7 @@ impl<'a> Watched<'a> {
     /// The model as it runs, and the text that a key of the recipe is decided by.
     fn start(&self, key: &'static str) -> Result<(llama::model::Model, FitText<'a>), Error> {
         let text = self.text.ok_or(Error::TextMissing { key })?;
-        Ok((
-            load(self.bench.path, self.bench.placement)?,
-            text.fit_text(),
-        ))
+        Ok((checkpoint(self.bench)?, text.fit_text()))
     }
 
     /// The same with the numbers of the blocks to remove.

@@ -30,6 +30,10 @@ pub enum Error {
         supported: String,
     },
     #[error(
+        "the adapter changes `{tensor}` in a way that llama.cpp's adapters can't say; merge it into the checkpoint instead"
+    )]
+    AdapterForm { tensor: String },
+    #[error(
         "tensor `{tensor}` has no place in architecture `{architecture}`; is `config.json` that of another model?"
     )]
     UnknownTensor {

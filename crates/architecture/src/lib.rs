@@ -21,6 +21,7 @@
 //! - What llama.cpp could not run is refused (a missing tensor, a shape that the configuration
 //!   contradicts, an unknown rotary scaling); the converter writes it.
 
+mod adapter;
 mod assembly;
 mod card;
 mod config;
@@ -52,6 +53,7 @@ use dwindle_checkpoint::{self as checkpoint, Caches, Source};
 use dwindle_formats::bounded;
 use dwindle_formats::gguf::{Metadata, TensorType};
 
+pub use adapter::{AdapterTensor, adapter};
 pub use error::Error;
 pub use families::{Known, known};
 pub use gguf::from_gguf;
@@ -227,9 +229,8 @@ fn begins_with_gguf(path: &Path) -> Result<bool, Error> {
 
 fn found(path: &Path) -> String {
     match path.extension().and_then(|e| e.to_str()) {
-        Some("safetensors") => "a safetensors file lacks configuration and tokenizer".into(),
-        Some("bin" | "pt" | "pth" | "ckpt") => {
-            "a pickle file can run code when it is read, and is never read".into()
+        Some("safetensors" | "bin" | "pt" | "pth" | "ckpt") => {
+            "a file of weights lacks configuration and tokenizer".into()
         }
         _ => "the file does not begin with `GGUF`".into(),
     }

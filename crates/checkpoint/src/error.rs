@@ -100,6 +100,12 @@ pub enum Error {
     },
     #[error("tensor `{tensor}` is quantized, but {problem}; download the checkpoint again")]
     Codes { tensor: String, problem: String },
+    #[error("`{}` is no adapter; expected a folder with PEFT's `adapter_config.json` and `adapter_model.safetensors`", .0.display())]
+    NoAdapter(PathBuf),
+    #[error("the adapter `{}` {found}; supported is LoRA; merge it with PEFT, and give the merged checkpoint", dir.display())]
+    Adapter { dir: PathBuf, found: String },
+    #[error("the adapter changes `{weight}`, which {found}; was it trained on this checkpoint?")]
+    AdapterWeight { weight: String, found: String },
     #[error("`{}` is a compressed container, expected a checkpoint or a stock GGUF file; export it as one first", .0.display())]
     Container(PathBuf),
     #[error("`{}`: {source}", path.display())]

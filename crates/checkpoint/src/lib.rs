@@ -1,4 +1,4 @@
-//! Reads named tensors from a Hugging Face folder or a GGUF file.
+//! Reads named tensors from a Hugging Face folder or a GGUF file, and the adapters that change them.
 
 mod cache;
 mod contents;
@@ -6,6 +6,8 @@ mod error;
 pub mod fingerprint;
 pub mod gguf;
 pub mod huggingface;
+pub mod lora;
+pub mod merged;
 mod quantized;
 mod raw;
 mod shards;

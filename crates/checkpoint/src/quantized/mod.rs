@@ -25,6 +25,7 @@ use crate::raw::Raw;
 use bag::Bag;
 use compressed::Compressed;
 use gptq::Gptq;
+pub(crate) use scales::number;
 pub(crate) use tensor::Quantized;
 
 /// Endings of what runtimes keep beside weights, and a file of ggml's has no place for.

@@ -112,7 +112,7 @@ pub(super) fn is_number(dtype: Dtype) -> bool {
 }
 
 /// An element of a tensor as a float.
-pub(super) fn number(bytes: &[u8], dtype: Dtype, index: usize) -> f32 {
+pub(crate) fn number(bytes: &[u8], dtype: Dtype, index: usize) -> f32 {
     let two = || [bytes[2 * index], bytes[2 * index + 1]];
     match dtype {
         Dtype::F16 => f16::from_le_bytes(two()).to_f32(),
