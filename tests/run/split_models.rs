@@ -19,11 +19,11 @@ fn files(dir: &TempDir) -> (PathBuf, Vec<PathBuf>) {
     (whole, parts)
 }
 
-fn perplexity(file: &Path) -> Value {
+fn perplexity(file: &Path) -> f64 {
     let mut command = dwindle(["eval", "--json", "--chunks", "2", "--text"]);
     let told = stdout(command.arg(fixture("kjv-heldout.txt")).arg(file));
     let told: Value = serde_json::from_str(&told).unwrap();
-    told["perplexity"]["value"].clone()
+    told["perplexity"]["perplexity"]["value"].as_f64().unwrap()
 }
 
 #[test]
