@@ -10,4 +10,5 @@ mod embeddings;
 mod families;
 mod llama;
 mod rounding;
+mod sources;
 mod tokenizers;

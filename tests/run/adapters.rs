@@ -79,7 +79,9 @@ fn perplexity(file: &Path, adapter: Option<&Path>) -> f64 {
         command.arg("--lora").arg(adapter);
     }
     let report: Value = serde_json::from_str(&stdout(&mut command)).unwrap();
-    report["perplexity"]["perplexity"]["value"].as_f64().unwrap()
+    report["perplexity"]["perplexity"]["value"]
+        .as_f64()
+        .unwrap()
 }
 
 fn compress(merge: Option<&Path>, output: &Path) -> assert_cmd::Command {

@@ -10,7 +10,11 @@ use dwindle_checkpoint as checkpoint;
 pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    #[error("architecture `{found}` is not supported; supported are {supported}")]
+    #[error("llama.cpp can't compute models of the class `{found}`: {why}; no file can hold one")]
+    Inexpressible { found: String, why: &'static str },
+    #[error(
+        "architecture `{found}` is not supported; supported are {supported}; if llama.cpp's own converter knows it, convert it to F16 or BF16 there, and give the GGUF file"
+    )]
     Architecture { found: String, supported: String },
     #[error(
         "`config.json` names no architecture; expected `architectures` with one of {supported}"

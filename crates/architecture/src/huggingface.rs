@@ -76,6 +76,10 @@ pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
             supported: families::supported(),
         });
     };
+    if let Some(why) = families::inexpressible(name) {
+        let found = name.to_string();
+        return Err(Error::Inexpressible { found, why });
+    }
     families::find(name).ok_or_else(|| Error::Architecture {
         found: name.to_string(),
         supported: families::supported(),

@@ -216,9 +216,10 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 fn limit_of(path: &Path) -> u64 {
     match path.file_name().and_then(|name| name.to_str()) {
         Some(index) if index.ends_with(".index.json") => limits::INDEX,
-        Some("tokenizer.json" | "tokenizer.model" | "added_tokens.json" | "merges.txt") => {
-            limits::VOCABULARY
-        }
+        Some(
+            "tokenizer.json" | "tokenizer.model" | "added_tokens.json" | "merges.txt"
+            | "vocab.json",
+        ) => limits::VOCABULARY,
         _ => limits::CONFIGURATION,
     }
 }

@@ -72,6 +72,7 @@ pub const ALL: &[Family] = &[
     Family {
         names: &["GPT2LMHeadModel"],
         architecture: "gpt2",
+        tokens: Tokens::Gpt2,
         defaults: &[
             Number("vocab_size", 50_257.0),
             Number("n_embd", 768.0),
@@ -94,6 +95,7 @@ pub const ALL: &[Family] = &[
     Family {
         names: &["GPTNeoForCausalLM"],
         architecture: "gpt2",
+        tokens: Tokens::Gpt2,
         defaults: &[
             Number("vocab_size", 50_257.0),
             Number("hidden_size", 2048.0),

@@ -249,6 +249,8 @@ pub(super) enum Tokens {
     Qwen,
     /// Byte-level BPE only.
     Bpe,
+    /// The same, or GPT-2's `vocab.json` and `merges.txt`.
+    Gpt2,
     /// WordPiece.
     WordPiece,
     /// SentencePiece's unigrams.
@@ -311,6 +313,20 @@ const FAMILY: Family = Family {
 /// The family of one of the names in `architectures`.
 pub(super) fn find(name: &str) -> Option<&'static Family> {
     all().find(|f| f.names.contains(&name))
+}
+
+/// Models that llama.cpp's graphs can't be made to compute, and why.
+const INEXPRESSIBLE: [(&str, &str); 1] = [(
+    "OpenAIGPT",
+    "its norms stand behind its layers, and it has none before the output",
+)];
+
+/// Why no file of llama.cpp's can hold a model of this class, if that is known.
+pub(super) fn inexpressible(name: &str) -> Option<&'static str> {
+    let found = INEXPRESSIBLE
+        .iter()
+        .find(|(start, _)| name.starts_with(start));
+    found.map(|(_, why)| *why)
 }
 
 /// What messages list as supported.

@@ -73,7 +73,7 @@ fn byte_level<'a>(files: &'a Files, folder: &HuggingFace) -> Result<&'a Value, E
         let hint = if folder.dir().join("tekken.json").is_file() {
             "; Mistral's `tekken.json` is not supported"
         } else if folder.dir().join("vocab.json").is_file() {
-            "; `vocab.json` and `merges.txt` alone are not supported, save the tokenizer with a current `transformers`"
+            "; `vocab.json` and `merges.txt` alone don't say how this model splits texts, save its tokenizer with a current `transformers`"
         } else {
             ""
         };

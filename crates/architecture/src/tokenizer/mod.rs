@@ -2,6 +2,7 @@
 
 mod bpe;
 mod files;
+mod gpt2;
 mod json;
 mod known;
 mod pieces;
@@ -30,11 +31,14 @@ pub(super) fn describe(
     vocab_size: u32,
     metadata: &mut Metadata,
 ) -> Result<(), Error> {
-    let files = Files::read(folder)?;
+    let mut files = Files::read(folder)?;
+    if tokens == Tokens::Gpt2 && files.tokenizer.is_none() {
+        files.tokenizer = gpt2::assembled(folder)?;
+    }
     match tokens {
         Tokens::WordPiece => return wordpiece::describe(&files, folder, vocab_size, metadata),
         Tokens::Unigram => return unigram::describe(&files, folder, vocab_size, metadata),
-        Tokens::Llama | Tokens::Pieces | Tokens::Qwen | Tokens::Bpe => {}
+        Tokens::Llama | Tokens::Pieces | Tokens::Qwen | Tokens::Bpe | Tokens::Gpt2 => {}
     }
     let config = files.config.as_ref();
     if tokens == Tokens::Llama
