@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dwindle_formats::bounded::{self, limits};
 use dwindle_formats::gguf::TensorType;
 use dwindle_mapped::Mapping;
 use fs_err as fs;
@@ -14,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::quantized::{self, Method, Tensor};
 use super::raw::Raw;
+use super::reading::{read_file, read_json};
 use super::shards::Shards;
 use super::{Error, Source, SourceFile, SourceTensor, cache, contents};
 
@@ -205,34 +205,5 @@ impl Source for HuggingFace {
             Tensor::Plain(raw) => self.shards[raw.shard].release(raw.range.clone()),
             Tensor::Quantized(matrix) => matrix.release(&self.shards),
         }
-    }
-}
-
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    Ok(bounded::read_if_there(path, limit_of(path))?)
-}
-
-/// How large a file of a checkpoint may be, by its name.
-fn limit_of(path: &Path) -> u64 {
-    match path.file_name().and_then(|name| name.to_str()) {
-        Some(index) if index.ends_with(".index.json") => limits::INDEX,
-        Some(
-            "tokenizer.json" | "tokenizer.model" | "added_tokens.json" | "merges.txt"
-            | "vocab.json",
-        ) => limits::VOCABULARY,
-        _ => limits::CONFIGURATION,
-    }
-}
-
-pub(super) fn read_json(path: &Path) -> Result<Option<Value>, Error> {
-    let Some(bytes) = read_file(path)? else {
-        return Ok(None);
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(e) => Err(Error::Json {
-            path: path.to_path_buf(),
-            problem: e.to_string(),
-        }),
     }
 }

@@ -10,6 +10,7 @@ pub mod lora;
 pub mod merged;
 mod quantized;
 mod raw;
+mod reading;
 mod shards;
 mod watched;
 

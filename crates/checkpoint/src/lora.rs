@@ -10,9 +10,9 @@ use dwindle_mapped::Mapping;
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
-use super::huggingface::read_json;
 use super::quantized::number;
 use super::raw::Raw;
+use super::reading::read_json;
 use super::shards::Kind;
 use super::{Error, SourceFile, contents};
 

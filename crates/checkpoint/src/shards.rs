@@ -7,7 +7,7 @@ use fs_err as fs;
 use serde_json::Value;
 
 use crate::Error;
-use crate::huggingface::read_json;
+use crate::reading::read_json;
 
 /// How weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
