@@ -9,6 +9,7 @@ use dwindle_checkpoint::huggingface::HuggingFace;
 use dwindle_checkpoint::{Error, Source as _};
 use dwindle_formats::gguf::TensorType;
 use half::f16;
+use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -316,5 +317,105 @@ fn files_that_pytorch_saved_hold_the_same_tensors() {
             ("1.weight", TensorType::F32, vec![8, 3], table.into()),
         ];
         assert_eq!(found, expected, "{file}");
+    }
+}
+
+/// Every record's name.
+fn names() -> Vec<String> {
+    let files = std::fs::read_dir(fixtures()).unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = files
+        .filter_map(|file| file.strip_suffix(".json").map(String::from))
+        .collect();
+    names.sort();
+    names
+}
+
+/// A damage to a part: another type, another dimension, other bytes, or it is gone.
+#[derive(Debug, Clone)]
+enum Damage {
+    Type(Dtype),
+    Dimension(prop::sample::Index, usize),
+    Dimensions(Vec<usize>),
+    Bytes(u8),
+    Gone,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    use Dtype::{BF16, F8_E4M3, F8_E5M2, F16, F32, I8, I32, I64, U8};
+    let types = [F32, F16, BF16, I8, U8, I32, I64, F8_E4M3, F8_E5M2];
+    let sizes = prop_oneof![0usize..40, Just(128), Just(1 << 12)];
+    prop_oneof![
+        prop::sample::select(types.to_vec()).prop_map(Damage::Type),
+        (any::<prop::sample::Index>(), sizes.clone()).prop_map(|(at, n)| Damage::Dimension(at, n)),
+        prop::collection::vec(sizes, 0..4).prop_map(Damage::Dimensions),
+        any::<u8>().prop_map(Damage::Bytes),
+        Just(Damage::Gone),
+    ]
+}
+
+impl Record {
+    fn damage(&mut self, at: prop::sample::Index, damage: Damage) {
+        let key = at
+            .get(&self.parts.keys().cloned().collect::<Vec<_>>())
+            .clone();
+        let part = self.parts.get_mut(&key).unwrap();
+        match damage {
+            Damage::Type(dtype) => part.dtype = dtype,
+            Damage::Dimension(at, n) if !part.shape.is_empty() => {
+                let at = at.index(part.shape.len());
+                part.shape[at] = n;
+            }
+            Damage::Dimension(..) => part.shape = vec![2],
+            Damage::Dimensions(shape) => part.shape = shape,
+            Damage::Bytes(byte) => {
+                let len = decode(&part.data).len();
+                part.data = BASE64_STANDARD.encode(vec![byte; len]);
+            }
+            Damage::Gone => {
+                self.parts.remove(&key);
+                return;
+            }
+        }
+        // A file whose lengths don't agree is refused before.
+        let len = part.shape.iter().product::<usize>() * part.dtype.bitsize() / 8;
+        let mut bytes = decode(&part.data);
+        bytes.resize(len.min(1 << 20), 0x5a);
+        if bytes.len() < len {
+            part.shape = vec![0];
+            bytes.clear();
+        }
+        part.data = BASE64_STANDARD.encode(bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// Whatever a part is, a checkpoint is refused, or its matrices can be read.
+    #[test]
+    fn damaged_parts_do_no_harm(
+        name in prop::sample::select(names()),
+        damages in prop::collection::vec((any::<prop::sample::Index>(), damage()), 1..4),
+        number in prop::option::of(0u64..70),
+    ) {
+        let mut record = Record::read(&name);
+        for (at, damage) in damages {
+            if !record.parts.is_empty() {
+                record.damage(at, damage);
+            }
+        }
+        if let (Some(number), Some(config)) = (number, record.config.as_object_mut()) {
+            for key in ["bits", "group_size"] {
+                config.insert(key.into(), number.into());
+            }
+            let block = json!([number, number / 2]);
+            config.insert("weight_block_size".into(), block);
+        }
+        if let Ok((folder, _dir)) = open(&record) {
+            for (index, tensor) in folder.tensors().iter().enumerate() {
+                prop_assert_eq!(folder.bytes(index, 0..tensor.len()).len(), tensor.len());
+            }
+        }
     }
 }
