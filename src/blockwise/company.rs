@@ -1,6 +1,6 @@
 //! A block beside one that llama.cpp can't run alone.
 //!
-//! Where some blocks are of linear attention, or convolutions, llama.cpp's graph fills what blocks of both kinds read, so
+//! Where some blocks are of linear attention, convolutions or state spaces, llama.cpp's graph fills what blocks of both kinds read, so
 //! a model needs one of each. The second is all zeros: it adds nothing to the stream, and nothing of it is computed before the first
 //! has been seen.
 
@@ -76,7 +76,7 @@ const HEADS: &str = "attention.head_count_kv";
 fn attends(model: &Model, number: u32) -> Option<bool> {
     match Traits::of(&model.architecture).alone {
         Alone::Linear => Some(!is_linear(model, number)),
-        Alone::Convolutions => keys(model)?.get(number as usize).map(|heads| *heads > 0),
+        Alone::Keyless => keys(model)?.get(number as usize).map(|heads| *heads > 0),
         _ => None,
     }
 }

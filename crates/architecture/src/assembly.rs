@@ -119,7 +119,8 @@ impl ModelTensor {
                 let row = self.row_len() as usize * from.ty.block_bytes() as usize;
                 let span = rows.start as usize * row..rows.end as usize * row;
                 let values = floats(&source.bytes(*tensor, span), from.ty);
-                let decays = values.into_iter().map(|v| -v.exp());
+                // Through F64, so that the nearest F32 comes out wherever this runs.
+                let decays = values.into_iter().map(|v| -f64::from(v).exp() as f32);
                 Cow::Owned(decays.flat_map(f32::to_le_bytes).collect())
             }
             Assembly::Alternate { of, first } => {

@@ -7,6 +7,7 @@ use super::config::Config;
 use super::families::Dim;
 use super::latent::Latent;
 use super::linear::Linear;
+use super::state_space::StateSpace;
 
 /// The numbers that tensors' dimensions are checked against.
 pub(super) struct Dims {
@@ -34,8 +35,10 @@ pub(super) struct Dims {
     pub(super) latent: Option<Latent>,
     /// Tokens that a convolution of few reaches over.
     reach: u64,
-    /// For each layer, whether it is a convolution instead of attention.
-    pub(super) convolved: Vec<bool>,
+    /// State spaces, if some layers may have them.
+    pub(super) state_space: Option<StateSpace>,
+    /// For each layer, whether it is a convolution, or a state space, instead of attention.
+    pub(super) keyless: Vec<bool>,
 }
 
 impl Dims {
@@ -66,7 +69,10 @@ impl Dims {
             experts: experts.unwrap_or(0).into(),
             shared_feed_forward: match config.count(&["n_shared_experts"])? {
                 Some(shared) => u64::from(shared) * expert_feed_forward,
-                None => some(&["shared_expert_intermediate_size"])?,
+                None => some(&[
+                    "shared_expert_intermediate_size",
+                    "shared_intermediate_size",
+                ])?,
             },
             positions: some(&["max_position_embeddings"])?,
             token_types: some(&["type_vocab_size"])?,
@@ -78,10 +84,8 @@ impl Dims {
             linear: Linear::of(config)?,
             latent: Latent::of(config)?,
             reach: some(&["conv_L_cache"])?,
-            convolved: match config.get("layer_types").and_then(Value::as_array) {
-                Some(kinds) => kinds.iter().map(|kind| kind == "conv").collect(),
-                None => Vec::new(),
-            },
+            state_space: StateSpace::of(config)?,
+            keyless: keyless(config),
         })
     }
 
@@ -103,6 +107,10 @@ impl Dims {
             Dim::ExpertFeedForward => self.expert_feed_forward,
             Dim::SharedFeedForward => self.shared_feed_forward,
             Dim::Latent(dim) => self.latent.as_ref().map_or(0, |latent| latent.value(dim)),
+            Dim::State(dim) => self
+                .state_space
+                .as_ref()
+                .map_or(0, |space| space.value(dim)),
             Dim::TriplyHidden => 3 * self.hidden,
             Dim::Reach => self.reach,
             Dim::QueryAndGate => 2 * self.heads * self.head,
@@ -110,4 +118,16 @@ impl Dims {
             Dim::One => 1,
         }
     }
+}
+
+/// For each layer, whether it has no heads of keys.
+fn keyless(config: &Config) -> Vec<bool> {
+    let kinds = config.get("layer_types").and_then(Value::as_array);
+    let state_spaces = config.get("mamba_n_heads").is_some();
+    let is = |kind: &Value| match kind.as_str() {
+        Some("conv" | "mamba") => true,
+        Some("linear_attention") => state_spaces,
+        _ => false,
+    };
+    kinds.into_iter().flatten().map(is).collect()
 }

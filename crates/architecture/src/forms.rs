@@ -19,7 +19,12 @@ pub(super) fn source_shape(form: Form, mut shape: Vec<u64>, dims: &Dims) -> Vec<
                 shape = latent.source_shape();
             }
         }
-        Form::Convolution => shape.insert(1, 1),
+        Form::State(_) => {
+            let elements = shape.iter().product();
+            shape = vec![elements];
+        }
+        // A bias has no dimension between.
+        Form::Convolution if shape.len() > 1 => shape.insert(1, 1),
         Form::Transposed | Form::TransposedAlternate(_) => {
             let rows = shape.len().saturating_sub(2);
             if matches!(form, Form::TransposedAlternate(_)) {
@@ -50,10 +55,9 @@ pub(super) fn formed(
 ) -> Result<ModelTensor, Error> {
     let mut shape = source.shape.clone();
     let assembly = match form {
-        Form::Linear(form) => match &dims.linear {
-            Some(linear) => linear.formed(form, tensor, source, &mut shape),
-            None => Assembly::Copy(tensor),
-        },
+        Form::Linear(_) | Form::Latent(_) | Form::State(_) => {
+            of_other_kind(form, tensor, dims, source, &mut shape)
+        }
         Form::Whole | Form::Third(_) => Assembly::Copy(tensor),
         Form::Pairs(heads) => {
             if !dims.head.is_multiple_of(2) {
@@ -68,10 +72,6 @@ pub(super) fn formed(
             Assembly::PermuteRotary { tensor, heads }
         }
         Form::Transposed if shape.len() == 1 => Assembly::Copy(tensor),
-        Form::Latent(form) => match &dims.latent {
-            Some(latent) => latent.formed(form, tensor, source, &mut shape),
-            None => Assembly::Copy(tensor),
-        },
         Form::Transposed => transposed(tensor, source, &mut shape),
         Form::Alternate(first) | Form::TransposedAlternate(first) => {
             let assembly = match form {
@@ -93,7 +93,9 @@ pub(super) fn formed(
         Form::PlusOne => Assembly::PlusOne(tensor),
         Form::BehindPadding => behind_padding(tensor, dims, source, &mut shape)?,
         Form::Convolution => {
-            shape.remove(1);
+            if shape.len() > 2 {
+                shape.remove(1);
+            }
             Assembly::Copy(tensor)
         }
         Form::Half(half) => of_half(half, tensor, source, &mut shape),
@@ -109,6 +111,22 @@ pub(super) fn formed(
         shape,
         assembly,
     })
+}
+
+/// A weight of another kind of layer than attention to everything.
+fn of_other_kind(
+    form: Form,
+    tensor: usize,
+    dims: &Dims,
+    source: &SourceTensor,
+    shape: &mut Vec<u64>,
+) -> Assembly {
+    match (form, &dims.linear, &dims.latent, &dims.state_space) {
+        (Form::Linear(form), Some(linear), _, _) => linear.formed(form, tensor, source, shape),
+        (Form::Latent(form), _, Some(latent), _) => latent.formed(form, tensor, source, shape),
+        (Form::State(form), _, _, Some(space)) => space.formed(form, tensor, shape),
+        _ => Assembly::Copy(tensor),
+    }
 }
 
 /// The columns of each matrix as its rows.

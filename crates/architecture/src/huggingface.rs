@@ -80,7 +80,7 @@ pub(super) fn family(folder: &HuggingFace) -> Result<&'static Family, Error> {
         let found = name.to_string();
         return Err(Error::Inexpressible { found, why });
     }
-    families::find(name).ok_or_else(|| Error::Architecture {
+    families::find(name, folder.config()).ok_or_else(|| Error::Architecture {
         found: name.to_string(),
         supported: families::supported(),
     })

@@ -39,6 +39,7 @@ mod names;
 mod parameters;
 mod rope;
 mod source_names;
+mod state_space;
 mod to_huggingface;
 mod tokenizer;
 mod traits;

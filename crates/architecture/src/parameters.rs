@@ -156,6 +156,7 @@ impl Read<'_> {
                 }
             }
             Parameter::LatentAttention
+            | Parameter::StateSpaces
             | Parameter::HeadsWhereAttending
             | Parameter::LinearAttention => self.attention(parameter, metadata)?,
             Parameter::NoRopeScaling => metadata.set(self.key("rope.scaling.type"), "none"),
@@ -193,11 +194,16 @@ impl Read<'_> {
         match (parameter, &dims.linear, &dims.latent) {
             (Parameter::HeadsWhereAttending, _, _) => {
                 let heads = |is: &bool| if *is { 0 } else { dims.kv_heads as i32 };
-                let heads: Vec<i32> = dims.convolved.iter().map(heads).collect();
+                let heads: Vec<i32> = dims.keyless.iter().map(heads).collect();
                 metadata.set(self.key("attention.head_count_kv"), heads);
             }
             (Parameter::LinearAttention, Some(linear), _) => {
                 linear.describe(architecture, self.config, metadata)?;
+            }
+            (Parameter::StateSpaces, _, _) => {
+                if let Some(space) = &dims.state_space {
+                    space.describe(architecture, dims.keyless.contains(&true), metadata);
+                }
             }
             (Parameter::LatentAttention, _, Some(latent)) => {
                 latent.describe(architecture, metadata)

@@ -46,8 +46,8 @@ pub enum Alone {
     Rotations(u32),
     /// Some are of linear attention, as the metadata says.
     Linear,
-    /// Those without heads of keys are convolutions.
-    Convolutions,
+    /// Those without heads of keys are convolutions, or state spaces.
+    Keyless,
 }
 
 /// Whether the graph multiplies rows of the embedding by the root of their length.
@@ -150,7 +150,8 @@ const TABLE: &[(&str, Traits)] = &[
     ("gpt2", EVEN),
     ("gptneox", EVEN),
     ("granitemoe", EVEN),
-    ("lfm2", alone(Alone::Convolutions)),
+    ("granitehybrid", alone(Alone::Keyless)),
+    ("lfm2", alone(Alone::Keyless)),
     ("minimax-m2", EVEN),
     ("mistral3", EVEN),
     ("nemotron", EVEN),

@@ -16,8 +16,10 @@ impl Layers {
             Layers::All => true,
             Layers::Leading => layer < dims.leading,
             Layers::Behind => layer >= dims.leading,
-            Layers::Convolved => dims.convolved.get(layer as usize) == Some(&true),
-            Layers::NotConvolved => dims.convolved.get(layer as usize) != Some(&true),
+            Layers::WithExperts => dims.experts > 0,
+            Layers::WithoutExperts => dims.experts == 0,
+            Layers::Keyless => dims.keyless.get(layer as usize) == Some(&true),
+            Layers::Keyed => dims.keyless.get(layer as usize) != Some(&true),
             Layers::Linear => dims.linear.as_ref().is_some_and(|linear| linear.has(layer)),
             Layers::Attending => dims.linear.as_ref().is_none_or(|linear| !linear.has(layer)),
         }
@@ -127,21 +129,25 @@ fn place(
         architecture: family.architecture.to_string(),
     };
     let (places, parsed) = index.find(&tensor.name).ok_or_else(unknown)?;
-    for place in places {
+    let in_model = parsed.layer.is_none_or(|layer| layer < dims.layers)
+        && parsed.expert.is_none_or(|expert| expert < dims.experts);
+    let has = |place: &usize| {
+        let layers = index.weights[*place].layers;
+        parsed.layer.is_none_or(|layer| layers.has(layer, dims))
+    };
+    let places: Vec<usize> = places.iter().copied().filter(has).collect();
+    if places.is_empty() || !in_model {
+        return Err(unknown());
+    }
+    for place in &places {
         let weight = index.weights[*place];
-        if parsed.layer.is_some_and(|layer| layer >= dims.layers)
-            || parsed.expert.is_some_and(|expert| expert >= dims.experts)
-            || parsed
-                .layer
-                .is_some_and(|layer| !weight.layers.has(layer, dims))
-            || parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some())
-        {
+        if parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some()) {
             return Err(unknown());
         }
         check_shape(tensor, weight, parsed.bias, dims)?;
         check_type(family, tensor, weight)?;
     }
-    Ok((places.to_vec(), parsed))
+    Ok((places, parsed))
 }
 
 /// What is computed of elements needs numbers.

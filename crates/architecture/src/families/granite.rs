@@ -32,6 +32,37 @@ pub const ALL: &[Family] = &[
         ..FAMILY
     },
     Family {
+        names: &["GraniteMoeHybridForCausalLM"],
+        among: Among::WithoutStateSpaces,
+        architecture: "granite",
+        defaults: HYBRID,
+        ignored: &["head_dim"],
+        fixed: &[("num_local_experts", Fixed::Count(0))],
+        weights: &[OUTSIDE, NORMS, VALUES, PAIRS, SHARED],
+        parameters: HYBRID_PARAMETERS,
+        rotary: Rotary::Llama3,
+        ..FAMILY
+    },
+    Family {
+        names: &["GraniteMoeHybridForCausalLM"],
+        among: Among::WithStateSpaces,
+        architecture: "granitehybrid",
+        defaults: HYBRID,
+        ignored: &["head_dim"],
+        fixed: &[("mamba_proj_bias", Fixed::False)],
+        weights: &[
+            OUTSIDE,
+            NORMS,
+            ATTENDING,
+            STATE_SPACES,
+            GRANITE_EXPERTS_IF_ANY,
+            SHARED,
+            SHARED_BESIDE_EXPERTS,
+        ],
+        parameters: HYBRID_PARAMETERS,
+        ..FAMILY
+    },
+    Family {
         names: &["GraniteMoeForCausalLM"],
         architecture: "granitemoe",
         defaults: &[
@@ -95,4 +126,151 @@ const GRANITE: &[Parameter] = &[
     Parameter::Number("embedding_multiplier", "embedding_scale"),
     Parameter::Number("residual_multiplier", "residual_scale"),
     Parameter::Number("logits_scaling", "logit_scale"),
+];
+
+const HYBRID: &[Default] = &[
+    Number("vocab_size", 32_000.0),
+    Number("hidden_size", 4096.0),
+    Number("intermediate_size", 11_008.0),
+    Number("shared_intermediate_size", 1024.0),
+    Number("num_hidden_layers", 32.0),
+    Number(HEADS, 32.0),
+    Same(KV_HEADS, HEADS),
+    Number("max_position_embeddings", 2048.0),
+    Number("rms_norm_eps", 1e-6),
+    Number("embedding_multiplier", 1.0),
+    Number("logits_scaling", 1.0),
+    Number("residual_multiplier", 1.0),
+    Number("attention_multiplier", 1.0),
+    Number("num_local_experts", 8.0),
+    Number("num_experts_per_tok", 2.0),
+    Number("mamba_n_heads", 128.0),
+    Number("mamba_n_groups", 1.0),
+    Number("mamba_d_state", 256.0),
+    Number("mamba_d_conv", 4.0),
+    Number("mamba_expand", 2.0),
+];
+
+const SHARED_IN: Weight = only(
+    layer!(
+        "shared_mlp.input_linear",
+        "ffn_gate",
+        &[SharedFeedForward, Hidden]
+    ),
+    Layers::WithoutExperts,
+);
+
+/// The feed-forward layer of a model without experts, the gate and what it gates in one.
+const SHARED: &[Weight] = &[
+    formed(SHARED_IN, Form::Half(0)),
+    formed(
+        Weight {
+            target: "blk.{}.ffn_up",
+            ..SHARED_IN
+        },
+        Form::Half(1),
+    ),
+    only(
+        layer!(
+            "shared_mlp.output_linear",
+            "ffn_down",
+            &[Hidden, SharedFeedForward]
+        ),
+        Layers::WithoutExperts,
+    ),
+];
+
+/// The same beside experts.
+const SHARED_BESIDE_EXPERTS: &[Weight] = &[
+    beside(SHARED[0], "blk.{}.ffn_gate_shexp"),
+    beside(SHARED[1], "blk.{}.ffn_up_shexp"),
+    beside(SHARED[2], "blk.{}.ffn_down_shexp"),
+];
+
+const fn beside(weight: Weight, target: &'static str) -> Weight {
+    Weight {
+        target,
+        layers: Layers::WithExperts,
+        ..weight
+    }
+}
+
+const GRANITE_EXPERTS_IF_ANY: &[Weight] = &[
+    only(GRANITE_EXPERTS[0], Layers::WithExperts),
+    only(GRANITE_EXPERTS[1], Layers::WithExperts),
+    only(GRANITE_EXPERTS[2], Layers::WithExperts),
+    only(GRANITE_EXPERTS[3], Layers::WithExperts),
+];
+
+/// Attention. Nothing turns, so that Q and K lie as they come, which the converter reorders none the less.
+const ATTENDING: &[Weight] = &[
+    only(PAIRS[0], Layers::Keyed),
+    only(PAIRS[1], Layers::Keyed),
+    only(VALUES[0], Layers::Keyed),
+    only(VALUES[1], Layers::Keyed),
+];
+
+const fn in_states(weight: Weight) -> Weight {
+    only(weight, Layers::Keyless)
+}
+
+const STATE_SPACES: &[Weight] = &[
+    in_states(layer!(
+        "mamba.in_proj",
+        "ssm_in",
+        &[State(StateDim::In), Hidden]
+    )),
+    in_states(formed(
+        layer!(
+            "mamba.conv1d",
+            "ssm_conv1d",
+            &[State(StateDim::Convolved), State(StateDim::Kernel)]
+        ),
+        Form::Convolution,
+    )),
+    in_states(named(layer!(
+        "mamba.dt_bias",
+        "ssm_dt.bias",
+        &[State(StateDim::Heads)]
+    ))),
+    in_states(formed(
+        named(layer!(
+            "mamba.A_log",
+            "ssm_a",
+            &[State(StateDim::Heads), One]
+        )),
+        Form::State(StateForm::Decays),
+    )),
+    in_states(formed(
+        named(layer!("mamba.D", "ssm_d", &[State(StateDim::Heads), One])),
+        Form::State(StateForm::Column),
+    )),
+    in_states(formed(
+        layer!(
+            "mamba.norm",
+            "ssm_norm",
+            &[State(StateDim::Groups), State(StateDim::OfGroup)]
+        ),
+        Form::State(StateForm::ByGroups),
+    )),
+    in_states(layer!(
+        "mamba.out_proj",
+        "ssm_out",
+        &[Hidden, State(StateDim::Inner)]
+    )),
+];
+
+const HYBRID_PARAMETERS: &[Parameter] = &[
+    GRANITE[0],
+    GRANITE[1],
+    GRANITE[2],
+    GRANITE[3],
+    GRANITE[4],
+    GRANITE[5],
+    Parameter::Count(
+        "shared_intermediate_size",
+        "expert_shared_feed_forward_length",
+    ),
+    Parameter::HeadsWhereAttending,
+    Parameter::StateSpaces,
 ];

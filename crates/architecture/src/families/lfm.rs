@@ -49,20 +49,20 @@ const NORMS_BY_OTHER_NAMES: &[Weight] = &[
 ];
 
 const ATTENDING: &[Weight] = &[
-    only(HALVES[0], Layers::NotConvolved),
-    only(HALVES[1], Layers::NotConvolved),
-    only(VALUES[0], Layers::NotConvolved),
+    only(HALVES[0], Layers::Keyed),
+    only(HALVES[1], Layers::Keyed),
+    only(VALUES[0], Layers::Keyed),
     only(
         layer!("self_attn.out_proj", "attn_output", &[Hidden, Query]),
-        Layers::NotConvolved,
+        Layers::Keyed,
     ),
     only(
         layer!("self_attn.q_layernorm", "attn_q_norm", &[Head]),
-        Layers::NotConvolved,
+        Layers::Keyed,
     ),
     only(
         layer!("self_attn.k_layernorm", "attn_k_norm", &[Head]),
-        Layers::NotConvolved,
+        Layers::Keyed,
     ),
 ];
 
@@ -72,15 +72,15 @@ const CONVOLUTIONS: &[Weight] = &[
             layer!("conv.conv", "shortconv.conv", &[Hidden, Reach]),
             Form::Convolution,
         ),
-        Layers::Convolved,
+        Layers::Keyless,
     ),
     only(
         layer!("conv.in_proj", "shortconv.in_proj", &[TriplyHidden, Hidden]),
-        Layers::Convolved,
+        Layers::Keyless,
     ),
     only(
         layer!("conv.out_proj", "shortconv.out_proj", &[Hidden, Hidden]),
-        Layers::Convolved,
+        Layers::Keyless,
     ),
 ];
 

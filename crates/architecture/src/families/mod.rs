@@ -18,9 +18,12 @@ mod qwen;
 mod qwen_linear;
 mod weights;
 
+use serde_json::{Map, Value};
+
 use super::config::Default;
 use super::latent::{LatentDim, LatentForm};
 use super::linear::{Each, LinearDim, LinearForm};
+use super::state_space::{StateDim, StateForm};
 
 /// Every family, in the order in which messages list them.
 const LINEAGES: [&[Family]; 16] = [
@@ -76,6 +79,8 @@ pub(super) enum Dim {
     Linear(LinearDim),
     /// A number of attention's through a latent vector.
     Latent(LatentDim),
+    /// A number of state spaces'.
+    State(StateDim),
     /// Three times the width of the stream.
     TriplyHidden,
     /// Tokens that a convolution of few reaches over.
@@ -116,6 +121,8 @@ pub(super) enum Form {
     Linear(LinearForm),
     /// A part of what makes keys and values of a latent vector.
     Latent(LatentForm),
+    /// As state spaces have it.
+    State(StateForm),
     /// A convolution, which has a dimension of one between.
     Convolution,
     /// One is added to each element, save those of a bias.
@@ -151,10 +158,14 @@ pub(super) enum Layers {
     Leading,
     /// Those behind the leading ones.
     Behind,
-    /// Those of a convolution instead of attention.
-    Convolved,
+    /// Those of a convolution, or a state space, instead of attention.
+    Keyless,
     /// The others.
-    NotConvolved,
+    Keyed,
+    /// All, of a model that has experts.
+    WithExperts,
+    /// All, of a model that has none.
+    WithoutExperts,
     /// Those of linear attention.
     Linear,
     /// Those of attention to everything, where there is linear attention.
@@ -184,7 +195,9 @@ pub(super) enum Parameter {
     LinearAttention,
     /// Attention through a latent vector.
     LatentAttention,
-    /// That layers of convolution have no heads of keys.
+    /// State spaces.
+    StateSpaces,
+    /// That layers of convolutions and of state spaces have no heads of keys.
     HeadsWhereAttending,
     /// The parts of a head that turn by time, height and width.
     Sections,
@@ -257,11 +270,37 @@ pub(super) enum Tokens {
     Unigram,
 }
 
+/// Some of the models of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    All,
+    /// Those with layers of state spaces.
+    WithStateSpaces,
+    /// Those without.
+    WithoutStateSpaces,
+}
+
+impl Among {
+    /// Whether a model is among them.
+    fn has(self, config: &Map<String, Value>) -> bool {
+        let kinds = config.get("layer_types").and_then(Value::as_array);
+        let of_state = |kind: &Value| kind == "mamba" || kind == "linear_attention";
+        let any = kinds.is_some_and(|kinds| kinds.iter().any(of_state));
+        match self {
+            Among::All => true,
+            Among::WithStateSpaces => any,
+            Among::WithoutStateSpaces => !any,
+        }
+    }
+}
+
 /// A model family.
 #[derive(Debug)]
 pub(super) struct Family {
     /// Names in `architectures` of `config.json`.
     pub(super) names: &'static [&'static str],
+    /// Which models of these names are of the family.
+    pub(super) among: Among,
     /// llama.cpp's name.
     pub(super) architecture: &'static str,
     /// What the configuration says where it says nothing.
@@ -296,6 +335,7 @@ pub(super) enum Constant {
 /// What families have that say nothing else.
 const FAMILY: Family = Family {
     names: &[],
+    among: Among::All,
     architecture: "",
     defaults: &[],
     ignored: &[],
@@ -310,9 +350,9 @@ const FAMILY: Family = Family {
     remark: None,
 };
 
-/// The family of one of the names in `architectures`.
-pub(super) fn find(name: &str) -> Option<&'static Family> {
-    all().find(|f| f.names.contains(&name))
+/// The family of a model by its name in `architectures`.
+pub(super) fn find(name: &str, config: &Map<String, Value>) -> Option<&'static Family> {
+    all().find(|f| f.names.contains(&name) && f.among.has(config))
 }
 
 /// Models that llama.cpp's graphs can't be made to compute, and why.
@@ -331,8 +371,9 @@ pub(super) fn inexpressible(name: &str) -> Option<&'static str> {
 
 /// What messages list as supported.
 pub(super) fn supported() -> String {
-    let name = |f: &Family| format!("`{}`", f.names[0]);
-    all().map(name).collect::<Vec<_>>().join(", ")
+    let mut names: Vec<String> = all().map(|f| format!("`{}`", f.names[0])).collect();
+    names.dedup();
+    names.join(", ")
 }
 
 /// A family that is converted.
