@@ -6,7 +6,7 @@
 //! the matcher gives up) ends in a panic of the library, which is caught here and nowhere else.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
@@ -77,7 +77,8 @@ fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
     let Some(vocab) = field("vocab").and_then(Value::as_object) else {
         return Err(bad(FILE, "it has no `model.vocab`"));
     };
-    let mut by_id: HashMap<u64, &str> = HashMap::with_capacity(vocab.len());
+    // The embedding has been found to have as many rows.
+    let mut taken = vec![false; vocab_size as usize];
     for (token, id) in vocab {
         let known = id.as_u64().filter(|id| *id < u64::from(vocab_size));
         let Some(known) = known else {
@@ -87,11 +88,16 @@ fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
             );
             return Err(bad(FILE, problem));
         };
-        if let Some(other) = by_id.insert(known, token) {
-            let (a, b) = (shown(other), shown(token));
+        if std::mem::replace(&mut taken[known as usize], true) {
+            let other = vocab.iter().find(|(_, other)| *other == id);
+            let (a, b) = (other.map_or("", |(other, _)| other), token);
+            let (a, b) = (shown(a), shown(b));
             return Err(bad(FILE, format!("`{a}` and `{b}` have the id {id}")));
         }
     }
+    // Looked up three times a merge: by hashes, since the object is a tree.
+    let known: HashSet<&str> = vocab.keys().map(String::as_str).collect();
+    let mut made = String::new();
     let merges = field("merges").and_then(Value::as_array);
     for merge in merges.into_iter().flatten() {
         let pair = match merge {
@@ -103,8 +109,9 @@ fn check_model(json: &Value, vocab_size: u32) -> Result<(), Error> {
             _ => None,
         };
         let (a, b) = pair.ok_or_else(|| bad(FILE, "a merge is not a pair of tokens"))?;
-        let made = [a, b].concat();
-        let unknown = [a, b, &made].into_iter().find(|t| !vocab.contains_key(*t));
+        made.clear();
+        made.extend([a, b]);
+        let unknown = [a, b, &made].into_iter().find(|t| !known.contains(*t));
         if let Some(unknown) = unknown {
             let problem = format!(
                 "a merge of `{}` and `{}` needs the token `{}`, which is not in the vocabulary",
