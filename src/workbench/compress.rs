@@ -7,9 +7,10 @@ use dwindle_formats::output::Claims;
 use super::compression::{Compressed, Compression, is_stock};
 use super::types_of::types_of;
 use super::{Choosing, Error, Goal, Text};
+use crate::architecture::Model;
 use crate::checkpoint::lora::Lora;
 use crate::checkpoint::merged::Merged;
-use crate::checkpoint::{self, Caches};
+use crate::checkpoint::{self, Caches, Source};
 use crate::fitting::FitOptions;
 use crate::llama::placement::Placement;
 use crate::plan::{Base, Recipe, Rounding, preset};
@@ -245,6 +246,17 @@ impl<'p> Compress<'p> {
         })
     }
 
+    /// The checkpoint, with the adapter merged into it if there is one.
+    fn opened(&self, path: &Path) -> Result<(Box<dyn Source>, Model), Error> {
+        let (source, model) = crate::architecture::open(path)?;
+        let Some(adapter) = &self.adapter else {
+            return Ok((source, model));
+        };
+        let lora = Lora::open(adapter).map_err(crate::architecture::Error::from)?;
+        let merged = Merged::new(source, &lora).map_err(crate::architecture::Error::from)?;
+        Ok((Box::new(merged), model))
+    }
+
     /// Opens all that is read, and does something with it.
     fn with<T>(
         &self,
@@ -265,12 +277,7 @@ impl<'p> Compress<'p> {
         let (text, gate) = (text.transpose()?, gate.transpose()?);
         let importance = self.importance.as_deref().map(Importance::open);
         let importance = importance.transpose()?;
-        let (mut source, model) = crate::architecture::open(&path)?;
-        if let Some(adapter) = &self.adapter {
-            let lora = Lora::open(adapter).map_err(crate::architecture::Error::from)?;
-            let merged = Merged::new(source, &lora).map_err(crate::architecture::Error::from)?;
-            source = Box::new(merged);
-        }
+        let (source, model) = self.opened(&path)?;
         let notes = model.notes();
         notes.iter().for_each(|text| self.progress.note(text));
         let mut recipe = self.recipe.clone();

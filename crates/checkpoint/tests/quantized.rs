@@ -193,6 +193,26 @@ fn scales_beyond_half_floats_keep_a_matrix_in_f32() {
     assert_eq!(folder.tensors()[0].ty, TensorType::F32);
 }
 
+/// ggml's blocks of bytes have no zero of their own.
+#[test]
+fn bytes_with_a_zero_are_no_blocks() {
+    let mut record = Record::read("compressed-int8");
+    let rows = record.shape[0];
+    let weight = record.name.clone();
+    let zeros = Part {
+        dtype: Dtype::I8,
+        shape: vec![rows, 1],
+        data: BASE64_STANDARD.encode(vec![3u8; rows]),
+    };
+    record.parts.insert(format!("{weight}_zero_point"), zeros);
+    let (folder, _dir) = open(&record).unwrap();
+    assert_eq!(folder.tensors()[0].ty, TensorType::F32);
+    let found = floats(&folder.bytes(0, 0..4));
+    let codes = decode(&record.parts[&weight].data);
+    let scale = floats(&decode(&record.parts[&format!("{weight}_scale")].data))[0];
+    assert_eq!(found, [(f32::from(codes[0] as i8) - 3.0) * scale]);
+}
+
 #[test]
 fn missing_and_unfit_parts_are_named() {
     for (name, part) in [

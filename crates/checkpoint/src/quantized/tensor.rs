@@ -77,7 +77,7 @@ impl Quantized {
             (Packing::Along { bits: 8 } | Packing::Down { bits: 8 }, Some(128)) => {
                 holds(TensorType::Q8_0)
             }
-            (Packing::Bytes, Some(_)) if self.levels[255] == -1.0 => holds(TensorType::Q8_0),
+            (Packing::Bytes, Some(0)) if self.levels[255] == -1.0 => holds(TensorType::Q8_0),
             _ => TensorType::F32,
         }
     }
