@@ -81,63 +81,58 @@ fn values(dir: &Path) -> (Model, Vec<(String, TensorType, Vec<f32>)>) {
     (model, all)
 }
 
+/// A stack of experts in MXFP4, and the same as floats that lie transposed.
+fn experts(seed: u32, [count, inputs, outputs]: [usize; 3]) -> [Tensor; 3] {
+    const LEVELS: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let groups = inputs / 32;
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let blocks: Vec<u8> = (0..count * outputs * inputs / 2).map(|_| next()).collect();
+    let scales = (0..count * outputs * groups).map(|_| 120 + next() % 4);
+    let scales: Vec<u8> = scales.collect();
+    let mut bytes = vec![0; count * inputs * outputs * 4];
+    for (row, row_blocks) in blocks.chunks(inputs / 2).enumerate() {
+        let (expert, output) = (row / outputs, row % outputs);
+        for input in 0..inputs {
+            let code = row_blocks[input / 2] >> (4 * (input % 2)) & 15;
+            let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
+            let scale = 2f32.powi(i32::from(scales[row * groups + input / 32]) - 127);
+            let value = sign * LEVELS[usize::from(code & 7)] * scale;
+            let place = (expert * inputs + input) * outputs + output;
+            bytes[4 * place..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    let tensor = |dtype, shape: &[usize], bytes| Tensor {
+        dtype,
+        shape: shape.to_vec(),
+        bytes,
+    };
+    [
+        tensor(Dtype::U8, &[count, outputs, groups, 16], blocks),
+        tensor(Dtype::U8, &[count, outputs, groups], scales),
+        tensor(Dtype::F32, &[count, inputs, outputs], bytes),
+    ]
+}
+
 /// gpt-oss as it is released has its experts in MXFP4, and as floats they lie transposed: both are the same model.
 #[test]
 fn experts_in_codes_are_those_that_floats_are() {
-    const LEVELS: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
     let mut floats = Record::of("gpt-oss").folder();
     let mut codes = Record::of("gpt-oss").folder();
     codes.config["quantization_config"] = json!({ "quant_method": "mxfp4" });
-    let experts = |name: &&String| name.ends_with("_proj") && name.contains("experts");
-    let names: Vec<String> = floats.tensors.keys().filter(experts).cloned().collect();
+    let is_expert = |name: &&String| name.ends_with("_proj") && name.contains("experts");
+    let names: Vec<String> = floats.tensors.keys().filter(is_expert).cloned().collect();
     assert_eq!(names.len(), 8);
-    for (at, name) in names.iter().enumerate() {
-        let [count, inputs, outputs] = floats.tensors[name].shape[..] else {
-            panic!("{name}");
-        };
-        let groups = inputs / 32;
-        let mut state = at as u32 + 1;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        let blocks: Vec<u8> = (0..count * outputs * inputs / 2).map(|_| next()).collect();
-        let scales: Vec<u8> = (0..count * outputs * groups)
-            .map(|_| 120 + next() % 4)
-            .collect();
-        let mut bytes = vec![0; count * inputs * outputs * 4];
-        for (row, row_blocks) in blocks.chunks(inputs / 2).enumerate() {
-            let (expert, output) = (row / outputs, row % outputs);
-            for input in 0..inputs {
-                let code = row_blocks[input / 2] >> (4 * (input % 2)) & 15;
-                let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
-                let scale = 2f32.powi(i32::from(scales[row * groups + input / 32]) - 127);
-                let value = sign * LEVELS[usize::from(code & 7)] * scale;
-                let place = (expert * inputs + input) * outputs + output;
-                bytes[4 * place..][..4].copy_from_slice(&value.to_le_bytes());
-            }
-        }
-        floats.tensors.insert(
-            name.clone(),
-            Tensor {
-                dtype: Dtype::F32,
-                shape: vec![count, inputs, outputs],
-                bytes,
-            },
-        );
+    for (seed, name) in (1..).zip(&names) {
+        let shape = floats.tensors[name].shape.clone().try_into().unwrap();
+        let [blocks, scales, values] = experts(seed, shape);
+        floats.tensors.insert(name.clone(), values);
         codes.tensors.remove(name);
-        let part = |shape: &[usize], bytes| Tensor {
-            dtype: Dtype::U8,
-            shape: shape.to_vec(),
-            bytes,
-        };
-        let shape = [count, outputs, groups, 16];
-        codes
-            .tensors
-            .insert(format!("{name}_blocks"), part(&shape, blocks));
-        codes
-            .tensors
-            .insert(format!("{name}_scales"), part(&shape[..3], scales));
+        codes.tensors.insert(format!("{name}_blocks"), blocks);
+        codes.tensors.insert(format!("{name}_scales"), scales);
     }
     let [of_floats, of_codes] = [&floats, &codes].map(|folder| {
         let dir = tempdir().unwrap();
