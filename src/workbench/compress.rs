@@ -253,7 +253,11 @@ impl<'p> Compress<'p> {
             return Ok((source, model));
         };
         let lora = Lora::open(adapter).map_err(crate::architecture::Error::from)?;
-        let merged = Merged::new(source, &lora).map_err(crate::architecture::Error::from)?;
+        let merged = Merged::new(source, &lora);
+        let mut merged = merged.map_err(crate::architecture::Error::from)?;
+        for tensor in &model.tensors {
+            merged.level(&tensor.assembly.sources());
+        }
         Ok((Box::new(merged), model))
     }
 

@@ -1,6 +1,7 @@
 //! A LoRA adapter in GGUF's terms: its matrices go the ways of the weights that they are added to.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use dwindle_checkpoint::lora::{Lora, Update};
@@ -70,7 +71,7 @@ pub fn adapter(
     let (inputs, outputs) = (halves(false), halves(true));
     let mut tensors = Vec::new();
     for tensor in &model.tensors {
-        let used = used(&tensor.assembly);
+        let used = tensor.assembly.sources();
         let ranks: Vec<u64> = used
             .iter()
             .filter_map(|i| updates[*i].as_ref().map(|u| u.rank as u64))
@@ -94,12 +95,33 @@ pub fn adapter(
             });
         }
     }
+    refuse_unused(source, model, &updates)?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", model.architecture.as_str());
     metadata.set("general.type", "adapter");
     metadata.set("adapter.type", "lora");
     metadata.set("adapter.lora.alpha", alpha);
     Ok((metadata, tensors))
+}
+
+/// Refuses an adapter of tensors that the model is without.
+fn refuse_unused(
+    source: &dyn Source,
+    model: &Model,
+    updates: &[Option<Update>],
+) -> Result<(), Error> {
+    let used = model.tensors.iter().flat_map(|t| t.assembly.sources());
+    let used: HashSet<usize> = used.collect();
+    let tensors = source.tensors().iter().zip(updates).enumerate();
+    let mut unused = tensors.filter(|(at, (_, update))| update.is_some() && !used.contains(at));
+    match unused.next() {
+        None => Ok(()),
+        Some((_, (tensor, _))) => Err(dwindle_checkpoint::Error::AdapterWeight {
+            weight: tensor.name.clone(),
+            found: "llama.cpp's language model has no place for".into(),
+        }
+        .into()),
+    }
 }
 
 /// The inputs or the outputs of each tensor. llama.cpp multiplies by the adapter's scale over the rank; where a
@@ -131,23 +153,6 @@ fn halves(source: &dyn Source, updates: &[Option<Update>], alpha: f32, outputs: 
         halves.bytes.push(bytes.collect());
     }
     halves
-}
-
-/// The tensors of the checkpoint that a weight comes out of.
-fn used(assembly: &Assembly) -> Vec<usize> {
-    match assembly {
-        Assembly::Copy(tensor)
-        | Assembly::PlusOne(tensor)
-        | Assembly::Decay(tensor)
-        | Assembly::PermuteRotary { tensor, .. } => vec![*tensor],
-        Assembly::Transpose(of)
-        | Assembly::Select { of, .. }
-        | Assembly::Columns { of, .. }
-        | Assembly::Alternate { of, .. } => used(&of.assembly),
-        Assembly::Stack(all) => all.clone(),
-        Assembly::Fused { parts, .. } => parts.to_vec(),
-        Assembly::Made { .. } => Vec::new(),
-    }
 }
 
 /// What a weight's rows are made by, with the rank in place of the row length.
@@ -183,7 +188,7 @@ fn of_outputs(tensor: &ModelTensor, rank: u64) -> Option<ModelTensor> {
 
 /// What a weight's columns are made by, with the rank in place of the rows of each matrix.
 fn of_inputs(tensor: &ModelTensor, rank: u64) -> Option<ModelTensor> {
-    let all = used(&tensor.assembly);
+    let all = tensor.assembly.sources();
     let assembly = match &tensor.assembly {
         Assembly::Columns { of, each, blocks } => Assembly::Columns {
             of: Box::new(of_inputs(of, rank)?),

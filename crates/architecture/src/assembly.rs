@@ -9,6 +9,23 @@ use dwindle_checkpoint::Source;
 use dwindle_formats::gguf::TensorType;
 
 impl Assembly {
+    /// The tensors of the checkpoint that it takes from, as positions in [`Source::tensors`].
+    pub fn sources(&self) -> Vec<usize> {
+        match self {
+            Assembly::Copy(tensor)
+            | Assembly::PlusOne(tensor)
+            | Assembly::Decay(tensor)
+            | Assembly::PermuteRotary { tensor, .. } => vec![*tensor],
+            Assembly::Transpose(of)
+            | Assembly::Select { of, .. }
+            | Assembly::Columns { of, .. }
+            | Assembly::Alternate { of, .. } => of.assembly.sources(),
+            Assembly::Stack(all) => all.clone(),
+            Assembly::Fused { parts, .. } => parts.to_vec(),
+            Assembly::Made { .. } => Vec::new(),
+        }
+    }
+
     /// Values that are made, in F32.
     pub fn of_floats(values: &[f32]) -> Assembly {
         Assembly::Made {

@@ -121,7 +121,9 @@ impl Config {
         let factor = self.number(&["block_ffn_dim_multiplier"])?.unwrap_or(1.0);
         let multiple = self.count(&["block_multiple_of"])?.unwrap_or(256).max(1);
         let adjusted = (factor * (2 * width / 3) as f64) as u64;
-        Ok(adjusted.next_multiple_of(multiple.into()))
+        let rounded = adjusted.checked_next_multiple_of(multiple.into());
+        let found = Value::from(factor);
+        rounded.ok_or_else(|| bad("block_ffn_dim_multiplier", &found, "a factor about 1"))
     }
 
     pub(super) fn remove(&mut self, key: &str) {

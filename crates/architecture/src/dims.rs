@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Error;
-use super::config::Config;
+use super::config::{Config, bad};
 use super::families::Dim;
 use super::latent::Latent;
 use super::linear::Linear;
@@ -85,7 +85,7 @@ impl Dims {
             latent: Latent::of(config)?,
             reach: some(&["conv_L_cache"])?,
             state_space: StateSpace::of(config)?,
-            keyless: keyless(config),
+            keyless: keyless(config, config.need(&["num_hidden_layers"])?)?,
         })
     }
 
@@ -113,7 +113,7 @@ impl Dims {
                 .map_or(0, |space| space.value(dim)),
             Dim::TriplyHidden => 3 * self.hidden,
             Dim::Reach => self.reach,
-            Dim::QueryAndGate => 2 * self.heads * self.head,
+            Dim::QueryAndGate => (2 * self.heads).saturating_mul(self.head),
             Dim::Linear(dim) => self.linear.as_ref().map_or(0, |linear| linear.value(dim)),
             Dim::One => 1,
         }
@@ -121,13 +121,30 @@ impl Dims {
 }
 
 /// For each layer, whether it has no heads of keys.
-fn keyless(config: &Config) -> Vec<bool> {
-    let kinds = config.get("layer_types").and_then(Value::as_array);
+fn keyless(config: &Config, layers: u32) -> Result<Vec<bool>, Error> {
     let state_spaces = config.get("mamba_n_heads").is_some();
     let is = |kind: &Value| match kind.as_str() {
         Some("conv" | "mamba") => true,
         Some("linear_attention") => state_spaces,
         _ => false,
     };
-    kinds.into_iter().flatten().map(is).collect()
+    let kinds = config.get("layer_types").and_then(Value::as_array);
+    let Some(kinds) = kinds else {
+        // Older configurations list the layers that attend.
+        let attending = config.get("full_attn_idxs").and_then(Value::as_array);
+        let Some(attending) = attending else {
+            return Ok(Vec::new());
+        };
+        // So many at once are more than llama.cpp has layers.
+        let layers = u64::from(layers.min(1 << 16));
+        let attends = |n: u64| attending.iter().any(|at| at.as_u64() == Some(n));
+        return Ok((0..layers).map(|n| !attends(n)).collect());
+    };
+    let kinds: Vec<bool> = kinds.iter().map(is).collect();
+    if kinds.contains(&true) && kinds.len() != layers as usize {
+        let found = config.get("layer_types").cloned().unwrap_or_default();
+        let expected = format!("one kind for each of {layers} layers");
+        return Err(bad("layer_types", &found, &expected));
+    }
+    Ok(kinds)
 }

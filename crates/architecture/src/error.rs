@@ -34,7 +34,7 @@ pub enum Error {
         supported: String,
     },
     #[error(
-        "the adapter changes `{tensor}` in a way that llama.cpp's adapters can't say; merge it into the checkpoint instead"
+        "the adapter changes `{tensor}` in a way that llama.cpp's adapters can't express; merge it into the checkpoint instead"
     )]
     AdapterForm { tensor: String },
     #[error(

@@ -70,7 +70,7 @@ impl Latent {
         match dim {
             LatentDim::Heads => self.heads,
             LatentDim::QueryRank => self.query_rank,
-            LatentDim::Query => self.heads * (self.still + self.rotary),
+            LatentDim::Query => self.heads.saturating_mul(self.still + self.rotary),
             LatentDim::Rank => self.rank,
             LatentDim::RankAndRotary => self.rank + self.rotary,
             LatentDim::Still => self.still,
@@ -81,7 +81,10 @@ impl Latent {
 
     /// The shape of the matrix that makes keys and values, slowest dimension first.
     pub(super) fn source_shape(&self) -> Vec<u64> {
-        vec![self.heads * (self.still + self.value), self.rank]
+        vec![
+            self.heads.saturating_mul(self.still + self.value),
+            self.rank,
+        ]
     }
 
     /// How a part of that matrix comes out of it. `shape` is the matrix's, and becomes the part's, row length first.

@@ -203,8 +203,15 @@ pub fn open_with(
     let path = checkpoint::resolve(name.as_ref(), caches)?;
     if path.is_dir() {
         let folder = checkpoint::huggingface::HuggingFace::open(&path)?;
-        let model = from_huggingface(&folder)?;
-        return Ok((Box::new(folder), model));
+        match from_huggingface(&folder) {
+            // Some weights are put together, turned or computed, which codes can't be.
+            Err(Error::Feature { .. } | Error::UnequalParts { .. }) if folder.has_codes() => {
+                let folder = checkpoint::huggingface::HuggingFace::open_in_floats(&path)?;
+                let model = from_huggingface(&folder)?;
+                return Ok((Box::new(folder), model));
+            }
+            model => return Ok((Box::new(folder), model?)),
+        }
     }
     if !begins_with_gguf(&path)? {
         return Err(checkpoint::Error::NoCheckpoint {

@@ -122,10 +122,11 @@ impl Linear {
     }
 
     pub(super) fn value(&self, dim: LinearDim) -> u64 {
-        let (keys, values) = (self.keys(), self.value_heads * self.value_head);
+        let keys = self.keys().saturating_mul(2);
+        let values = self.value_heads.saturating_mul(self.value_head);
         match dim {
-            LinearDim::Mixed => 2 * keys + values,
-            LinearDim::MixedAndGate => 2 * keys + 2 * values,
+            LinearDim::Mixed => keys.saturating_add(values),
+            LinearDim::MixedAndGate => keys.saturating_add(values.saturating_mul(2)),
             LinearDim::Values => values,
             LinearDim::ValueHeads => self.value_heads,
             LinearDim::TwiceValueHeads => 2 * self.value_heads,
@@ -136,7 +137,7 @@ impl Linear {
 
     /// Rows of K, and of Q.
     fn keys(&self) -> u64 {
-        self.key_heads * self.key_head
+        self.key_heads.saturating_mul(self.key_head)
     }
 
     /// Heads of values as llama.cpp has them: the first of each head of keys, then the second, and so on.

@@ -195,7 +195,9 @@ impl Read<'_> {
             (Parameter::HeadsWhereAttending, _, _) => {
                 let heads = |is: &bool| if *is { 0 } else { dims.kv_heads as i32 };
                 let heads: Vec<i32> = dims.keyless.iter().map(heads).collect();
-                metadata.set(self.key("attention.head_count_kv"), heads);
+                if heads.len() as u64 == dims.layers {
+                    metadata.set(self.key("attention.head_count_kv"), heads);
+                }
             }
             (Parameter::LinearAttention, Some(linear), _) => {
                 linear.describe(architecture, self.config, metadata)?;
@@ -206,7 +208,12 @@ impl Read<'_> {
                 }
             }
             (Parameter::LatentAttention, _, Some(latent)) => {
-                latent.describe(architecture, metadata)
+                latent.describe(architecture, metadata);
+                // llama.cpp divides by what its converter multiplies by here.
+                if let Some(value) = self.rope.number("mscale_all_dim")? {
+                    let key = self.key("rope.scaling.yarn_log_multiplier");
+                    metadata.set(key, (0.1 * value) as f32);
+                }
             }
             _ => {}
         }

@@ -57,10 +57,10 @@ impl StateSpace {
         let head = match config.count(&["mamba_d_head"]) {
             Ok(Some(head)) => head.into(),
             // It may be `auto`.
-            _ => need("mamba_expand")? * hidden / heads,
+            _ => need("mamba_expand")?.saturating_mul(hidden) / heads,
         };
         let groups = need("mamba_n_groups")?;
-        let (inner, expected) = (heads * head, 2 * hidden);
+        let (inner, expected) = (heads.saturating_mul(head), 2 * hidden);
         if inner != expected || !inner.is_multiple_of(groups) {
             let expected = format!("heads of {expected} elements together, twice `hidden_size`");
             return Err(bad("mamba_d_head", &head.into(), &expected));
@@ -75,10 +75,11 @@ impl StateSpace {
     }
 
     pub(super) fn value(&self, dim: StateDim) -> u64 {
-        let inner = self.heads * self.head;
-        let convolved = inner + 2 * self.groups * self.state;
+        let inner = self.heads.saturating_mul(self.head);
+        let states = (2 * self.groups).saturating_mul(self.state);
+        let convolved = inner.saturating_add(states);
         match dim {
-            StateDim::In => inner + convolved + self.heads,
+            StateDim::In => inner.saturating_add(convolved).saturating_add(self.heads),
             StateDim::Convolved => convolved,
             StateDim::Inner => inner,
             StateDim::Heads => self.heads,

@@ -110,11 +110,23 @@ pub(super) fn assemble(
             experts.remove(&layer);
         }
     }
+    refuse_twice(&tensors)?;
     require(weights, dims, &seen)?;
     if let Some((layer, gathered)) = experts.iter().min_by_key(|(layer, _)| **layer) {
         return Err(missing_expert(weights, dims, *layer, gathered));
     }
     Ok((tensors, left_out))
+}
+
+/// Refuses a checkpoint that has a weight in two forms.
+fn refuse_twice(tensors: &[ModelTensor]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    match tensors.iter().find(|t| !names.insert(t.name.as_str())) {
+        None => Ok(()),
+        Some(twice) => Err(Error::Twice {
+            tensor: twice.name.clone(),
+        }),
+    }
 }
 
 /// The places of a tensor in the family, and what its name says.
@@ -141,7 +153,11 @@ fn place(
     }
     for place in &places {
         let weight = index.weights[*place];
-        if parsed.bias && (weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some()) {
+        let has_none = match weight.form {
+            Form::Linear(_) | Form::Latent(_) | Form::State(_) => true,
+            _ => weight.shape.len() < 2 && !weight.shifts || parsed.expert.is_some(),
+        };
+        if parsed.bias && has_none {
             return Err(unknown());
         }
         check_shape(tensor, weight, parsed.bias, dims)?;
@@ -152,9 +168,14 @@ fn place(
 
 /// What is computed of elements needs numbers.
 fn check_type(family: &Family, tensor: &SourceTensor, weight: &Weight) -> Result<(), Error> {
-    let computes = matches!(
+    let computes = !matches!(
         weight.form,
-        Form::PlusOne | Form::Third(_) | Form::Linear(_)
+        Form::Whole
+            | Form::Pairs(_)
+            | Form::Half(_)
+            | Form::Alternate(_)
+            | Form::Grouped
+            | Form::BehindPadding
     );
     let floats = [TensorType::F32, TensorType::F16, TensorType::BF16];
     if computes && !floats.contains(&tensor.ty) {

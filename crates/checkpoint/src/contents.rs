@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dwindle_formats::pickle::{self, Elements, PickledTensor};
+use dwindle_formats::pickle::{self, Elements};
 use dwindle_mapped::Mapping;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo};
 
@@ -12,6 +12,13 @@ use crate::shards::Kind;
 
 /// What transformers calls the output matrix.
 const OUTPUT: &str = "lm_head.weight";
+
+/// Whether a tensor is the output matrix under its second name: safetensors store a tied one once, PyTorch under both
+/// names.
+pub(crate) fn is_tied(raw: &Raw, all: &[Raw]) -> bool {
+    let is_other = |other: &Raw| !other.name.ends_with(OUTPUT) && other.range == raw.range;
+    raw.name.ends_with(OUTPUT) && all.iter().any(is_other)
+}
 
 /// The tensors of a file, sorted by name. `shard` is its place among the files.
 ///
@@ -57,18 +64,12 @@ fn pickled(path: &Path, map: &Mapping, shard: usize) -> Result<Vec<Raw>, Error> 
         path: path.to_path_buf(),
         source,
     })?;
-    // A tied output matrix is stored under both of its names here, and under one in safetensors.
-    let shared = |tensor: &PickledTensor| {
-        let others = tensors.iter().filter(|other| other.name != tensor.name);
-        tensor.name.ends_with(OUTPUT) && others.clone().any(|other| other.range == tensor.range)
-    };
-    let kept = tensors.iter().filter(|tensor| !shared(tensor));
-    let raws = kept.map(|tensor| Raw {
+    let raws = tensors.into_iter().map(|tensor| Raw {
         dtype: dtype(tensor.elements),
-        name: tensor.name.clone(),
-        shape: tensor.shape.clone(),
+        name: tensor.name,
+        shape: tensor.shape,
         shard,
-        range: tensor.range.clone(),
+        range: tensor.range,
     });
     Ok(raws.collect())
 }

@@ -80,7 +80,7 @@ pub enum Error {
     #[error("`{}` is not a valid safetensors file: {problem}; download it again", path.display())]
     Safetensors { path: PathBuf, problem: String },
     #[error(
-        "tensor `{tensor}` in `{file}` has element type {found}, and nothing in the folder says how it is quantized; supported are F32, F16 and BF16, and {quantized}; use the original, unquantized checkpoint"
+        "tensor `{tensor}` in `{file}` has element type {found}, and nothing in the folder says how to read it; supported are F32, F16 and BF16, and {quantized}; use the original, unquantized checkpoint"
     )]
     ElementType {
         tensor: String,
@@ -98,11 +98,13 @@ pub enum Error {
         file: &'static str,
         supported: &'static str,
     },
-    #[error("tensor `{tensor}` is quantized, but {problem}; download the checkpoint again")]
+    #[error(
+        "tensor `{tensor}` is quantized, but {problem}; the checkpoint is damaged, or of a layout that is not supported"
+    )]
     Codes { tensor: String, problem: String },
     #[error("`{}` is no adapter; expected a folder with PEFT's `adapter_config.json` and `adapter_model.safetensors`", .0.display())]
     NoAdapter(PathBuf),
-    #[error("the adapter `{}` {found}; supported is LoRA; merge it with PEFT, and give the merged checkpoint", dir.display())]
+    #[error("the adapter `{}` {found}; supported are PEFT's LoRA adapters; what is more than that, PEFT can merge into the checkpoint", dir.display())]
     Adapter { dir: PathBuf, found: String },
     #[error("the adapter changes `{weight}`, which {found}; was it trained on this checkpoint?")]
     AdapterWeight { weight: String, found: String },

@@ -42,6 +42,19 @@ impl HuggingFace {
     /// # Errors
     /// When a file is missing, damaged or of an unsupported kind.
     pub fn open(dir: &Path) -> Result<HuggingFace, Error> {
+        HuggingFace::open_as(dir, true)
+    }
+
+    /// As [`HuggingFace::open`], with all matrices of codes in F32, also those that a type of ggml's holds, for
+    /// models that have them in other forms.
+    ///
+    /// # Errors
+    /// As [`HuggingFace::open`].
+    pub fn open_in_floats(dir: &Path) -> Result<HuggingFace, Error> {
+        HuggingFace::open_as(dir, false)
+    }
+
+    fn open_as(dir: &Path, exact: bool) -> Result<HuggingFace, Error> {
         let config = match read_json(&dir.join("config.json"))? {
             Some(Value::Object(map)) => map,
             Some(_) => {
@@ -64,7 +77,7 @@ impl HuggingFace {
         };
         let raws = this.map(&shards)?;
         for tensor in quantized::gather(method.as_ref(), raws, &this.shards)? {
-            this.tensors.push(described(&tensor, &this)?);
+            this.tensors.push(described(&tensor, &this, exact)?);
             this.stored.push(tensor);
         }
         Ok(this)
@@ -78,18 +91,20 @@ impl HuggingFace {
             let path = self.dir.join(name);
             self.files.push(SourceFile::of(&path)?);
             let map = Mapping::open(&path)?;
-            for raw in contents::read(&path, shards.kind, &map, self.shards.len())? {
+            let all = contents::read(&path, shards.kind, &map, self.shards.len())?;
+            for raw in &all {
                 shards.check_placed(&raw.name, name)?;
                 if let Some(first) = seen.insert(raw.name.clone(), name) {
                     return Err(Error::DuplicateTensor {
                         index: shards.kind.index(),
-                        tensor: raw.name,
+                        tensor: raw.name.clone(),
                         first: first.to_string(),
                         second: name.to_string(),
                     });
                 }
-                if !BUFFERS.iter().any(|ending| raw.name.ends_with(ending)) {
-                    raws.push(raw);
+                let is_buffer = BUFFERS.iter().any(|ending| raw.name.ends_with(ending));
+                if !is_buffer && !contents::is_tied(raw, &all) {
+                    raws.push(raw.clone());
                 }
             }
             self.shards.push(map);
@@ -104,6 +119,13 @@ impl HuggingFace {
             }
         }
         Ok(raws)
+    }
+
+    /// Whether a matrix of codes is in a type of ggml's.
+    pub fn has_codes(&self) -> bool {
+        let pairs = self.tensors.iter().zip(&self.stored);
+        let mut types = pairs.filter(|(_, stored)| matches!(stored, Tensor::Quantized(_)));
+        types.any(|(tensor, _)| tensor.ty != TensorType::F32)
     }
 
     /// The folder.
@@ -146,13 +168,16 @@ impl HuggingFace {
 }
 
 /// A tensor as the rest of the program sees it.
-fn described(tensor: &Tensor, folder: &HuggingFace) -> Result<SourceTensor, Error> {
+fn described(tensor: &Tensor, folder: &HuggingFace, exact: bool) -> Result<SourceTensor, Error> {
     let raw = match tensor {
         Tensor::Plain(raw) => raw,
         Tensor::Quantized(matrix) => {
             return Ok(SourceTensor {
                 name: matrix.name().to_string(),
-                ty: matrix.exact(&folder.shards),
+                ty: match exact {
+                    true => matrix.exact(&folder.shards),
+                    false => TensorType::F32,
+                },
                 shape: matrix.shape(),
             });
         }

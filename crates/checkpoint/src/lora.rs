@@ -81,6 +81,12 @@ impl Lora {
         if lora.switch("use_dora") {
             return Err(lora.refuse("scales directions (DoRA)".into()));
         }
+        if !lora.alpha().is_normal() {
+            return Err(lora.refuse(format!("has the scale {}", lora.alpha())));
+        }
+        if let Some((pattern, _)) = lora.patterns().find(|(key, _)| !is_name(key)) {
+            return Err(lora.refuse(format!("has a scale for all names like `{pattern}`")));
+        }
         let files = [
             ("adapter_model.safetensors", Kind::Safetensors),
             ("adapter_model.bin", Kind::Pickled),
@@ -111,7 +117,7 @@ impl Lora {
         self.pairs.keys().map(String::as_str)
     }
 
-    /// The adapter's own scale, which products are multiplied by when it is divided by their rank.
+    /// The adapter's own scale. Divided by the rank, it is what products are multiplied by.
     pub fn alpha(&self) -> f32 {
         let alpha = self.config.get("lora_alpha").and_then(Value::as_f64);
         alpha.unwrap_or(8.0) as f32
@@ -145,15 +151,20 @@ impl Lora {
         self.config.get(key).and_then(Value::as_bool) == Some(true)
     }
 
+    /// Scales by the ends of modules' names.
+    fn patterns(&self) -> impl Iterator<Item = (&String, &Value)> {
+        let patterns = self.config.get("alpha_pattern").and_then(Value::as_object);
+        patterns.into_iter().flatten()
+    }
+
     /// The scale of a module, which a pattern of names may give.
     fn alpha_of(&self, weight: &str) -> f32 {
         let module = weight.strip_suffix(".weight").unwrap_or(weight);
-        let patterns = self.config.get("alpha_pattern").and_then(Value::as_object);
         let named = |pattern: &str| {
             let rest = module.strip_suffix(pattern.trim_start_matches('^'));
             rest.is_some_and(|before| before.is_empty() || before.ends_with('.'))
         };
-        let own = patterns.into_iter().flatten().find(|(key, _)| named(key));
+        let own = self.patterns().find(|(key, _)| named(key));
         let own = own.and_then(|(_, alpha)| alpha.as_f64());
         own.map_or_else(|| self.alpha(), |alpha| alpha as f32)
     }
@@ -207,4 +218,11 @@ impl Lora {
         }
         Ok(())
     }
+}
+
+/// Whether a pattern is the end of a name, or a whole one behind `^`.
+fn is_name(pattern: &str) -> bool {
+    let name = pattern.strip_prefix('^').unwrap_or(pattern);
+    name.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }

@@ -49,15 +49,26 @@ impl Merged {
         })
     }
 
+    /// Brings tensors that one weight of a model is put together of into one type.
+    pub fn level(&mut self, together: &[usize]) {
+        if together.iter().any(|at| self.updates.contains_key(at)) {
+            for at in together {
+                self.tensors[*at].ty = TensorType::F32;
+            }
+        }
+    }
+
     /// Rows of a weight with what is added to them.
-    fn rows(&self, index: usize, update: &Update, rows: Range<usize>) -> Vec<f32> {
+    fn rows(&self, index: usize, update: Option<&Update>, rows: Range<usize>) -> Vec<f32> {
         let stored = &self.base.tensors()[index];
         let columns = stored.shape.first().copied().unwrap_or(1) as usize;
         let unit = stored.ty.block_bytes() as usize;
         let span = rows.start * columns * unit..rows.end * columns * unit;
         let mut values = floats(&self.base.bytes(index, span), stored.ty);
         for (row, values) in rows.zip(values.chunks_exact_mut(columns.max(1))) {
-            update.add_to(row, values);
+            if let Some(update) = update {
+                update.add_to(row, values);
+            }
         }
         values
     }
@@ -119,9 +130,10 @@ impl Source for Merged {
     }
 
     fn bytes(&self, index: usize, span: Range<usize>) -> Cow<'_, [u8]> {
-        let Some(update) = self.updates.get(&index) else {
+        let update = self.updates.get(&index);
+        if update.is_none() && self.tensors[index].ty == self.base.tensors()[index].ty {
             return self.base.bytes(index, span);
-        };
+        }
         let row = 4 * self.tensors[index].shape.first().copied().unwrap_or(1) as usize;
         let rows = span.start / row.max(1)..span.end.div_ceil(row.max(1));
         let first = rows.start * row;

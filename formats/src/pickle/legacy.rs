@@ -6,14 +6,17 @@ use std::collections::HashMap;
 use super::machine::{self, Value};
 use super::state::{Places, storage, tensors};
 use super::{PickleError, PickledTensor};
+use crate::bounded::limits;
 
 /// The integer that such a file begins with.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<PickledTensor>, PickleError> {
-    let mut at = 0;
+    let mut at = 0usize;
     let mut next = || {
-        let pickle = machine::read(&bytes[at..])?;
+        let most = usize::try_from(limits::INDEX).unwrap_or(usize::MAX);
+        let end = bytes.len().min(at.saturating_add(most));
+        let pickle = machine::read(&bytes[at..end])?;
         at += pickle.len;
         Ok::<_, PickleError>(pickle)
     };

@@ -8,6 +8,9 @@ use super::PickleError;
 /// Values that a pickle may make: some hundred thousand tensors'.
 const MOST: usize = 1 << 23;
 
+/// Bytes of the name of a module, or of what is in it.
+const LONGEST: usize = 256;
+
 /// Where a value is among those that were made.
 pub(super) type Id = usize;
 
@@ -87,6 +90,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pickle, PickleError> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        items: 0,
     };
     let root = machine.run()?;
     Ok(Pickle {
@@ -103,12 +107,20 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<usize, Id>,
+    /// Items that marks were set before.
+    items: usize,
 }
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Id, PickleError> {
         loop {
-            if self.values.len() > MOST || self.stack.len() > MOST {
+            let counts = [
+                self.values.len(),
+                self.stack.len(),
+                self.marks.len(),
+                self.items,
+            ];
+            if counts.iter().any(|count| *count > MOST) {
                 return Err(PickleError::Damaged { at: self.at });
             }
             let code = self.take(1)?[0];
@@ -181,7 +193,9 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.values[module], &self.values[name]) {
-                    (Value::Text(module), Value::Text(name)) => {
+                    (Value::Text(module), Value::Text(name))
+                        if module.len().max(name.len()) <= LONGEST =>
+                    {
                         Value::Global(module.clone(), name.clone())
                     }
                     _ => return Err(PickleError::Damaged { at: self.at }),
@@ -341,7 +355,9 @@ impl<'a> Machine<'a> {
     fn marked(&mut self) -> Result<Vec<Id>, PickleError> {
         let mark = self.marks.pop().filter(|mark| *mark <= self.stack.len());
         let mark = mark.ok_or_else(|| self.damaged())?;
-        Ok(self.stack.split_off(mark))
+        let items = self.stack.split_off(mark);
+        self.items += items.len();
+        Ok(items)
     }
 
     fn damaged(&self) -> PickleError {

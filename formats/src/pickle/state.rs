@@ -1,10 +1,13 @@
 //! A dictionary of tensors, as a pickle describes it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::machine::{Id, Pickle, Value};
 use super::{Elements, PickleError, PickledTensor};
+
+/// Dimensions that a tensor may have.
+const DIMENSIONS: usize = 8;
 
 /// Where the bytes of storages are in the file, by their keys.
 pub(super) type Places = HashMap<String, Range<usize>>;
@@ -22,6 +25,11 @@ pub(super) fn storage(pickle: &Pickle, id: Id) -> Option<Storage<'_>> {
     };
     let parts = pickle.list(*name)?;
     if pickle.text(*parts.first()?)? != "storage" {
+        return None;
+    }
+    // Very old files have views of storages here.
+    let view = parts.get(5).map(|id| pickle.get(*id));
+    if view.is_some_and(|view| *view != Value::None) {
         return None;
     }
     Some(Storage {
@@ -91,10 +99,17 @@ fn of_items(
     places: &Places,
 ) -> Result<Vec<PickledTensor>, PickleError> {
     let mut tensors = Vec::new();
+    let mut names = HashSet::new();
     for (key, value) in items {
         if let Some(name) = pickle.text(*key)
             && let Some(tensor) = tensor(pickle, name, *value, places)?
         {
+            if !names.insert(name) {
+                return Err(PickleError::Tensor {
+                    tensor: name.to_string(),
+                    problem: "is there twice",
+                });
+            }
             tensors.push(tensor);
         }
     }
@@ -137,7 +152,8 @@ fn tensor(
     let stored =
         storage(pickle, stored).ok_or_else(|| problem("has elements that are no plain numbers"))?;
     let counts = |id| {
-        let list = pickle.list(id)?.iter();
+        let list = pickle.list(id).filter(|list| list.len() <= DIMENSIONS);
+        let list = list?.iter();
         list.map(|n| pickle.count(*n)).collect::<Option<Vec<_>>>()
     };
     let (Some(offset), Some(shape), Some(strides)) =

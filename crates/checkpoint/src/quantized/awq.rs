@@ -25,7 +25,7 @@ pub(super) fn take(name: &str, bag: &mut Bag<'_>) -> Result<Option<Quantized>, E
     };
     expect(&weight, &codes, Dtype::I32, &[columns, rows.div_ceil(8)])?;
     expect(&weight, &zeros, Dtype::I32, &[groups, rows.div_ceil(8)])?;
-    if rows % 8 != 0 || !is_number(scales.dtype) || groups * columns * rows == 0 {
+    if rows % 8 != 0 || !is_number(scales.dtype) {
         return Err(unfit(&weight, &scales));
     }
     Ok(Some(Quantized {

@@ -34,16 +34,13 @@ impl<'a> Bag<'a> {
 
     /// Takes a part that must be there.
     pub(super) fn part(&mut self, of: &str, name: &str) -> Result<Raw, Error> {
-        self.take(name)
-            .ok_or_else(|| bad(of, format!("its part `{name}` is missing")))
-    }
-
-    /// The names that begin so.
-    pub(super) fn names_from(&self, start: &str) -> Vec<String> {
-        let mut names: Vec<String> = self.raws.keys().cloned().collect();
-        names.retain(|name| name.starts_with(start));
-        names.sort();
-        names
+        let part = self
+            .take(name)
+            .ok_or_else(|| bad(of, format!("its part `{name}` is missing")))?;
+        match part.shape.contains(&0) {
+            true => Err(bad(of, format!("its part `{name}` is empty"))),
+            false => Ok(part),
+        }
     }
 }
 

@@ -28,8 +28,8 @@ pub(super) fn take(name: &str, bag: &mut Bag<'_>) -> Result<Option<Quantized>, E
     if bag.get(&scales).is_some() {
         return bytes(name, &scales, bag).map(Some);
     }
-    let states = bag.names_from(&format!("{name}.quant_state.bitsandbytes__"));
-    match states.first() {
+    let states = ["nf4", "fp4"].map(|kind| format!("{name}.quant_state.bitsandbytes__{kind}"));
+    match states.iter().find(|state| bag.get(state).is_some()) {
         Some(state) => half_bytes(name, state, bag).map(Some),
         None => Ok(None),
     }

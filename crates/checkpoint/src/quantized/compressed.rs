@@ -48,6 +48,10 @@ impl Compressed {
         let widths = self.bits.iter().copied();
         let bits = widths
             .filter(|bits| (1..=8).contains(bits) && columns < usize::MAX / 8)
+            // Older files begin each word anew, which is the same where words are filled.
+            .filter(|bits| {
+                32 % bits == 0 || codes::words(*bits, columns) != columns.div_ceil(32 / bits)
+            })
             .find(|bits| codes.shape == [rows, codes::words(*bits, columns)])
             .ok_or_else(|| unfit(weight, &codes))?;
         expect(weight, &codes, Dtype::I32, &codes.shape)?;
@@ -153,7 +157,11 @@ fn listed(
     groups: usize,
     bag: &Bag<'_>,
 ) -> Result<Groups, Error> {
-    expect(weight, list, list.dtype, &[columns])?;
+    let dtype = match list.dtype {
+        Dtype::I64 => Dtype::I64,
+        _ => Dtype::I32,
+    };
+    expect(weight, list, dtype, &[columns])?;
     let list = integers(list, bag);
     // A column that no group was given is marked so, where the list was made and not used.
     if list.iter().all(|group| *group == usize::MAX) {

@@ -21,7 +21,7 @@ pub(super) fn matrix(
         return Err(unfit(name, &codes));
     };
     let columns = 2 * bytes;
-    if codes.dtype != Dtype::U8 || lines != rows || groups * rows == 0 {
+    if codes.dtype != Dtype::U8 || lines != rows {
         return Err(unfit(name, &scales));
     }
     let each = match scales.dtype {

@@ -70,21 +70,25 @@ pub(super) fn by_scales(
         };
         Ok((Groups::Columns(each), scales))
     };
-    if rows * columns == 0 || !is_number(stored.dtype) {
+    if rows == 0 || columns == 0 || !is_number(stored.dtype) {
         return Err(unfit(name, &stored));
     }
     match (&stored.shape[..], block) {
         ([] | [1] | [1, 1], _) => lines(stored, 1, [0, 0], columns),
         ([n] | [n, 1], _) if *n == rows => lines(stored, 1, [1, 0], columns),
         (&[down, across], Some([tall, wide]))
-            if tall * wide > 0
+            if tall > 0
+                && wide > 0
                 && [down, across] == [rows.div_ceil(tall), columns.div_ceil(wide)] =>
         {
             lines(stored, tall, [across, 1], wide)
         }
         // Blocks whose number says how large they are.
         (&[down, across], None)
-            if down * across > 0 && rows.is_multiple_of(down) && columns.is_multiple_of(across) =>
+            if down > 0
+                && across > 0
+                && rows.is_multiple_of(down)
+                && columns.is_multiple_of(across) =>
         {
             lines(stored, rows / down, [across, 1], columns / across)
         }

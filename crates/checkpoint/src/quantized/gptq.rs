@@ -18,6 +18,8 @@ pub(super) struct Gptq {
     pub(super) bits: usize,
     /// What the zeros lack: one in the first format, nothing in the second.
     pub(super) plus: u8,
+    /// Inputs of a group.
+    pub(super) group: Option<usize>,
 }
 
 impl Gptq {
@@ -26,7 +28,7 @@ impl Gptq {
         let Some(stem) = name.strip_suffix(".qweight") else {
             return Ok(None);
         };
-        let Gptq { bits, plus } = self;
+        let Gptq { bits, plus, group } = self;
         let weight = format!("{stem}.weight");
         let codes = bag.part(&weight, name)?;
         let zeros = bag.part(&weight, &format!("{stem}.qzeros"))?;
@@ -40,12 +42,15 @@ impl Gptq {
         let line = codes::words(bits, rows);
         let lines = [groups, line];
         expect(&weight, &zeros, Dtype::I32, &lines)?;
-        if scales.shape != [groups, rows] || !is_number(scales.dtype) || columns * rows == 0 {
+        if scales.shape != [groups, rows] || !is_number(scales.dtype) {
             return Err(unfit(&weight, &scales));
         }
+        // Where the configuration's width can't be, they are as wide as one another.
+        let each = group.filter(|each| columns.div_ceil(*each) == groups);
+        let each = each.unwrap_or(columns.div_ceil(groups));
         let groups = match list {
-            None => Groups::Columns(columns.div_ceil(groups.max(1))),
-            Some(list) => listed(&weight, &list, columns, groups, bag)?,
+            None => Groups::Columns(each),
+            Some(list) => listed(&weight, &list, (columns, each), groups, bag)?,
         };
         Ok(Some(Quantized {
             name: weight,
@@ -75,7 +80,7 @@ impl Gptq {
 fn listed(
     weight: &str,
     list: &Raw,
-    columns: usize,
+    (columns, each): (usize, usize),
     groups: usize,
     bag: &Bag<'_>,
 ) -> Result<Groups, Error> {
@@ -86,7 +91,6 @@ fn listed(
         let problem = format!("`{}` names group {out} of {groups}", list.name);
         return Err(bad(weight, problem));
     }
-    let each = columns.div_ceil(groups.max(1));
     let in_order = |(i, group): (usize, &u32)| *group as usize == i / each;
     Ok(match of_columns.iter().enumerate().all(in_order) {
         true => Groups::Columns(each),

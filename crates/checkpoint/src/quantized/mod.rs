@@ -131,8 +131,11 @@ impl Method {
                 if !matches!(format, "gptq" | "gptq_v2") || ![2, 3, 4, 8].contains(&bits) {
                     return Err(refused(format!("GPTQ, {bits} bits, layout {format}")));
                 }
-                let plus = u8::from(format == "gptq");
-                Kind::Gptq(Gptq { bits, plus })
+                Kind::Gptq(Gptq {
+                    bits,
+                    plus: u8::from(format == "gptq"),
+                    group: count("group_size").filter(|n| *n > 0),
+                })
             }
             "awq" => {
                 let version = text("version").unwrap_or("gemm").to_lowercase();
@@ -212,7 +215,10 @@ pub(crate) fn gather(
     let names: Vec<String> = raws.iter().map(|raw| raw.name.clone()).collect();
     let mut bag = Bag::new(raws, shards);
     let mut made = HashMap::new();
-    for (place, name) in names.iter().enumerate() {
+    // By name, since codes come before their scales then, whatever files they are in.
+    let mut sorted: Vec<(usize, &String)> = names.iter().enumerate().collect();
+    sorted.sort_by_key(|(_, name)| *name);
+    for (place, name) in sorted {
         if bag.get(name).is_some()
             && let Some(matrix) = method.take(name, &mut bag)?
         {

@@ -8,7 +8,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::codes::{Levels, Packing, unsigned};
-use super::scales::{Groups, Scales, Zeros, number};
+use super::scales::{Groups, Made, Scales, Zeros, number};
 use crate::raw::Raw;
 
 /// Elements of a block of Q4_0, Q8_0 and MXFP4.
@@ -60,8 +60,9 @@ impl Quantized {
                 Groups::Columns(each) => each.is_multiple_of(BLOCK),
                 _ => false,
             };
-        let is_microscaled =
-            scales.stored.dtype == Dtype::F8_E8M0 && self.packing == Packing::LowFirst;
+        let is_microscaled = scales.stored.dtype == Dtype::F8_E8M0
+            && self.packing == Packing::LowFirst
+            && matches!(scales.made, Made::Plain);
         if blocks && is_microscaled && matches!(self.groups, Groups::Columns(BLOCK)) {
             return TensorType::MXFP4;
         }
