@@ -135,7 +135,7 @@ fn damaged_folders_are_refused() {
     let folder = Folder::new("LlamaForCausalLM", &DENSE);
     folder.write(path);
     let weights = path.join("model.safetensors");
-    says(&error(&weights), &["safetensors file lacks configuration"]);
+    says(&error(&weights), &["file of weights lacks configuration"]);
     let bytes = std::fs::read(&weights).unwrap();
     // Whatever a damaged header says, it is refused or read, never a panic.
     for at in 0..200 {

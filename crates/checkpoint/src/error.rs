@@ -24,7 +24,7 @@ pub enum Error {
         path: PathBuf,
         problem: String,
     },
-    #[error("`{}` is not a checkpoint: {found}; give the folder with `config.json` and safetensors files, or a GGUF file", path.display())]
+    #[error("`{}` is not a checkpoint: {found}; give the folder with `config.json` and weights, or a GGUF file", path.display())]
     NoCheckpoint { path: PathBuf, found: String },
     #[error("`{}` has no `config.json`; it is needed to know the model's architecture", .0.display())]
     NoConfig(PathBuf),
