@@ -70,6 +70,10 @@ pub fn to_huggingface<'a>(
             "a model that is one of language alone".into(),
         ));
     }
+    if !family.lies_as_in_llama_cpp() {
+        let found = format!("export as a `{}`", family.names[0]);
+        return Err(refuse(model, found, EXPORTED.into()));
+    }
     let sizes = Sizes::of(origin, model)?;
     let tensors = place(family, &sizes, model, source)?;
     let config = config(origin, &sizes, model, &tensors)?;

@@ -394,16 +394,23 @@ pub(super) fn sees(class: &str) -> bool {
     class.ends_with("ForConditionalGeneration")
 }
 
+impl Family {
+    /// Whether its weights lie in the checkpoint as in llama.cpp, save for rotary pairs.
+    pub(super) fn lies_as_in_llama_cpp(&self) -> bool {
+        let as_it_is = |w: &Weight| matches!(w.form, Form::Whole | Form::Pairs(_));
+        self.weights.iter().copied().flatten().all(as_it_is)
+    }
+}
+
 /// Every family that is converted.
 pub fn known() -> Vec<Known> {
-    let as_it_is = |w: &Weight| matches!(w.form, Form::Whole | Form::Pairs(_));
     let of = |family: &'static Family| Known {
         classes: family.names,
         architecture: family.architecture,
         encodes: family.encodes,
         exported: !family.encodes
             && family.names.iter().any(|name| !sees(name))
-            && family.weights.iter().copied().flatten().all(as_it_is),
+            && family.lies_as_in_llama_cpp(),
     };
     all().map(of).collect()
 }
