@@ -3,29 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::elements::{floats, in_blocks, multiply, plus_one};
+use super::elements::{in_blocks, multiply, plus_one};
 use super::{Assembly, ModelTensor};
-use dwindle_checkpoint::Source;
+use dwindle_checkpoint::{Source, floats};
 use dwindle_formats::gguf::TensorType;
 
 impl Assembly {
-    /// The tensors of the checkpoint that it takes from, as positions in [`Source::tensors`].
-    pub fn sources(&self) -> Vec<usize> {
-        match self {
-            Assembly::Copy(tensor)
-            | Assembly::PlusOne(tensor)
-            | Assembly::Decay(tensor)
-            | Assembly::PermuteRotary { tensor, .. } => vec![*tensor],
-            Assembly::Transpose(of)
-            | Assembly::Select { of, .. }
-            | Assembly::Columns { of, .. }
-            | Assembly::Alternate { of, .. } => of.assembly.sources(),
-            Assembly::Stack(all) => all.clone(),
-            Assembly::Fused { parts, .. } => parts.to_vec(),
-            Assembly::Made { .. } => Vec::new(),
-        }
-    }
-
     /// Values that are made, in F32.
     pub fn of_floats(values: &[f32]) -> Assembly {
         Assembly::Made {
@@ -245,23 +228,6 @@ impl ModelTensor {
 
     fn row_bytes(&self, ty: TensorType) -> usize {
         (self.row_len() / ty.block_len() * ty.block_bytes()) as usize
-    }
-
-    /// Tells the source that this tensor's bytes will not be needed again soon.
-    pub fn release(&self, source: &dyn Source) {
-        match &self.assembly {
-            Assembly::Copy(index)
-            | Assembly::PermuteRotary { tensor: index, .. }
-            | Assembly::PlusOne(index)
-            | Assembly::Decay(index) => source.release(*index),
-            Assembly::Stack(indices) => indices.iter().for_each(|i| source.release(*i)),
-            Assembly::Fused { parts, .. } => parts.iter().for_each(|i| source.release(*i)),
-            Assembly::Transpose(of)
-            | Assembly::Select { of, .. }
-            | Assembly::Alternate { of, .. }
-            | Assembly::Columns { of, .. } => of.release(source),
-            Assembly::Made { .. } => {}
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is computed of elements, and how they are moved within rows.
 
+use dwindle_checkpoint::floats;
 use dwindle_formats::gguf::TensorType;
 use half::{bf16, f16};
 
@@ -18,19 +19,6 @@ pub(super) fn in_blocks(
         }
     }
     out
-}
-
-/// The elements of a floating-point type.
-pub(super) fn floats(bytes: &[u8], ty: TensorType) -> Vec<f32> {
-    let halves = bytes.as_chunks::<2>().0.iter();
-    match ty {
-        TensorType::F16 => halves.map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        TensorType::BF16 => halves.map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => {
-            let singles = bytes.as_chunks::<4>().0.iter();
-            singles.map(|b| f32::from_le_bytes(*b)).collect()
-        }
-    }
 }
 
 /// The elements of a floating-point type, one added to each.

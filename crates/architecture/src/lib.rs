@@ -36,6 +36,7 @@ mod huggingface;
 mod latent;
 mod linear;
 mod names;
+mod origins;
 mod parameters;
 mod rope;
 mod source_names;

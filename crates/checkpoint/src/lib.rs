@@ -4,6 +4,7 @@ mod cache;
 mod contents;
 mod error;
 pub mod fingerprint;
+mod floats;
 pub mod gguf;
 pub mod huggingface;
 pub mod lora;
@@ -21,6 +22,7 @@ use dwindle_formats::gguf::TensorType;
 
 pub use cache::{Caches, resolve};
 pub use error::Error;
+pub use floats::floats;
 pub use watched::{Changed, SourceFile};
 
 /// One tensor of a source, as it is stored there.

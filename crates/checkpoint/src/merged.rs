@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
-use half::{bf16, f16};
 
+use super::floats::floats;
 use super::lora::{Lora, Update};
 use super::{Error, Source, SourceFile, SourceTensor};
 
@@ -144,18 +144,6 @@ impl Source for Merged {
 
     fn release(&self, index: usize) {
         self.base.release(index);
-    }
-}
-
-fn floats(bytes: &[u8], ty: TensorType) -> Vec<f32> {
-    let halves = bytes.as_chunks::<2>().0.iter();
-    match ty {
-        TensorType::F16 => halves.map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        TensorType::BF16 => halves.map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => {
-            let singles = bytes.as_chunks::<4>().0.iter();
-            singles.map(|b| f32::from_le_bytes(*b)).collect()
-        }
     }
 }
 
