@@ -60,6 +60,8 @@ pub use dwindle_checkpoint as checkpoint;
 #[doc(hidden)]
 pub use dwindle_ggml as ggml;
 #[doc(hidden)]
+pub use dwindle_kv as kv;
+#[doc(hidden)]
 pub use dwindle_mapped as mapped;
 #[doc(hidden)]
 pub use dwindle_method as method;
@@ -70,6 +72,8 @@ pub use dwindle_statistics as statistics;
 
 #[doc(hidden)]
 pub mod blockwise;
+#[doc(hidden)]
+pub mod cache;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -9,7 +9,9 @@ pub mod bounded;
 pub mod container;
 pub mod gguf;
 pub mod output;
+pub mod packed;
 pub mod pickle;
+pub mod state;
 
 /// The examples of the README are compiled as tests.
 #[cfg(doctest)]

@@ -77,6 +77,7 @@ macro_rules! input_errors {
 }
 input_errors!(
     crate::architecture::Error,
+    crate::cache::CacheError,
     crate::target::BudgetError,
     crate::llama::model::LlamaError,
     crate::writing::PipelineError,

@@ -29,6 +29,7 @@ macro_rules! no_hints {
 }
 no_hints!(
     crate::architecture::Error,
+    crate::cache::CacheError,
     crate::writing::PipelineError,
     crate::runtime::ExportError,
     crate::runtime::StockError,

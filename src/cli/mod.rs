@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod cache;
 mod calibrate;
 mod chart;
 mod completions;
@@ -74,6 +75,7 @@ enum Command {
     Embed(embed::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Cache(cache::Args),
     RpcServer(rpc_server::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -117,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Cache(args) => cache::main(&args),
         Command::RpcServer(args) => rpc_server::main(&args),
         Command::Completions(args) => completions::main(&args, Cli::command()),
         Command::Man(args) => man::main(&args, Cli::command()),

@@ -17,5 +17,6 @@ pub use embeddings::{Cosines, compare_embeddings, cosine};
 pub use perplexity::{
     EvalError, Evaluation, Logits, Progress, Reference, compare, perplexity, write_reference,
 };
+pub use softmax::exact_divergence;
 pub use speed::{Speed, SpeedOptions, peak_memory, speed};
 pub use stats::{Divergence, Estimate, Perplexity};

@@ -71,6 +71,23 @@ impl LogProbs {
     }
 }
 
+/// The KL divergence of a prediction from a reference's, in nats: Σ p·ln(p/q), in doubles and without rounding to the 16 bits of
+/// llama-perplexity's files. Both are logits of the whole vocabulary.
+pub fn exact_divergence(base: &[f32], logits: &[f32]) -> f64 {
+    let log_sum = |row: &[f32]| {
+        let peak = peak(row);
+        f64::from(peak.logit) + row.iter().map(|l| f64::from(l - peak.logit).exp()).sum::<f64>().ln()
+    };
+    let (of_base, of_logits) = (log_sum(base), log_sum(logits));
+    let pairs = base.iter().zip(logits);
+    pairs
+        .map(|(b, l)| {
+            let p = f64::from(*b) - of_base;
+            p.exp() * (p - (f64::from(*l) - of_logits))
+        })
+        .sum()
+}
+
 /// How the candidate's prediction of one token differs from the reference's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RowDivergence {

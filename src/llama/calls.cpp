@@ -104,6 +104,24 @@ int dwindle_state_set(llama_context * ctx, const uint8_t * bytes, size_t * size,
     return dwindle_guarded(failure, [&] { *size = llama_state_set_data(ctx, bytes, *size); });
 }
 
+int dwindle_sequence_size(llama_context * ctx, int32_t sequence, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_seq_get_size(ctx, sequence); });
+}
+
+int dwindle_sequence_get(
+        llama_context * ctx, int32_t sequence, uint8_t * bytes, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_seq_get_data(ctx, bytes, *size, sequence); });
+}
+
+int dwindle_sequence_set(
+        llama_context * ctx, int32_t sequence, const uint8_t * bytes, size_t * size, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *size = llama_state_seq_set_data(ctx, bytes, *size, sequence); });
+}
+
+int dwindle_rope_type(const llama_model * model, int32_t * type, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] { *type = llama_model_rope_type(model); });
+}
+
 int dwindle_load_adapter(
         llama_model * model, const char * path, llama_adapter_lora ** adapter, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] { *adapter = llama_adapter_lora_init(model, path); });

@@ -1,26 +1,17 @@
 //! Embeds texts: one vector for each.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 
 use llama_cpp_sys_2 as sys;
 
 use super::context::{BatchToken, Context, ContextOptions};
 use super::error::LlamaError;
 use super::guard::{Failure, logged};
-use super::metadata::words;
 use super::model::Model;
 pub use super::pooling::Pooling;
 use super::vocabulary::Token;
 
 impl Model {
-    /// A key of the architecture's.
-    fn own_words(&self, key: &str) -> Option<String> {
-        // SAFETY: the model lives.
-        let find = |key: &str| unsafe { words(self.raw(), &CString::new(key).ok()?).ok()? };
-        let architecture = find("general.architecture")?;
-        find(&format!("{architecture}.{key}"))
-    }
-
     /// Whether it is an encoder, whose tokens see those behind them and which predicts none.
     pub fn encodes(&self) -> bool {
         self.own_words("attention.causal").as_deref() == Some("false")

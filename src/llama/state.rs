@@ -45,9 +45,82 @@ impl Context<'_> {
         self.clear();
         Err(LlamaError::State { reason })
     }
+
+    /// What the context keeps of one sequence, as llama.cpp writes it; nothing where llama.cpp fails.
+    pub fn sequence_state(&mut self, sequence: usize) -> Vec<u8> {
+        let Some(sequence) = self.known(sequence) else {
+            return Vec::new();
+        };
+        let mut len = 0;
+        // SAFETY: the context lives and has the sequence.
+        let sized = guarded(|failure| unsafe {
+            dwindle_sequence_size(self.raw(), sequence, &mut len, failure)
+        });
+        if sized.is_err() {
+            return Vec::new();
+        }
+        let mut state = vec![0; len];
+        // SAFETY: the buffer has the length that is passed.
+        let got = guarded(|failure| unsafe {
+            let bytes = state.as_mut_ptr();
+            dwindle_sequence_get(self.raw(), sequence, bytes, &mut len, failure)
+        });
+        state.truncate(if got.is_ok() { len } else { 0 });
+        state
+    }
+
+    /// Puts a state of one sequence in the place of what the context has of it. llama.cpp reads rows of the layers that the
+    /// context has, and refuses others; the caller has held the state against the format.
+    ///
+    /// # Errors
+    /// llama.cpp refuses it; the sequence is empty then.
+    pub fn restore_sequence(&mut self, sequence: usize, state: &[u8]) -> Result<(), LlamaError> {
+        let unknown = || LlamaError::State {
+            reason: format!("the context has no sequence {sequence}"),
+        };
+        let id = self.known(sequence).ok_or_else(unknown)?;
+        self.forget(sequence);
+        let mut len = state.len();
+        // SAFETY: the state has the length that is passed, and llama.cpp reads within it.
+        let (set, log) = logged(|failure| unsafe {
+            dwindle_sequence_set(self.raw(), id, state.as_ptr(), &mut len, failure)
+        });
+        let reason = match set {
+            Ok(()) if len == state.len() && len > 0 => return Ok(()),
+            Ok(()) => log,
+            Err(stopped) => stopped.reason,
+        };
+        self.forget(sequence);
+        Err(LlamaError::State { reason })
+    }
+
+    fn known(&self, sequence: usize) -> Option<i32> {
+        let sequence = i32::try_from(sequence).ok()?;
+        (!self.is_broken() && (sequence as usize) < self.n_sequences()).then_some(sequence)
+    }
 }
 
 unsafe extern "C" {
+    fn dwindle_sequence_size(
+        context: *mut sys::llama_context,
+        sequence: i32,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_sequence_get(
+        context: *mut sys::llama_context,
+        sequence: i32,
+        bytes: *mut u8,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
+    fn dwindle_sequence_set(
+        context: *mut sys::llama_context,
+        sequence: i32,
+        bytes: *const u8,
+        size: *mut usize,
+        failure: *mut Failure,
+    ) -> c_int;
     fn dwindle_state_size(
         context: *mut sys::llama_context,
         size: *mut usize,

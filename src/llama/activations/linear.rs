@@ -48,7 +48,7 @@ pub(super) fn address(tensor: &sys::ggml_tensor) -> usize {
     std::ptr::from_ref(tensor).addr()
 }
 
-pub(super) fn name(tensor: &sys::ggml_tensor) -> &str {
+pub(in crate::llama) fn name(tensor: &sys::ggml_tensor) -> &str {
     // SAFETY: ggml keeps names terminated within their array.
     let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) };
     name.to_str().unwrap_or("")

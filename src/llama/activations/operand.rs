@@ -5,7 +5,7 @@ use llama_cpp_sys_2 as sys;
 
 /// Space that is kept from one operand to the next.
 #[derive(Default)]
-pub(super) struct Buffers {
+pub(in crate::llama) struct Buffers {
     bytes: Vec<u8>,
     values: Vec<f32>,
 }
@@ -78,7 +78,7 @@ fn bytes<'a>(
 
 impl Buffers {
     /// All rows of a tensor one after another.
-    pub(super) fn rows<'a>(
+    pub(in crate::llama) fn rows<'a>(
         &'a mut self,
         tensor: &'a sys::ggml_tensor,
     ) -> Result<&'a [f32], &'static str> {

@@ -1,0 +1,25 @@
+//! Compresses what a model keeps of a text.
+
+mod cells;
+mod chunked_svd;
+pub mod codebook;
+mod coder;
+mod error;
+mod levels;
+mod lossless;
+mod pack;
+mod search;
+mod settings;
+mod transform;
+mod turns;
+mod unpack;
+
+pub use cells::Cells;
+pub use chunked_svd::Ranks;
+pub use error::KvError;
+pub use pack::{Note, Packing, Way, pack};
+pub use search::step_for_ratio;
+pub use settings::{Method, Settings};
+pub use transform::{Encoder, approximate, costs};
+pub use turns::{Pairing, Rotary, angles};
+pub use unpack::{Put, Target, Unpacker};

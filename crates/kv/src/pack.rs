@@ -1,0 +1,294 @@
+//! Packs a state: chunks of cells side by side, in their order, each without knowledge of others.
+
+use std::io::Write;
+use std::ops::Range;
+
+use dwindle_formats::gguf::TensorType;
+use dwindle_formats::packed::{PackedWriter, Place};
+use dwindle_formats::state::{Attention, Part, Rows, Section, State, Stream, describe};
+use rayon::prelude::*;
+
+use crate::cells::{Cells, bytes_from, bytes_of};
+use crate::chunked_svd::{self, Ranks};
+use crate::error::KvError;
+use crate::lossless;
+use crate::settings::{Method, Settings};
+use crate::transform::{Encoder, Transform};
+
+/// How to pack.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// Bit by bit as it is.
+    Lossless,
+    /// By a codebook, with this step.
+    Transform(&'a Encoder<'a>, f32),
+    /// As leading singular triples.
+    ChunkedSvd(Ranks),
+    /// In one of ggml's types, after a Hadamard matrix where a head of so many elements allows it.
+    Quantize(TensorType),
+}
+
+/// What else to say in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Note {
+    /// A digest of the model.
+    pub model: Option<String>,
+    /// Elements of a head's key and value.
+    pub heads: Option<[usize; 2]>,
+}
+
+/// What became of a state.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Packing {
+    /// How it was packed.
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// Cells.
+    pub cells: usize,
+    /// Bytes of the state.
+    pub state_bytes: u64,
+    /// Bytes that its keys and values take in F16.
+    pub f16_bytes: u64,
+    /// Bytes of the packed file.
+    pub bytes: u64,
+}
+
+impl Packing {
+    /// Bytes of keys and values in F16 for each byte of the packed file.
+    pub fn ratio(&self) -> f64 {
+        self.f16_bytes as f64 / self.bytes.max(1) as f64
+    }
+}
+
+/// How a record was packed: the first byte of its payload.
+pub(crate) const RAW: u8 = 0;
+pub(crate) const CODED: u8 = 1;
+
+/// Packs the state in `bytes`, `chunk` cells a record.
+///
+/// # Errors
+/// [`KvError`]: it is no state, or another model's than the codebook.
+pub fn pack(
+    bytes: &[u8],
+    way: Way<'_>,
+    chunk: usize,
+    note: Note,
+    out: impl Write,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Packing, KvError> {
+    let state = dwindle_formats::state::read(bytes)?;
+    let packer = Packer::new(bytes, &state, way, chunk, note)?;
+    let settings = serde_json::to_vec(&packer.settings).map_err(std::io::Error::from)?;
+    let mut writer = PackedWriter::new(out, &settings, &describe(&state, bytes))?;
+    let places = packer.places();
+    // As many at once as keep all threads busy.
+    for batch in places.chunks(2 * rayon::current_num_threads()) {
+        let packed: Vec<_> = batch.par_iter().map(|p| packer.record(p)).collect();
+        for (place, payload) in batch.iter().zip(packed) {
+            writer.record(*place, &payload?)?;
+            progress(place.cells as usize);
+        }
+    }
+    let (_, written) = writer.finish()?;
+    Ok(Packing {
+        settings: packer.settings,
+        cells: cells_of(&state),
+        state_bytes: bytes.len() as u64,
+        f16_bytes: f16_bytes(&state),
+        bytes: written,
+    })
+}
+
+/// Cells of all streams.
+pub(crate) fn cells_of(state: &State) -> usize {
+    let streams = attentions(state).flat_map(|a| &a.streams);
+    streams.map(|s| s.positions.len()).sum()
+}
+
+pub(crate) fn attentions(state: &State) -> impl Iterator<Item = &Attention> {
+    state.sections.iter().filter_map(|section| match section {
+        Section::Attention(attention) => Some(attention),
+        Section::Recurrent(_) => None,
+    })
+}
+
+fn f16_bytes(state: &State) -> u64 {
+    let of = |stream: &Stream| {
+        let rows = stream.rows.iter();
+        let parts = rows.flat_map(|r| r.keys.iter().chain(&r.values));
+        stream.positions.len() as u64 * parts.map(|p| u64::from(p.width) * 2).sum::<u64>()
+    };
+    attentions(state).flat_map(|a| &a.streams).map(of).sum()
+}
+
+/// The widths of layers.
+pub(crate) fn widths(parts: &[Part]) -> Vec<usize> {
+    parts.iter().map(|p| p.width as usize).collect()
+}
+
+/// Whether the codec for whole attention works on this section: the first. Others have sliding windows, and are carried
+/// bit by bit.
+pub(crate) fn is_coded(section: u32) -> bool {
+    section == 0
+}
+
+struct Packer<'a> {
+    bytes: &'a [u8],
+    state: &'a State,
+    way: Way<'a>,
+    settings: Settings,
+}
+
+impl<'a> Packer<'a> {
+    fn new(
+        bytes: &'a [u8],
+        state: &'a State,
+        way: Way<'a>,
+        chunk: usize,
+        note: Note,
+    ) -> Result<Packer<'a>, KvError> {
+        let first = attentions(state).next().ok_or(KvError::Nothing)?;
+        let rows = first.streams.iter().find_map(|s| s.rows.as_ref());
+        let mut heads = note.heads;
+        if let Way::Transform(encoder, _) = way {
+            let geometry = &encoder.codebook.geometry;
+            heads = Some([geometry.key_head, geometry.value_head]);
+            if let Some(rows) = rows {
+                geometry.check(&widths(&rows.keys), &widths(&rows.values))?;
+            }
+        }
+        let method = match way {
+            Way::Lossless => Method::Lossless,
+            Way::Transform(encoder, step) => Method::Transform {
+                codebook: encoder.codebook.digest(),
+                step,
+            },
+            Way::ChunkedSvd(ranks) => Method::ChunkedSvd { ranks },
+            Way::Quantize(ty) => Method::Quantize {
+                ty: ty.name().to_ascii_lowercase(),
+                turns: turns_for(ty, heads, rows),
+            },
+        };
+        let model = match way {
+            Way::Transform(encoder, _) => Some(encoder.codebook.origin.model.clone()),
+            _ => note.model,
+        };
+        Ok(Packer {
+            bytes,
+            state,
+            way,
+            settings: Settings {
+                dwindle: env!("CARGO_PKG_VERSION").to_string(),
+                method,
+                chunk,
+                model,
+                heads,
+            },
+        })
+    }
+
+    fn places(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (section, stream, count) in streams(self.state) {
+            for first in (0..count).step_by(self.settings.chunk.max(1)) {
+                places.push(Place {
+                    section,
+                    stream,
+                    first: first as u32,
+                    cells: (count - first).min(self.settings.chunk.max(1)) as u32,
+                });
+            }
+        }
+        places
+    }
+
+    fn record(&self, place: &Place) -> Result<Vec<u8>, KvError> {
+        let Section::Attention(attention) = &self.state.sections[place.section as usize] else {
+            return Err(KvError::Nothing);
+        };
+        let stream = &attention.streams[place.stream as usize];
+        let rows = stream.rows.as_ref().ok_or(KvError::Nothing)?;
+        let cells = place.first as usize..(place.first + place.cells) as usize;
+        if !is_coded(place.section) || matches!(self.way, Way::Lossless) {
+            return self.raw(rows, stream.positions.len(), &cells);
+        }
+        let read = Cells::read(self.bytes, rows, &stream.positions, cells)?;
+        let payload = match self.way {
+            Way::Transform(encoder, step) => {
+                let codebook = encoder.codebook;
+                Transform { codebook, step }.encode(&encoder.analyse(read))
+            }
+            Way::ChunkedSvd(ranks) => chunked_svd::encode(&read, &ranks)?.0,
+            Way::Quantize(ty) => self.quantized(ty, &read, rows)?,
+            Way::Lossless => Vec::new(),
+        };
+        Ok([vec![CODED], payload].concat())
+    }
+
+    /// The rows' own bytes, each layer's packed for itself.
+    fn raw(&self, rows: &Rows, count: usize, cells: &Range<usize>) -> Result<Vec<u8>, KvError> {
+        let mut out = vec![RAW];
+        let keys = rows.keys.iter().map(|part| (part, false));
+        let values = rows.values.iter().map(|part| (part, rows.is_transposed));
+        for (part, is_transposed) in keys.chain(values) {
+            let bytes = bytes_of(self.bytes, part, is_transposed, count, cells);
+            let packed = lossless::encode(part.ty, &bytes, part.width as usize)?;
+            out.extend((packed.len() as u32).to_le_bytes());
+            out.extend(packed);
+        }
+        Ok(out)
+    }
+
+    fn quantized(&self, ty: TensorType, cells: &Cells, rows: &Rows) -> Result<Vec<u8>, KvError> {
+        let Method::Quantize { turns, .. } = self.settings.method else {
+            return Ok(Vec::new());
+        };
+        let mut out = Vec::new();
+        for (layers, parts, turn) in [
+            (&cells.keys, &rows.keys, turns[0]),
+            (&cells.values, &rows.values, turns[1]),
+        ] {
+            for (layer, part) in layers.iter().zip(parts) {
+                out.extend(bytes_from(ty, layer, part.width as usize, turn)?);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The streams of attention that have cells: section, stream and how many.
+pub(crate) fn streams(state: &State) -> Vec<(u32, u32, usize)> {
+    let mut streams = Vec::new();
+    for (s, section) in state.sections.iter().enumerate() {
+        if let Section::Attention(attention) = section {
+            for (t, stream) in attention.streams.iter().enumerate() {
+                if !stream.positions.is_empty() {
+                    streams.push((s as u32, t as u32, stream.positions.len()));
+                }
+            }
+        }
+    }
+    streams
+}
+
+/// The Hadamard matrices that llama.cpp has before a type: for quantized ones and heads that are a multiple of 64.
+pub(crate) fn turns_of(ty: TensorType, [key, value]: [usize; 2]) -> [u32; 2] {
+    if !ty.is_quantized() {
+        return [0, 0];
+    }
+    let of_key = match key > 0 && key.is_multiple_of(64) {
+        true => 1u32 << key.trailing_zeros(),
+        false => 0,
+    };
+    [of_key, if value > 0 && value.is_multiple_of(64) { 64 } else { 0 }]
+}
+
+/// Where heads are unknown, the largest matrix that any head allows.
+fn turns_for(ty: TensorType, heads: Option<[usize; 2]>, rows: Option<&Rows>) -> [u32; 2] {
+    let divide = |parts: &[Part]| parts.iter().all(|p| p.width.is_multiple_of(64));
+    match (heads, rows) {
+        (Some(heads), _) => turns_of(ty, heads),
+        (None, Some(rows)) if divide(&rows.keys) && divide(&rows.values) => turns_of(ty, [64, 64]),
+        _ => [0, 0],
+    }
+}

@@ -1,0 +1,92 @@
+//! Finds the step with which a state takes so many bytes.
+
+use dwindle_formats::state::{Section, describe};
+use rayon::prelude::*;
+
+use crate::cells::Cells;
+use crate::codebook::Codebook;
+use crate::error::KvError;
+use crate::pack::{is_coded, streams};
+use crate::transform::{Coefficients, Encoder, Transform};
+
+/// Records that are tried; what they take stands for all.
+const SAMPLES: usize = 8;
+/// Bytes of a record around its payload.
+const RECORD: f64 = 53.0;
+/// How near is near enough.
+const NEAR: f64 = 0.002;
+/// Trials at most.
+const TRIALS: usize = 12;
+
+/// The step with which the state in `bytes` takes the given part of what its keys and values take in F16, in records of
+/// `chunk` cells.
+///
+/// # Errors
+/// It is no state, or another model's.
+pub fn step_for_ratio(
+    bytes: &[u8],
+    encoder: &Encoder<'_>,
+    ratio: f64,
+    chunk: usize,
+) -> Result<f32, KvError> {
+    let state = dwindle_formats::state::read(bytes)?;
+    let mut chunks = Vec::new();
+    for (section, stream, count) in streams(&state) {
+        let Section::Attention(attention) = &state.sections[section as usize] else {
+            continue;
+        };
+        let stream = &attention.streams[stream as usize];
+        if let (Some(rows), true) = (&stream.rows, is_coded(section)) {
+            let starts = (0..count).step_by(chunk.max(1));
+            chunks.extend(starts.map(|s| (rows, stream, s..(s + chunk.max(1)).min(count))));
+        }
+    }
+    let cells: usize = chunks.iter().map(|(_, _, range)| range.len()).sum();
+    if cells == 0 {
+        return Err(KvError::Nothing);
+    }
+    let every = chunks.len().div_ceil(SAMPLES);
+    let codebook = encoder.codebook;
+    let samples = chunks.par_iter().rev().step_by(every).map(|(rows, stream, range)| {
+        let cells = Cells::read(bytes, rows, &stream.positions, range.clone())?;
+        codebook.geometry.check(&widths(&cells.keys, range.len()), &widths(&cells.values, range.len()))?;
+        Ok(encoder.analyse(cells))
+    });
+    let samples: Vec<Coefficients> = samples.collect::<Result<_, KvError>>()?;
+    let seen: usize = samples.iter().map(Coefficients::cells).sum();
+    let row = codebook.geometry.keys.iter().chain(&codebook.geometry.values).sum::<usize>() * 2;
+    // The description is packed later, and then takes a quarter or less.
+    let around = describe(&state, bytes).len() as f64 / 4.0 / cells as f64;
+    let wanted = row as f64 / ratio - around - RECORD / chunk as f64;
+    let taken = |step: f64| {
+        let transform = Transform { codebook, step: step as f32 };
+        let of = |s: &Coefficients| transform.encode(s).len();
+        samples.par_iter().map(of).sum::<usize>() as f64 / seen as f64
+    };
+    Ok(solve(codebook, wanted.max(1.0), taken) as f32)
+}
+
+fn widths(rows: &[Vec<f32>], count: usize) -> Vec<usize> {
+    rows.iter().map(|r| r.len() / count).collect()
+}
+
+/// The step at which bytes are as wanted, or a little fewer: by straight lines through the last two trials, in logarithms.
+fn solve(codebook: &Codebook, wanted: f64, taken: impl Fn(f64) -> f64) -> f64 {
+    let mut step = f64::from(codebook.step_of_cost(0.004)).max(f64::MIN_POSITIVE);
+    let mut last: Option<(f64, f64)> = None;
+    for _ in 0..TRIALS {
+        let bytes = taken(step).max(1e-3);
+        if (1.0 - NEAR..=1.0).contains(&(bytes / wanted)) {
+            break;
+        }
+        let slope = match last {
+            Some((s, b)) if (s - step.ln()).abs() > 1e-6 => (bytes.ln() - b) / (step.ln() - s),
+            _ => -0.8,
+        };
+        last = Some((step.ln(), bytes.ln()));
+        let aim = (wanted * (1.0 - NEAR / 2.0)).ln();
+        let slope = slope.clamp(-3.0, -0.1);
+        step = (step.ln() + ((aim - bytes.ln()) / slope).clamp(-2.0, 2.0)).exp();
+    }
+    step
+}

@@ -1,0 +1,359 @@
+//! Unpacks a state, into the form and the types that are wanted.
+
+use std::ops::Range;
+
+use dwindle_formats::gguf::TensorType;
+use dwindle_formats::packed::{Packed, Record};
+use dwindle_formats::state::{Form, Part, Rows, Section, State, Stream, described};
+use rayon::prelude::*;
+
+use crate::cells::{Cells, bytes_from, floats, put_bytes};
+use crate::chunked_svd;
+use crate::codebook::Codebook;
+use crate::error::KvError;
+use crate::lossless;
+use crate::pack::{RAW, is_coded, turns_of, widths};
+use crate::settings::{Method, Settings, type_of};
+use crate::transform::Transform;
+
+/// What a state is unpacked into; what is `None` stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// The type of keys and values.
+    pub ty: Option<TensorType>,
+    /// Whether values are stored by element.
+    pub is_transposed: Option<bool>,
+    /// Whether quantized keys and values stand behind Hadamard matrices, as llama.cpp of versions 4 and 11 wants them
+    /// where heads allow it.
+    pub is_turned: Option<bool>,
+    /// How many streams there are.
+    pub streams: Option<usize>,
+    /// 3 or 4 of a sequence; a session then has 10 or 11.
+    pub version: Option<u32>,
+}
+
+/// Takes bytes, and where in the state they belong.
+pub type Put<'a> = dyn FnMut(usize, &[u8]) -> std::io::Result<()> + 'a;
+
+/// A packed state, and what it takes to unpack it.
+pub struct Unpacker<'a> {
+    packed: &'a Packed<'a>,
+    settings: Settings,
+    codebook: Option<&'a Codebook>,
+}
+
+/// Rows of a layer as a record gives them.
+enum Found {
+    Floats(Vec<f32>),
+    /// Bytes as they were in the state that was packed.
+    Bytes(Vec<u8>),
+}
+
+impl<'a> Unpacker<'a> {
+    /// Holds a codebook against the packed state.
+    ///
+    /// # Errors
+    /// The state needs a codebook, or another one.
+    pub fn new(
+        packed: &'a Packed<'a>,
+        codebook: Option<&'a Codebook>,
+    ) -> Result<Unpacker<'a>, KvError> {
+        let settings = Settings::read(packed.settings)?;
+        if let Method::Transform { codebook: expected, step } = &settings.method {
+            let codebook = codebook.ok_or(KvError::NoCodebook)?;
+            let found = codebook.digest();
+            if found != *expected {
+                let expected = expected.clone();
+                return Err(KvError::OtherCodebook { found, expected });
+            }
+            if !(*step > 0.0 && step.is_finite()) {
+                return Err(KvError::Settings(format!("the step is {step}")));
+            }
+            let first = packed.state.sections.first();
+            if let Some(Section::Attention(attention)) = first {
+                for rows in attention.streams.iter().filter_map(|s| s.rows.as_ref()) {
+                    codebook.geometry.check(&widths(&rows.keys), &widths(&rows.values))?;
+                }
+            }
+        }
+        Ok(Unpacker {
+            packed,
+            settings,
+            codebook,
+        })
+    }
+
+    /// How the state was packed.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Writes the state. Gives its bytes.
+    ///
+    /// `size` is called once, with them, before anything is put anywhere.
+    ///
+    /// # Errors
+    /// [`KvError`]: the target does not fit, a record is damaged, or writing fails.
+    pub fn unpack(
+        &self,
+        target: &Target,
+        size: &mut dyn FnMut(usize) -> std::io::Result<()>,
+        put: &mut Put<'_>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<usize, KvError> {
+        let (source, pieces) = described(&self.packed.description)?;
+        let mut state = self.aim(&source, target)?;
+        let frame = state.lay_out();
+        size(frame.len)?;
+        for (at, piece) in &frame.pieces {
+            put(*at, piece)?;
+        }
+        for (from, to) in source.sections.iter().zip(&state.sections) {
+            if let (Section::Recurrent(from), Section::Recurrent(to)) = (from, to) {
+                let piece = pieces.iter().find(|(at, _)| *at == from.start);
+                put(to.start, piece.map_or(&[], |(_, bytes)| bytes))?;
+            }
+        }
+        for batch in self.packed.records.chunks(2 * rayon::current_num_threads()) {
+            let found: Vec<_> = batch.par_iter().map(|record| self.rows(record, &source, &state)).collect();
+            for (record, found) in batch.iter().zip(found) {
+                let stream = stream_of(&state, record, &source);
+                self.put(record, &found?, stream, put)?;
+                progress(record.place.cells as usize);
+            }
+        }
+        Ok(frame.len)
+    }
+
+    /// The state that is wanted.
+    fn aim(&self, source: &State, target: &Target) -> Result<State, KvError> {
+        let mut state = source.clone();
+        match (&mut state.form, target.version) {
+            (_, None) | (Form::Bytes { .. }, _) => {}
+            (Form::Sequence { version }, Some(wanted)) => *version = wanted,
+            (Form::Session { version, .. }, Some(wanted)) => *version = wanted + 7,
+        }
+        let says_turns = state.form.says_turns();
+        for section in &mut state.sections {
+            let Section::Attention(attention) = section else {
+                continue;
+            };
+            if let Some(count) = target.streams {
+                attention.streams = arranged(&attention.streams, count)?;
+            }
+            for rows in attention.streams.iter_mut().filter_map(|s| s.rows.as_mut()) {
+                self.shape(rows, target, says_turns)?;
+            }
+        }
+        Ok(state)
+    }
+
+    fn shape(&self, rows: &mut Rows, target: &Target, says_turns: bool) -> Result<(), KvError> {
+        if let Some(ty) = target.ty {
+            for part in rows.keys.iter_mut().chain(&mut rows.values) {
+                part.ty = ty;
+                if part.row_bytes() == 0 {
+                    return Err(KvError::Shape("a type whose blocks are longer than its rows"));
+                }
+            }
+        }
+        rows.is_transposed = target.is_transposed.unwrap_or(rows.is_transposed);
+        let ty = rows.keys.first().map(|p| p.ty);
+        let is_quantized = ty.is_some_and(TensorType::is_quantized);
+        if rows.is_transposed && is_quantized {
+            return Err(KvError::Shape("quantized values by element"));
+        }
+        let turns = match target.is_turned {
+            // What was turned stays so, as long as its type does.
+            None if target.ty.is_none() => [rows.key_turn, rows.value_turn],
+            None | Some(true) if says_turns => match (ty, self.settings.heads, is_quantized) {
+                (Some(ty), Some(heads), _) => turns_of(ty, heads),
+                (_, None, true) => {
+                    return Err(KvError::Shape(
+                        "a quantized type as long as the size of a head is not known; pack it with a codebook, or turn \
+                         rotation off",
+                    ));
+                }
+                _ => [0, 0],
+            },
+            _ => [0, 0],
+        };
+        if turns != [0, 0] && !says_turns {
+            return Err(KvError::Shape("rotated rows in a version that knows none"));
+        }
+        [rows.key_turn, rows.value_turn] = turns;
+        Ok(())
+    }
+
+    /// The bytes of a record's rows as they are wanted.
+    fn rows(&self, record: &Record, source: &State, state: &State) -> Result<Vec<Vec<u8>>, KvError> {
+        let payload = self.packed.payload(record)?;
+        let (from, to) = (stream_at(source, record), stream_of(state, record, source));
+        let (Some(from_rows), Some(to_rows)) = (&from.rows, &to.rows) else {
+            return Err(KvError::Nothing);
+        };
+        let cells = record.place.first as usize..(record.place.first + record.place.cells) as usize;
+        let damaged = || KvError::Cells {
+            first: cells.start,
+            end: cells.end,
+        };
+        let (how, payload) = payload.split_first().ok_or_else(damaged)?;
+        let found = match (*how, is_coded(record.place.section)) {
+            (RAW, _) => raw(payload, from_rows, cells.len()),
+            (_, true) => self.coded(payload, from, from_rows, &cells)?,
+            _ => None,
+        };
+        let (keys, values) = found.ok_or_else(damaged)?;
+        let mut out = Vec::with_capacity(keys.len() + values.len());
+        for (found, from, to, turns) in [
+            (keys, &from_rows.keys, &to_rows.keys, (from_rows.key_turn, to_rows.key_turn)),
+            (values, &from_rows.values, &to_rows.values, (from_rows.value_turn, to_rows.value_turn)),
+        ] {
+            for ((found, from), to) in found.into_iter().zip(from).zip(to) {
+                out.push(converted(found, from, to, turns)?);
+            }
+        }
+        Ok(out)
+    }
+
+    fn coded(
+        &self,
+        payload: &[u8],
+        stream: &Stream,
+        rows: &Rows,
+        cells: &Range<usize>,
+    ) -> Result<Option<(Vec<Found>, Vec<Found>)>, KvError> {
+        let positions = &stream.positions[cells.clone()];
+        let after = stream.positions.len() - cells.end;
+        let shapes = (widths(&rows.keys), widths(&rows.values));
+        let decoded = match (&self.settings.method, self.codebook) {
+            (Method::Transform { step, .. }, Some(codebook)) => {
+                let transform = Transform { codebook, step: *step };
+                Some(transform.decode(payload, positions, after)?.0)
+            }
+            (Method::ChunkedSvd { .. }, _) => {
+                chunked_svd::decode(payload, positions, (&shapes.0, &shapes.1))
+            }
+            (Method::Quantize { ty, turns }, _) => {
+                let ty = type_of(ty)?;
+                dequantized(payload, ty, *turns, positions, (&shapes.0, &shapes.1))?
+            }
+            _ => None,
+        };
+        Ok(decoded.map(|cells| {
+            let found = |rows: Vec<Vec<f32>>| rows.into_iter().map(Found::Floats).collect();
+            (found(cells.keys), found(cells.values))
+        }))
+    }
+
+    fn put(
+        &self,
+        record: &Record,
+        found: &[Vec<u8>],
+        stream: &Stream,
+        put: &mut Put<'_>,
+    ) -> Result<(), KvError> {
+        let rows = stream.rows.as_ref().ok_or(KvError::Nothing)?;
+        let keys = rows.keys.iter().map(|part| (part, false));
+        let values = rows.values.iter().map(|part| (part, rows.is_transposed));
+        let (count, first) = (stream.positions.len(), record.place.first as usize);
+        for ((part, is_transposed), bytes) in keys.chain(values).zip(found) {
+            put_bytes(bytes, part, is_transposed, count, first, put)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same cells in so many streams.
+fn arranged(streams: &[Stream], count: usize) -> Result<Vec<Stream>, KvError> {
+    let used = || streams.iter().filter(|s| !s.positions.is_empty());
+    let mut out = match streams.len() == count || used().count() > 1 {
+        true => streams.to_vec(),
+        false => used().cloned().collect(),
+    };
+    if out.len() > count {
+        return Err(KvError::Shape("fewer streams than have cells"));
+    }
+    out.resize(count, Stream::default());
+    Ok(out)
+}
+
+fn stream_at<'s>(state: &'s State, record: &Record) -> &'s Stream {
+    let Section::Attention(attention) = &state.sections[record.place.section as usize] else {
+        unreachable!("records are of attention");
+    };
+    &attention.streams[record.place.stream as usize]
+}
+
+/// Where the record's cells are in a state whose streams may be arranged otherwise.
+fn stream_of<'s>(state: &'s State, record: &Record, source: &State) -> &'s Stream {
+    let Section::Attention(attention) = &state.sections[record.place.section as usize] else {
+        unreachable!("records are of attention");
+    };
+    let same = attention.streams.get(record.place.stream as usize);
+    let wanted = &stream_at(source, record).positions;
+    match same.filter(|s| s.positions.len() == wanted.len()) {
+        Some(stream) => stream,
+        None => attention.streams.iter().find(|s| !s.positions.is_empty()).unwrap_or(&attention.streams[0]),
+    }
+}
+
+fn raw(payload: &[u8], rows: &Rows, cells: usize) -> Option<(Vec<Found>, Vec<Found>)> {
+    let mut rest = payload;
+    let mut take = |part: &Part| {
+        let (len, more) = rest.split_first_chunk::<4>()?;
+        let (packed, more) = more.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        rest = more;
+        let mut out = vec![0; part.row_bytes() * cells];
+        lossless::decode(part.ty, packed, part.width as usize, &mut out)?;
+        Some(Found::Bytes(out))
+    };
+    let keys = rows.keys.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
+    let values = rows.values.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
+    rest.is_empty().then_some((keys, values))
+}
+
+fn dequantized(
+    payload: &[u8],
+    ty: TensorType,
+    turns: [u32; 2],
+    positions: &[i32],
+    (keys, values): (&[usize], &[usize]),
+) -> Result<Option<Cells>, KvError> {
+    let mut cells = Cells {
+        positions: positions.to_vec(),
+        ..Cells::default()
+    };
+    let mut rest = payload;
+    for (widths, turn, out) in
+        [(keys, turns[0], &mut cells.keys), (values, turns[1], &mut cells.values)]
+    {
+        for width in widths {
+            let bytes = ty.row_bytes(*width as u64) as usize * positions.len();
+            let Some((rows, more)) = rest.split_at_checked(bytes) else {
+                return Ok(None);
+            };
+            let is_sound = turn == 0 || (turn.is_power_of_two() && width.is_multiple_of(turn as usize));
+            if bytes == 0 || !is_sound {
+                return Ok(None);
+            }
+            out.push(floats(ty, rows, turn)?);
+            rest = more;
+        }
+    }
+    Ok(rest.is_empty().then_some(cells))
+}
+
+fn converted(
+    found: Found,
+    from: &Part,
+    to: &Part,
+    turns: (u32, u32),
+) -> Result<Vec<u8>, KvError> {
+    let rows = match found {
+        Found::Bytes(bytes) if from.ty == to.ty && turns.0 == turns.1 => return Ok(bytes),
+        Found::Bytes(bytes) => floats(from.ty, &bytes, turns.0)?,
+        Found::Floats(rows) => rows,
+    };
+    bytes_from(to.ty, &rows, to.width as usize, turns.1)
+}

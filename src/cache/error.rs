@@ -1,0 +1,26 @@
+//! Why a codebook can't be calibrated, or a packed state not be measured.
+
+use crate::eval::EvalError;
+use crate::kv::KvError;
+use crate::llama::model::LlamaError;
+
+/// Why a codebook can't be calibrated, or a packed state not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum CacheError {
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("the text has {tokens} tokens, expected at least {needed}; name a longer text, or shorter windows")]
+    TextTooShort { tokens: usize, needed: usize },
+    #[error("the model keeps no keys and values that a codebook could be made for")]
+    NoAttention,
+    #[error("a window of {0} tokens is too short, expected at least 16")]
+    Window(usize),
+}

@@ -1,0 +1,16 @@
+//! What a running model keeps of a text, packed: codebooks are calibrated here, and what packing costs is measured.
+//!
+//! Packing itself needs no model and is a crate of its own, `kv`.
+
+mod calibrate;
+mod error;
+mod eval;
+mod files;
+mod shape;
+mod trial;
+
+pub use calibrate::{CHUNK, CodebookOptions, Progress, Stage, calibrate};
+pub use error::CacheError;
+pub use eval::{Candidate, EvalCacheOptions, Measured, evaluate};
+pub use files::{Aim, How, open_codebook, pack_file, unpack_bytes, unpack_file};
+pub use trial::{Continuations, Window};
