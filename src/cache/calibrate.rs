@@ -1,13 +1,14 @@
 //! Calibrates a codebook: reads a text, learns how keys and values vary and what errors of them cost, and tries the result
 //! on a part of the text that it was not made from.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::error::CacheError;
 use super::shape::{Asked, Weights};
 use super::trial::{Continuations, Window, mean};
 use dwindle_formats::state::{Rows, Section, State, read};
-use crate::kv::codebook::{Age, Codebook, Cut, Kind, Metrics, Moments, Origin, Trial};
+use crate::kv::codebook::{Codebook, Cut, Kind, Metrics, Finer, Moments, Origin, Places, Trial};
 use crate::kv::{Cells, Encoder, KvError, Note, Way, approximate, costs, pack};
 use crate::llama::context::{BatchToken, ContextOptions};
 use crate::llama::model::{Model, Token};
@@ -86,7 +87,7 @@ pub fn calibrate(
     let scales = (&scales.0[..], &scales.1[..]);
     let mut codebook = moments.codebook(&metrics, scales, cut, origin)?;
     progress(Stage::Components, 1, 1);
-    run.try_ages(&mut codebook, &windows)?;
+    run.try_places(&mut codebook, &windows)?;
     run.try_steps(&mut codebook, &windows, progress)?;
     Ok(codebook)
 }
@@ -107,8 +108,14 @@ struct Run<'m> {
 const PERTURBED: f64 = 0.06;
 /// The costs of trials, in nats.
 const COSTS: [f64; 7] = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032];
-/// The limits of the classes of cells by how many come after them.
-const AGES: [usize; 5] = [16, 64, 128, 256, 512];
+/// Cells at the beginning that may draw attention from everywhere. Nothing is learned from them.
+const SINKS: usize = 4;
+/// The limits of the classes of cells by how many come before them.
+const FIRST: [usize; 4] = [1, SINKS, 16, 64];
+/// The same by how many come after them.
+const LAST: [usize; 5] = [16, 64, 128, 256, 512];
+/// Cells whose errors cost so many times what those in the middle cost are kept as they are.
+const EXACT: f64 = 64.0;
 
 impl<'m> Run<'m> {
     fn new(
@@ -175,7 +182,7 @@ impl<'m> Run<'m> {
                 moments = Some((Moments::new(&geometry, self.options.group), geometry));
             }
             if let Some((moments, _)) = &mut moments {
-                moments.add(cells);
+                moments.add(cells.piece(SINKS.min(cells.positions.len())..cells.positions.len()));
             }
         }
         let (moments, geometry) = moments.ok_or(CacheError::NoAttention)?;
@@ -244,7 +251,8 @@ impl<'m> Run<'m> {
                     positions: whole.positions,
                 };
                 let cells = kept.cells(&window.state)?;
-                let near = approximate(&encoder, step, &cells)?;
+                let mut near = approximate(&encoder, step, &cells)?;
+                near.take_first(&cells, SINKS);
                 cost += mean_cost(&own, &cells, &near);
                 divergence += self.cost_of(window, &near, &kept.rows)?;
             }
@@ -265,8 +273,8 @@ impl<'m> Run<'m> {
         Ok(mean(&continuations.divergences(window, &state)?).0)
     }
 
-    /// Finds out how much more errors of cells near the end cost.
-    fn try_ages(&mut self, codebook: &mut Codebook, windows: &[Window]) -> Result<(), CacheError> {
+    /// Finds out how much more errors of the first and the last cells cost than of those in the middle.
+    fn try_places(&mut self, codebook: &mut Codebook, windows: &[Window]) -> Result<(), CacheError> {
         let step = codebook.step_of_cost(COSTS[4]);
         let encoder = Encoder::new(codebook)?;
         let read = windows.first().map_or(0, |w| w.read);
@@ -276,24 +284,38 @@ impl<'m> Run<'m> {
             let cells = kept.cells(&window.state)?;
             pairs.push((window, approximate(&encoder, step, &cells)?, cells, kept.rows));
         }
-        let mut limits: Vec<usize> = AGES.into_iter().filter(|a| *a * 2 < read).collect();
-        limits.push(read);
-        let mut weights = Vec::new();
-        for (i, within) in limits.iter().enumerate() {
-            let begin = if i == 0 { 0 } else { limits[i - 1] };
+        let mut weight = |chosen: Range<usize>| {
             let (mut divergence, mut cost) = (0.0, 0.0);
             for (window, near, cells, rows) in &pairs {
-                let chosen = read.saturating_sub(*within)..read - begin;
-                let changed = mixed(cells, near, chosen);
+                let changed = mixed(cells, near, chosen.clone());
                 cost += mean_cost(codebook, cells, &changed);
                 divergence += self.cost_of(window, &changed, rows)?;
             }
-            weights.push(divergence.max(1e-9) / cost.max(f64::MIN_POSITIVE));
+            Ok::<f64, CacheError>(divergence.max(1e-9) / cost.max(f64::MIN_POSITIVE))
+        };
+        let limits = |all: &[usize]| -> Vec<usize> {
+            all.iter().copied().filter(|limit| limit * 4 <= read).collect()
+        };
+        let (first, last) = (limits(&FIRST), limits(&LAST));
+        let ends = |list: &[usize]| list.last().copied().unwrap_or(0);
+        let middle = weight(ends(&first)..read - ends(&last))?;
+        let mut places = Places::default();
+        let mut begin = 0;
+        for within in first {
+            let found = weight(begin..within)?;
+            if found > EXACT * middle && places.exact == begin {
+                places.exact = within;
+            }
+            places.first.push(finer(within, found, middle));
+            begin = within;
         }
-        let oldest = weights.last().copied().unwrap_or(1.0);
-        let factor = |weight: &f64| (oldest / weight).sqrt().clamp(0.25, 1.0) as f32;
-        let ages = limits.iter().zip(&weights).take(limits.len() - 1);
-        codebook.ages = ages.map(|(within, w)| Age { within: *within, factor: factor(w) }).collect();
+        let mut begin = 0;
+        for within in last {
+            let found = weight(read - within..read - begin)?;
+            places.last.push(finer(within, found, middle));
+            begin = within;
+        }
+        codebook.places = places;
         Ok(())
     }
 
@@ -332,11 +354,19 @@ impl<'m> Run<'m> {
     }
 }
 
+/// The step at which an error of so much more weight costs the same for each bit.
+fn finer(within: usize, weight: f64, middle: f64) -> Finer {
+    Finer {
+        within,
+        factor: (middle / weight).sqrt().clamp(1.0 / 16.0, 1.0) as f32,
+    }
+}
+
 /// Cells of a record.
 pub const CHUNK: usize = 256;
 
 /// Cells of which some stand in the place of others.
-fn mixed(cells: &Cells, others: &Cells, chosen: std::ops::Range<usize>) -> Cells {
+fn mixed(cells: &Cells, others: &Cells, chosen: Range<usize>) -> Cells {
     let mut out = cells.clone();
     let count = cells.positions.len().max(1);
     let pairs = out.keys.iter_mut().zip(&others.keys);

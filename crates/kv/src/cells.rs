@@ -14,6 +14,8 @@ use crate::turns::hadamard;
 pub struct Cells {
     /// The position of each cell.
     pub positions: Vec<i32>,
+    /// How many cells come before the first of these.
+    pub before: usize,
     /// How many cells come after the last of these.
     pub after: usize,
     /// Keys, after RoPE.
@@ -118,6 +120,7 @@ impl Cells {
         };
         Ok(Cells {
             positions: positions[cells.clone()].to_vec(),
+            before: cells.start,
             after: count - cells.end,
             keys: read(&rows.keys, false, rows.key_turn)?,
             values: read(&rows.values, rows.is_transposed, rows.value_turn)?,
@@ -138,15 +141,29 @@ impl Cells {
         };
         Cells {
             positions: self.positions[cells.clone()].to_vec(),
+            before: self.before + cells.start,
             after: self.after + count - cells.end,
             keys: cut(&self.keys),
             values: cut(&self.values),
         }
     }
 
+    /// Puts the first cells of others in the place of the own.
+    pub fn take_first(&mut self, others: &Cells, count: usize) {
+        let all = self.positions.len();
+        let pairs = self.keys.iter_mut().zip(&others.keys);
+        for (own, other) in pairs.chain(self.values.iter_mut().zip(&others.values)) {
+            let end = own.len() / all.max(1) * count.min(all);
+            own[..end].copy_from_slice(&other[..end]);
+        }
+    }
+
     /// Pieces that follow one another, as one.
     pub(crate) fn joined(pieces: Vec<Cells>) -> Cells {
-        let mut all = Cells::default();
+        let mut all = Cells {
+            before: pieces.first().map_or(0, |piece| piece.before),
+            ..Cells::default()
+        };
         for piece in pieces {
             all.positions.extend(piece.positions);
             all.after = piece.after;

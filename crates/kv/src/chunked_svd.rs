@@ -134,6 +134,7 @@ mod tests {
         let low: Vec<f32> = (0..8).flat_map(|i| row(i % 2).map(move |v| v * (1.0 + i as f32))).collect();
         let cells = Cells {
             positions: (0..8).collect(),
+            before: 0,
             after: 0,
             keys: vec![low.clone()],
             values: vec![low.clone(), low.clone()],

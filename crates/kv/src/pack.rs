@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::cells::{Cells, bytes_from, bytes_of};
 use crate::chunked_svd::{self, Ranks};
+use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
 use crate::settings::{Method, Settings};
@@ -210,13 +211,20 @@ impl<'a> Packer<'a> {
         let rows = stream.rows.as_ref().ok_or(KvError::Nothing)?;
         let cells = place.first as usize..(place.first + place.cells) as usize;
         if !is_coded(place.section) || matches!(self.way, Way::Lossless) {
-            return self.raw(rows, stream.positions.len(), &cells);
+            let payload = self.raw(rows, stream.positions.len(), &cells)?;
+            return Ok([vec![RAW], payload].concat());
         }
-        let read = Cells::read(self.bytes, rows, &stream.positions, cells)?;
+        let read = Cells::read(self.bytes, rows, &stream.positions, cells.clone())?;
         let payload = match self.way {
             Way::Transform(encoder, step) => {
                 let codebook = encoder.codebook;
-                Transform { codebook, step }.encode(&encoder.analyse(read))
+                let exact = exact(codebook, &cells);
+                let mut payload = match exact.is_empty() {
+                    true => Vec::new(),
+                    false => self.raw(rows, stream.positions.len(), &exact)?,
+                };
+                payload.extend(Transform { codebook, step }.encode(&encoder.analyse(read)));
+                payload
             }
             Way::ChunkedSvd(ranks) => chunked_svd::encode(&read, &ranks)?.0,
             Way::Quantize(ty) => self.quantized(ty, &read, rows)?,
@@ -227,7 +235,7 @@ impl<'a> Packer<'a> {
 
     /// The rows' own bytes, each layer's packed for itself.
     fn raw(&self, rows: &Rows, count: usize, cells: &Range<usize>) -> Result<Vec<u8>, KvError> {
-        let mut out = vec![RAW];
+        let mut out = Vec::new();
         let keys = rows.keys.iter().map(|part| (part, false));
         let values = rows.values.iter().map(|part| (part, rows.is_transposed));
         for (part, is_transposed) in keys.chain(values) {
@@ -254,6 +262,11 @@ impl<'a> Packer<'a> {
         }
         Ok(out)
     }
+}
+
+/// Those of some cells that are kept as they are.
+pub(crate) fn exact(codebook: &Codebook, cells: &Range<usize>) -> Range<usize> {
+    cells.start..codebook.places.exact.clamp(cells.start, cells.end)
 }
 
 /// The streams of attention that have cells: section, stream and how many.

@@ -58,7 +58,7 @@ impl<'a> Encoder<'a> {
         let count = cells.positions.len();
         let groups = codebook.groups.iter().zip(&self.matrices);
         Coefficients {
-            after: (0..count).map(|i| cells.after + count - 1 - i).collect(),
+            factors: factors(codebook, (cells.before, count, cells.after)),
             groups: groups.map(|(g, matrix)| self.project(g, matrix, &cells)).collect(),
         }
     }
@@ -85,14 +85,15 @@ pub(crate) struct Transform<'a> {
 
 /// Coefficients of some cells, before they are rounded: of each group, rows of as many as it has components.
 pub(crate) struct Coefficients {
-    after: Vec<usize>,
+    /// The step of each cell, in steps of those in the middle; none for cells that are kept as they are.
+    factors: Vec<Option<f32>>,
     groups: Vec<Vec<f32>>,
 }
 
 impl Coefficients {
     /// How many cells they are of.
     pub fn cells(&self) -> usize {
-        self.after.len()
+        self.factors.len()
     }
 }
 
@@ -100,7 +101,7 @@ impl Transform<'_> {
     /// Coefficients as bytes.
     pub fn encode(&self, coefficients: &Coefficients) -> Vec<u8> {
         let streams = self.codebook.groups.iter().zip(&coefficients.groups);
-        let streams = streams.map(|(group, values)| self.encode_group(group, values, &coefficients.after));
+        let streams = streams.map(|(group, values)| self.encode_group(group, values, &coefficients.factors));
         let mut out = Vec::new();
         for stream in streams {
             out.extend((stream.len() as u32).to_le_bytes());
@@ -109,12 +110,13 @@ impl Transform<'_> {
         out
     }
 
-    fn encode_group(&self, group: &Group, values: &[f32], after: &[usize]) -> Vec<u8> {
+    fn encode_group(&self, group: &Group, values: &[f32], factors: &[Option<f32>]) -> Vec<u8> {
         let components = group.deviations.len();
         let mut numbers = Vec::with_capacity(values.len());
         let mut rank = 0;
-        for (row, after) in values.chunks_exact(components.max(1)).zip(after) {
-            let step = self.step * self.codebook.factor(*after);
+        for (row, factor) in values.chunks_exact(components.max(1)).zip(factors) {
+            // Infinite steps make nothing of cells that are kept as they are.
+            let step = factor.map_or(f32::INFINITY, |factor| self.step * factor);
             for (i, value) in row.iter().enumerate() {
                 let size = ((value.abs() / step + 1.0 - DEAD) as i32).min(levels::LARGEST);
                 if size > 0 {
@@ -123,19 +125,19 @@ impl Transform<'_> {
                 numbers.push(if *value < 0.0 { -size } else { size });
             }
         }
-        let mut kept = Vec::with_capacity(rank * after.len());
+        let mut kept = Vec::with_capacity(rank * factors.len());
         for row in numbers.chunks_exact(components.max(1)) {
             kept.extend_from_slice(&row[..rank]);
         }
         let mut out = (rank as u32).to_le_bytes().to_vec();
         if rank > 0 {
-            out.extend(levels::encode(&kept, &self.expected(group, rank, after)));
+            out.extend(levels::encode(&kept, &self.expected(group, rank, factors)));
         }
         out
     }
 
-    fn expected(&self, group: &Group, rank: usize, after: &[usize]) -> Vec<u32> {
-        let first = after.first().map_or(1.0, |after| self.codebook.factor(*after));
+    fn expected(&self, group: &Group, rank: usize, factors: &[Option<f32>]) -> Vec<u32> {
+        let first = factors.iter().flatten().next().copied().unwrap_or(1.0);
         let step = self.step * first;
         let of = |deviation: &f32| levels::expected(deviation / step);
         group.deviations[..rank].iter().map(of).collect()
@@ -146,7 +148,7 @@ impl Transform<'_> {
         &self,
         payload: &[u8],
         positions: &[i32],
-        after: usize,
+        (before, after): (usize, usize),
     ) -> Result<(Cells, usize), KvError> {
         let geometry = &self.codebook.geometry;
         let count = positions.len();
@@ -156,6 +158,7 @@ impl Transform<'_> {
         };
         let mut cells = Cells {
             positions: positions.to_vec(),
+            before,
             after,
             keys: rows(Kind::Keys),
             values: rows(Kind::Values),
@@ -181,14 +184,14 @@ impl Transform<'_> {
             return None;
         }
         let count = cells.positions.len();
-        let after: Vec<usize> = (0..count).map(|i| cells.after + count - 1 - i).collect();
+        let factors = factors(self.codebook, (cells.before, count, cells.after));
         let mut values = vec![0f32; rank * count];
         if rank > 0 {
             let mut numbers = vec![0; rank * count];
-            levels::decode(bytes, &self.expected(group, rank, &after), &mut numbers);
+            levels::decode(bytes, &self.expected(group, rank, &factors), &mut numbers);
             let rows = values.chunks_exact_mut(rank).zip(numbers.chunks_exact(rank));
-            for ((values, numbers), after) in rows.zip(&after) {
-                let step = self.step * self.codebook.factor(*after);
+            for ((values, numbers), factor) in rows.zip(&factors) {
+                let step = self.step * factor.unwrap_or(0.0);
                 values.iter_mut().zip(numbers).for_each(|(v, n)| *v = *n as f32 * step);
             }
         }
@@ -232,11 +235,27 @@ pub fn approximate(encoder: &Encoder<'_>, step: f32, cells: &Cells) -> Result<Ce
     let pieces: Vec<_> = (0..count).step_by(PIECE).map(|i| i..(i + PIECE).min(count)).collect();
     let near = pieces.into_par_iter().map(|range| {
         let piece = cells.piece(range);
-        let (positions, after) = (piece.positions.clone(), piece.after);
-        let bytes = transform.encode(&encoder.analyse(piece));
-        Ok(transform.decode(&bytes, &positions, after)?.0)
+        let (positions, around) = (piece.positions.clone(), (piece.before, piece.after));
+        let bytes = transform.encode(&encoder.analyse(piece.clone()));
+        let mut near = transform.decode(&bytes, &positions, around)?.0;
+        let exact = encoder.codebook.places.exact.saturating_sub(piece.before);
+        near.take_first(&piece, exact);
+        Ok(near)
     });
     Ok(Cells::joined(near.collect::<Result<Vec<_>, KvError>>()?))
+}
+
+/// The step of each of so many cells, in steps of those in the middle; none for those that are kept as they are.
+fn factors(
+    codebook: &Codebook,
+    (before, count, after): (usize, usize, usize),
+) -> Vec<Option<f32>> {
+    let places = &codebook.places;
+    let of = |i: usize| {
+        let is_coded = before + i >= places.exact;
+        is_coded.then(|| places.factor(before + i, after + count - 1 - i))
+    };
+    (0..count).map(of).collect()
 }
 
 /// Cells that are approximated together.
@@ -351,6 +370,7 @@ mod tests {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut cells = Cells {
             positions: (0..count as i32).collect(),
+            before: 0,
             after: 0,
             keys: vec![Vec::new(); 3],
             values: vec![Vec::new(); 3],

@@ -12,7 +12,7 @@ use crate::chunked_svd;
 use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
-use crate::pack::{RAW, is_coded, turns_of, widths};
+use crate::pack::{RAW, exact, is_coded, turns_of, widths};
 use crate::settings::{Method, Settings, type_of};
 use crate::transform::Transform;
 
@@ -199,7 +199,7 @@ impl<'a> Unpacker<'a> {
         };
         let (how, payload) = payload.split_first().ok_or_else(damaged)?;
         let found = match (*how, is_coded(record.place.section)) {
-            (RAW, _) => raw(payload, from_rows, cells.len()),
+            (RAW, _) => whole(raw(payload, from_rows, cells.len())),
             (_, true) => self.coded(payload, from, from_rows, &cells)?,
             _ => None,
         };
@@ -222,14 +222,25 @@ impl<'a> Unpacker<'a> {
         stream: &Stream,
         rows: &Rows,
         cells: &Range<usize>,
-    ) -> Result<Option<(Vec<Found>, Vec<Found>)>, KvError> {
+    ) -> Result<Option<Pair>, KvError> {
         let positions = &stream.positions[cells.clone()];
-        let after = stream.positions.len() - cells.end;
+        let around = (cells.start, stream.positions.len() - cells.end);
         let shapes = (widths(&rows.keys), widths(&rows.values));
         let decoded = match (&self.settings.method, self.codebook) {
             (Method::Transform { step, .. }, Some(codebook)) => {
                 let transform = Transform { codebook, step: *step };
-                Some(transform.decode(payload, positions, after)?.0)
+                let exact = exact(codebook, cells);
+                let Some((first, payload)) = (match exact.is_empty() {
+                    true => Some((None, payload)),
+                    false => raw(payload, rows, exact.len()).map(|(pair, rest)| (Some(pair), rest)),
+                }) else {
+                    return Ok(None);
+                };
+                let mut near = transform.decode(payload, positions, around)?.0;
+                if let Some(first) = first {
+                    near.take_first(&floats_of(first, rows, &positions[..exact.len()])?, exact.len());
+                }
+                Some(near)
             }
             (Method::ChunkedSvd { .. }, _) => {
                 chunked_svd::decode(payload, positions, (&shapes.0, &shapes.1))
@@ -298,7 +309,32 @@ fn stream_of<'s>(state: &'s State, record: &Record, source: &State) -> &'s Strea
     }
 }
 
-fn raw(payload: &[u8], rows: &Rows, cells: usize) -> Option<(Vec<Found>, Vec<Found>)> {
+/// Rows of keys and of values.
+type Pair = (Vec<Found>, Vec<Found>);
+
+/// What was found, if nothing follows it.
+fn whole(found: Option<(Pair, &[u8])>) -> Option<Pair> {
+    found.filter(|(_, rest)| rest.is_empty()).map(|(pair, _)| pair)
+}
+
+fn floats_of(pair: Pair, rows: &Rows, positions: &[i32]) -> Result<Cells, KvError> {
+    let floats = |found: Vec<Found>, parts: &[Part], turn: u32| {
+        let of = |(found, part): (Found, &Part)| match found {
+            Found::Floats(rows) => Ok(rows),
+            Found::Bytes(bytes) => floats(part.ty, &bytes, turn),
+        };
+        found.into_iter().zip(parts).map(of).collect::<Result<Vec<_>, KvError>>()
+    };
+    Ok(Cells {
+        positions: positions.to_vec(),
+        keys: floats(pair.0, &rows.keys, rows.key_turn)?,
+        values: floats(pair.1, &rows.values, rows.value_turn)?,
+        ..Cells::default()
+    })
+}
+
+/// Rows bit by bit, and what follows them.
+fn raw<'b>(payload: &'b [u8], rows: &Rows, cells: usize) -> Option<(Pair, &'b [u8])> {
     let mut rest = payload;
     let mut take = |part: &Part| {
         let (len, more) = rest.split_first_chunk::<4>()?;
@@ -310,7 +346,7 @@ fn raw(payload: &[u8], rows: &Rows, cells: usize) -> Option<(Vec<Found>, Vec<Fou
     };
     let keys = rows.keys.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
     let values = rows.values.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
-    rest.is_empty().then_some((keys, values))
+    Some(((keys, values), rest))
 }
 
 fn dequantized(

@@ -12,7 +12,7 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Age, Codebook, Geometry, Group, Kind, Origin, Trial};
+use super::{Codebook, Geometry, Group, Kind, Origin, Places, Trial};
 use crate::error::KvError;
 
 /// The largest file that is read.
@@ -26,7 +26,7 @@ struct Document {
     origin: Origin,
     geometry: Geometry,
     groups: Vec<GroupShape>,
-    ages: Vec<Age>,
+    places: Places,
     trials: Vec<Trial>,
     sha256: String,
 }
@@ -94,12 +94,8 @@ impl Codebook {
         for tensor in self.tensors() {
             hash.update(&tensor.1.bytes);
         }
-        for age in &self.ages {
-            hash.update((age.within as u64).to_le_bytes());
-            hash.update(age.factor.to_le_bytes());
-        }
-        let rotary = serde_json::to_vec(&self.geometry).unwrap_or_default();
-        hash.update(rotary);
+        let rest = serde_json::to_vec(&(&self.geometry, &self.places));
+        hash.update(rest.unwrap_or_default());
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
 
@@ -146,7 +142,7 @@ impl Codebook {
             origin: self.origin.clone(),
             geometry: self.geometry.clone(),
             groups: self.groups.iter().map(shape).collect(),
-            ages: self.ages.clone(),
+            places: self.places.clone(),
             trials: self.trials.clone(),
             sha256: self.digest(),
         };
@@ -181,7 +177,7 @@ impl Codebook {
         let geometry = document.geometry;
         let sound = geometry.is_sound()
             && covers(&geometry, &document.groups)
-            && document.ages.iter().all(|a| a.factor > 0.0 && a.factor.is_finite());
+            && document.places.is_sound();
         if !sound {
             return Err(damaged("its numbers don't fit one another"));
         }
@@ -191,7 +187,7 @@ impl Codebook {
             origin: document.origin,
             groups: groups.collect::<Result<_, _>>()?,
             geometry,
-            ages: document.ages,
+            places: document.places,
             trials: document.trials,
         };
         match codebook.digest() == document.sha256 {

@@ -120,7 +120,7 @@ impl Moments {
             origin,
             geometry: self.geometry.clone(),
             groups,
-            ages: Vec::new(),
+            places: super::Places::default(),
             trials: Vec::new(),
         };
         codebook.round();

@@ -62,13 +62,42 @@ pub struct Group {
     pub deviations: Vec<f32>,
 }
 
-/// How much finer cells near the end of a text are coded.
+/// How much finer some cells are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Age {
-    /// Cells with fewer than so many after them.
+pub struct Finer {
+    /// Cells with fewer than so many before, or after, them.
     pub within: usize,
-    /// Their step, in steps of the oldest cells.
+    /// Their step, in steps of those in the middle.
     pub factor: f32,
+}
+
+/// How cells are coded by their place in a text. What stands first draws attention from everywhere, what stands last from
+/// what follows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Places {
+    /// How many of the first cells are kept bit by bit.
+    pub exact: usize,
+    /// The first cells, in the order of `within`.
+    pub first: Vec<Finer>,
+    /// The last cells, in the order of `within`.
+    pub last: Vec<Finer>,
+}
+
+impl Places {
+    /// The step of a cell with so many before and after it, in steps of those in the middle.
+    pub fn factor(&self, before: usize, after: usize) -> f32 {
+        let of = |list: &[Finer], distance: usize| {
+            let found = list.iter().find(|finer| distance < finer.within);
+            found.map_or(1.0, |finer| finer.factor)
+        };
+        of(&self.first, before).min(of(&self.last, after))
+    }
+
+    fn is_sound(&self) -> bool {
+        let all = self.first.iter().chain(&self.last);
+        let sound = |f: &Finer| f.factor > 1e-3 && f.factor <= 1.0;
+        self.exact <= 1 << 10 && all.map(sound).all(|sound| sound)
+    }
 }
 
 /// What a step gave on texts that the codebook was not made from.
@@ -104,8 +133,8 @@ pub struct Codebook {
     pub geometry: Geometry,
     /// Groups: of keys and of values, each in the order of layers.
     pub groups: Vec<Group>,
-    /// In the order of `within`.
-    pub ages: Vec<Age>,
+    /// How cells are coded by their place.
+    pub places: Places,
     /// In the order of steps.
     pub trials: Vec<Trial>,
 }
@@ -208,12 +237,6 @@ impl Geometry {
 }
 
 impl Codebook {
-    /// The step of a cell with so many after it, in steps of the oldest.
-    pub fn factor(&self, after: usize) -> f32 {
-        let age = self.ages.iter().find(|age| after < age.within);
-        age.map_or(1.0, |age| age.factor)
-    }
-
     /// The step at which a trial gave this divergence or less; straight between trials, in logarithms.
     pub fn step_for(&self, kld: f64) -> Option<f32> {
         let points = self.trials.iter().map(|t| (t.kld.ln(), f64::from(t.step).ln()));
@@ -241,7 +264,7 @@ impl Codebook {
                 layers: 0..layers.len(),
                 ..group.clone()
             }],
-            ages: Vec::new(),
+            places: Places::default(),
             trials: Vec::new(),
         }
     }
