@@ -37,9 +37,9 @@ impl Default for CodebookOptions {
     fn default() -> CodebookOptions {
         CodebookOptions {
             window: 1792,
-            windows: 24,
+            windows: 16,
             trials: 3,
-            scored: 256,
+            scored: 128,
             group: 2048,
             part: 0.06,
             threads: None,

@@ -21,6 +21,12 @@ pub enum CacheError {
     TextTooShort { tokens: usize, needed: usize },
     #[error("the model keeps no keys and values that a codebook could be made for")]
     NoAttention,
+    #[error("it was saved of a `{found}`, the model is a `{expected}`")]
+    OtherArchitecture { found: String, expected: String },
+    #[error("it says nothing of the tokens that were read, so nothing can follow it")]
+    NoTokens,
+    #[error("the model keeps its text in another form than the file: {0}")]
+    OtherForm(&'static str),
     #[error("a window of {0} tokens is too short, expected at least 16")]
     Window(usize),
 }

@@ -7,6 +7,7 @@ use dwindle_formats::gguf::TensorType;
 use dwindle_formats::output::Draft;
 use dwindle_formats::packed::Packed;
 
+use super::calibrate::CHUNK;
 use super::error::CacheError;
 use crate::kv::codebook::Codebook;
 use crate::kv::{Encoder, KvError, Note, Packing, Ranks, Settings, Target, Unpacker, Way, pack, step_for_ratio};
@@ -98,6 +99,17 @@ pub fn pack_file(
         draft.finish()?;
         return Ok(packing);
     }
+}
+
+/// Packs a state in memory.
+///
+/// # Errors
+/// [`CacheError`].
+pub fn pack_bytes(state: &[u8], how: How<'_>) -> Result<Vec<u8>, CacheError> {
+    let mut packed = Vec::new();
+    let way = how.way(state, CHUNK)?;
+    pack(state, way, CHUNK, Note::default(), &mut packed, &mut |_| ())?;
+    Ok(packed)
 }
 
 /// Unpacks a state. Gives its bytes, and how it was packed.

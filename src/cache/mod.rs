@@ -6,6 +6,7 @@ mod calibrate;
 mod error;
 mod eval;
 mod files;
+mod session;
 mod shape;
 mod trial;
 
@@ -13,4 +14,5 @@ pub use calibrate::{CHUNK, CodebookOptions, Progress, Stage, calibrate};
 pub use error::CacheError;
 pub use eval::{Candidate, EvalCacheOptions, Measured, evaluate};
 pub use files::{Aim, How, open_codebook, pack_file, unpack_bytes, unpack_file};
+pub use session::{Session, is_packed, load_session, save_session};
 pub use trial::{Continuations, Window};

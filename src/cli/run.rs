@@ -5,11 +5,17 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Parser;
+use dwindle_formats::output::Claims;
 
 use super::Failure;
 use super::model::{Attention, Runtime};
+use super::output::{checkpoint_path, size};
+use crate::cache::{Aim, CacheError, How, load_session, open_codebook, save_session};
+use crate::kv::Encoder;
+use crate::kv::codebook::Codebook;
 use crate::llama::context::{Context, ContextOptions};
-use crate::llama::generate::{Generated, Sampling, Stop, generate};
+use crate::llama::generate::{Generated, Sampling, Stop, generate_behind};
+use crate::llama::model::Token;
 
 /// Generate text with a `.gguf`, a `.dwn` or a checkpoint
 #[derive(Debug, Parser)]
@@ -35,6 +41,16 @@ pub struct Args {
     /// Context size in tokens
     #[arg(short, long = "ctx", default_value_t = 4096)]
     ctx: u32,
+    /// Go on from what was kept of an earlier prompt, as far as this one begins alike: a file that llama.cpp or
+    /// `--save-session` saved, packed or not
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
+    /// Save what is kept of the text at the end; packed, if the name ends in `.dwkv`
+    #[arg(long, value_name = "FILE")]
+    save_session: Option<PathBuf>,
+    /// The codebook that packed sessions need; without one they are packed bit by bit
+    #[arg(long, value_name = "FILE")]
+    codebook: Option<PathBuf>,
     #[command(flatten)]
     attention: Attention,
     #[command(flatten)]
@@ -60,6 +76,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             args.temp
         )));
     }
+    claim(args)?;
+    let codebook = args.codebook.as_deref().map(open_codebook).transpose()?;
     let model = args.runtime.load(&args.file)?;
     let text = if args.chat {
         model.chat_prompt(&[("user", &args.prompt)])?
@@ -71,10 +89,20 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let mut context = Context::new(
         &model,
         &ContextOptions {
-            ctx: u64::from(args.ctx).min(needed.max(64)) as u32,
+            ctx: match args.session {
+                // It may be longer than the prompt.
+                Some(_) => args.ctx,
+                None => u64::from(args.ctx).min(needed.max(64)) as u32,
+            },
             ..args.attention.apply(args.runtime.context_options())
         },
     )?;
+    let kept = match &args.session {
+        Some(path) => load_session(&mut context, path, codebook.as_ref())
+            .and_then(|session| session.restore(&mut context, &prompt))
+            .map_err(|e| Failure::file(path, e))?,
+        None => 0,
+    };
     let sampling = Sampling {
         temperature: args.temp,
         seed: args.seed,
@@ -86,9 +114,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         out.flush()?;
     }
     let mut written = Ok(());
-    let generated = generate(
+    let generated = generate_behind(
         &mut context,
-        &prompt,
+        (&prompt, kept),
         args.predict,
         &sampling,
         &mut |piece| {
@@ -101,17 +129,54 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     )?;
     written?;
     writeln!(out)?;
-    report(&generated);
+    report(&generated, kept);
+    save(args, &mut context, [prompt, generated.tokens].concat(), codebook.as_ref())
+}
+
+/// No session is written over a model.
+fn claim(args: &Args) -> Result<(), Failure> {
+    Ok(Claims::new()
+        .reads("the model", [checkpoint_path(&args.file)])
+        .reads("the codebook", &args.codebook)
+        .reads("an adapter", args.runtime.adapters())
+        .writes(&args.save_session)
+        .check()?)
+}
+
+/// Saves what the context keeps of the text.
+fn save(
+    args: &Args,
+    context: &mut Context<'_>,
+    text: Vec<Token>,
+    codebook: Option<&Codebook>,
+) -> Result<(), Failure> {
+    let Some(path) = &args.save_session else {
+        return Ok(());
+    };
+    let encoder = codebook.map(Encoder::new).transpose().map_err(CacheError::from)?;
+    let how = match &encoder {
+        Some(encoder) => How::Transform(encoder, Aim::Ratio(RATIO)),
+        None => How::Lossless,
+    };
+    let bytes = save_session(context, &text, path, how)?;
+    eprintln!("{}: {}", path.display(), size(bytes));
     Ok(())
 }
 
+/// How much smaller sessions are packed by a codebook.
+const RATIO: f64 = 12.0;
+
 /// Says on stderr how fast it was.
-fn report(generated: &Generated) {
+fn report(generated: &Generated, kept: usize) {
     let rate = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64();
     eprintln!(
-        "{} prompt tokens at {:.1}/s, {} generated at {:.1}/s{}",
-        generated.prompt_tokens,
-        rate(generated.prompt_tokens, generated.prompt_time),
+        "{} prompt tokens{} at {:.1}/s, {} generated at {:.1}/s{}",
+        generated.prompt_tokens - kept,
+        match kept {
+            0 => String::new(),
+            kept => format!(" behind {kept} of the session"),
+        },
+        rate(generated.prompt_tokens - kept, generated.prompt_time),
         generated.tokens.len(),
         rate(generated.tokens.len(), generated.generation_time),
         match generated.stop {

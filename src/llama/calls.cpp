@@ -92,6 +92,15 @@ int dwindle_forget(llama_context * ctx, int32_t sequence, dwindle_failure * fail
     });
 }
 
+// Forgets what a sequence has from a position on. Not every memory can.
+int dwindle_forget_from(
+        llama_context * ctx, int32_t sequence, int32_t position, bool * done, dwindle_failure * failure) noexcept {
+    return dwindle_guarded(failure, [&] {
+        llama_memory_t memory = llama_get_memory(ctx);
+        *done = memory && llama_memory_seq_rm(memory, sequence, position, -1);
+    });
+}
+
 int dwindle_state_size(llama_context * ctx, size_t * size, dwindle_failure * failure) noexcept {
     return dwindle_guarded(failure, [&] { *size = llama_state_get_size(ctx); });
 }

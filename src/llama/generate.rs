@@ -50,8 +50,23 @@ pub fn generate(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, LlamaError> {
+    context.clear();
+    generate_behind(context, (prompt, 0), n, sampling, on_text)
+}
+
+/// As [`generate`], where sequence 0 has the first `kept` tokens of the prompt already. They are fewer than the prompt.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_behind(
+    context: &mut Context<'_>,
+    (prompt, kept): (&[Token], usize),
+    n: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, LlamaError> {
     let start = Instant::now();
-    evaluate_prompt(context, prompt)?;
+    evaluate_behind(context, prompt, kept)?;
     let mut sampler = Sampler::new(sampling)?;
     // Also the end of the prompt's computation: reading the logits waits for it.
     let mut next = sampler.sample(context.try_logits()?)?;
@@ -107,6 +122,16 @@ pub(crate) fn evaluate_prompt(
     context: &mut Context<'_>,
     prompt: &[Token],
 ) -> Result<(), LlamaError> {
+    context.clear();
+    evaluate_behind(context, prompt, 0)
+}
+
+/// As [`evaluate_prompt`], where the first tokens are there already.
+fn evaluate_behind(
+    context: &mut Context<'_>,
+    prompt: &[Token],
+    kept: usize,
+) -> Result<(), LlamaError> {
     if context.model().encodes() {
         return Err(LlamaError::Encoder);
     }
@@ -118,17 +143,17 @@ pub(crate) fn evaluate_prompt(
             limit,
         });
     }
-    context.clear();
     let step = context.n_batch().max(1);
-    for (piece, tokens) in prompt.chunks(step).enumerate() {
+    for (piece, tokens) in prompt[kept.min(prompt.len() - 1)..].chunks(step).enumerate() {
+        let piece = piece * step + kept;
         let batch: Vec<BatchToken> = tokens
             .iter()
             .enumerate()
             .map(|(i, token)| BatchToken {
                 token: *token,
-                position: (piece * step + i) as i32,
+                position: (piece + i) as i32,
                 sequence: 0,
-                logits: piece * step + i + 1 == prompt.len(),
+                logits: piece + i + 1 == prompt.len(),
             })
             .collect();
         context.decode(&batch)?;

@@ -94,6 +94,19 @@ impl Context<'_> {
         Err(LlamaError::State { reason })
     }
 
+    /// Forgets what a sequence has from a position on. Whether that could be done: recurrent states can't go back.
+    pub fn forget_from(&mut self, sequence: usize, position: usize) -> bool {
+        let (Some(sequence), Ok(position)) = (self.known(sequence), i32::try_from(position)) else {
+            return false;
+        };
+        let mut is_done = false;
+        // SAFETY: the context lives and has the sequence.
+        let asked = guarded(|failure| unsafe {
+            dwindle_forget_from(self.raw(), sequence, position, &mut is_done, failure)
+        });
+        asked.is_ok() && is_done
+    }
+
     fn known(&self, sequence: usize) -> Option<i32> {
         let sequence = i32::try_from(sequence).ok()?;
         (!self.is_broken() && (sequence as usize) < self.n_sequences()).then_some(sequence)
@@ -101,6 +114,13 @@ impl Context<'_> {
 }
 
 unsafe extern "C" {
+    fn dwindle_forget_from(
+        context: *mut sys::llama_context,
+        sequence: i32,
+        position: i32,
+        is_done: *mut bool,
+        failure: *mut Failure,
+    ) -> c_int;
     fn dwindle_sequence_size(
         context: *mut sys::llama_context,
         sequence: i32,

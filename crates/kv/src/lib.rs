@@ -22,4 +22,4 @@ pub use search::step_for_ratio;
 pub use settings::{Method, Settings};
 pub use transform::{Encoder, approximate, costs};
 pub use turns::{Pairing, Rotary, angles};
-pub use unpack::{Put, Target, Unpacker};
+pub use unpack::{Put, Target, Turns, Unpacker};

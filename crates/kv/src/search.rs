@@ -56,7 +56,8 @@ pub fn step_for_ratio(
     let seen: usize = samples.iter().map(Coefficients::cells).sum();
     let row = codebook.geometry.keys.iter().chain(&codebook.geometry.values).sum::<usize>() * 2;
     // The description is packed later, and then takes a quarter or less.
-    let around = describe(&state, bytes).len() as f64 / 4.0 / cells as f64;
+    let exact = codebook.places.exact as f64 * row as f64;
+    let around = (describe(&state, bytes).len() as f64 / 4.0 + exact) / cells as f64;
     let wanted = row as f64 / ratio - around - RECORD / chunk as f64;
     let taken = |step: f64| {
         let transform = Transform { codebook, step: step as f32 };

@@ -23,13 +23,24 @@ pub struct Target {
     pub ty: Option<TensorType>,
     /// Whether values are stored by element.
     pub is_transposed: Option<bool>,
-    /// Whether quantized keys and values stand behind Hadamard matrices, as llama.cpp of versions 4 and 11 wants them
-    /// where heads allow it.
-    pub is_turned: Option<bool>,
+    /// Which Hadamard matrices keys and values stand behind.
+    pub turns: Turns,
     /// How many streams there are.
     pub streams: Option<usize>,
     /// 3 or 4 of a sequence; a session then has 10 or 11.
     pub version: Option<u32>,
+}
+
+/// Hadamard matrices before keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Turns {
+    /// Those that llama.cpp of versions 4 and 11 has for the type and the heads; where the type stays, as it was.
+    #[default]
+    Fitting,
+    /// None.
+    Off,
+    /// Of these sizes for keys and values; 0 for none.
+    Of([u32; 2]),
 }
 
 /// Takes bytes, and where in the state they belong.
@@ -163,21 +174,28 @@ impl<'a> Unpacker<'a> {
         if rows.is_transposed && is_quantized {
             return Err(KvError::Shape("quantized values by element"));
         }
-        let turns = match target.is_turned {
+        let turns = match target.turns {
+            Turns::Off => [0, 0],
+            Turns::Of(turns) => turns,
             // What was turned stays so, as long as its type does.
-            None if target.ty.is_none() => [rows.key_turn, rows.value_turn],
-            None | Some(true) if says_turns => match (ty, self.settings.heads, is_quantized) {
-                (Some(ty), Some(heads), _) => turns_of(ty, heads),
-                (_, None, true) => {
+            Turns::Fitting if target.ty.is_none() && says_turns => [rows.key_turn, rows.value_turn],
+            Turns::Fitting if !says_turns || !is_quantized => [0, 0],
+            Turns::Fitting => match (ty, self.settings.heads) {
+                (Some(ty), Some(heads)) => turns_of(ty, heads),
+                _ => {
                     return Err(KvError::Shape(
                         "a quantized type as long as the size of a head is not known; pack it with a codebook, or turn \
                          rotation off",
                     ));
                 }
-                _ => [0, 0],
             },
-            _ => [0, 0],
         };
+        let divide = |parts: &[Part], turn: u32| {
+            turn == 0 || parts.iter().all(|p| turn.is_power_of_two() && p.width.is_multiple_of(turn))
+        };
+        if !divide(&rows.keys, turns[0]) || !divide(&rows.values, turns[1]) {
+            return Err(KvError::Shape("rotations that its heads do not allow"));
+        }
         if turns != [0, 0] && !says_turns {
             return Err(KvError::Shape("rotated rows in a version that knows none"));
         }

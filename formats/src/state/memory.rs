@@ -174,7 +174,7 @@ fn rows(cursor: &mut Cursor<'_, '_>, cells: usize) -> Result<Part, StateError> {
 
 /// Elements of a row of so many bytes.
 fn width(ty: TensorType, row: u64) -> Result<u32, StateError> {
-    let width = row / ty.block_bytes() * ty.block_len();
+    let width = (row / ty.block_bytes()).saturating_mul(ty.block_len());
     match row {
         1.. if row.is_multiple_of(ty.block_bytes()) && width <= MAX_WIDTH => Ok(width as u32),
         _ => Err(StateError::Value {

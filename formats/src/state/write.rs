@@ -64,6 +64,23 @@ impl State {
         frame
     }
 
+    /// The same state in another form: `bytes` are those that this one was read from.
+    ///
+    /// `None` where the forms say different things of rows.
+    pub fn rewrapped(&self, bytes: &[u8], form: Form, tokens: Vec<i32>) -> Option<Vec<u8>> {
+        if self.form.says_turns() != form.says_turns() {
+            return None;
+        }
+        let head = |state: &State| {
+            let mut frame = Frame { len: 0, pieces: Vec::new() };
+            state.head(&mut frame);
+            frame.pieces.swap_remove(0).1
+        };
+        let own = head(self).len();
+        let other = State { form, tokens, sections: Vec::new() };
+        Some([&head(&other), bytes.get(own..)?].concat())
+    }
+
     fn head(&self, frame: &mut Frame) {
         let (magic, version) = match &self.form {
             Form::Sequence { version } => (SEQUENCE, *version),

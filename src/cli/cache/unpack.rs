@@ -10,7 +10,7 @@ use super::super::output::{json, line, size};
 use super::super::{Failure, progress};
 use super::blame;
 use crate::cache::{open_codebook, unpack_file};
-use crate::kv::Target;
+use crate::kv::{Target, Turns};
 
 /// Unpack a saved prompt, into the form that a llama.cpp reads
 ///
@@ -63,7 +63,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let target = Target {
         ty: args.cache_type,
         is_transposed: args.v_trans.map(is_on),
-        is_turned: args.rotate.map(is_on),
+        turns: match args.rotate {
+            Some(Switch::Off) => Turns::Off,
+            _ => Turns::Fitting,
+        },
         streams: args.streams,
         version: args.version.as_deref().and_then(|v| v.parse().ok()),
     };

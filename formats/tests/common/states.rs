@@ -1,0 +1,144 @@
+//! States as llama.cpp writes them, small and of every kind.
+
+use dwindle_formats::gguf::TensorType;
+use dwindle_formats::state::{Attention, Form, Part, Rows, Section, State, Stream};
+
+/// What varies among states.
+#[derive(Debug, Clone)]
+pub struct Kind {
+    pub form: Form,
+    pub ty: TensorType,
+    pub is_transposed: bool,
+    pub has_coordinates: bool,
+    pub has_values: bool,
+    /// Cells of each stream of each section of attention.
+    pub cells: Vec<Vec<usize>>,
+    pub recurrent: usize,
+    pub turn: u32,
+}
+
+impl Kind {
+    /// Plain attention in F16.
+    pub fn plain(form: Form, cells: usize) -> Kind {
+        Kind {
+            form,
+            ty: TensorType::F16,
+            is_transposed: false,
+            has_coordinates: false,
+            has_values: true,
+            cells: vec![vec![cells]],
+            recurrent: 0,
+            turn: 0,
+        }
+    }
+}
+
+/// One of each kind, by name.
+pub fn kinds() -> Vec<(&'static str, Kind)> {
+    let sequence = |version| Form::Sequence { version };
+    let session = |version| Form::Session {
+        version,
+        architecture: "llama".into(),
+    };
+    let plain = Kind::plain(sequence(4), 5);
+    vec![
+        ("sequence", plain.clone()),
+        ("old-sequence", Kind::plain(sequence(3), 5)),
+        ("session", Kind::plain(session(11), 5)),
+        ("old-session", Kind::plain(session(10), 5)),
+        ("bytes", Kind::plain(Form::Bytes { sequence: 0 }, 5)),
+        ("empty", Kind::plain(sequence(4), 0)),
+        ("by-element", Kind { is_transposed: true, ..plain.clone() }),
+        ("quantized", Kind { ty: TensorType::Q4_0, turn: 64, ..plain.clone() }),
+        ("streams", Kind { cells: vec![vec![0, 0, 4, 0]], ..plain.clone() }),
+        ("coordinates", Kind { has_coordinates: true, ..plain.clone() }),
+        ("latent", Kind { has_values: false, ..plain.clone() }),
+        ("window", Kind { cells: vec![vec![5], vec![3]], ..plain.clone() }),
+        ("hybrid", Kind { recurrent: 2, ..plain.clone() }),
+        ("window-hybrid", Kind { cells: vec![vec![5], vec![3]], recurrent: 1, ..plain.clone() }),
+        ("recurrent", Kind { cells: Vec::new(), recurrent: 1, ..plain }),
+    ]
+}
+
+const LAYERS: usize = 2;
+pub const WIDTHS: [u32; 2] = [64, 128];
+
+/// A state of a kind, and its bytes.
+pub fn state(kind: &Kind) -> (State, Vec<u8>) {
+    let mut sections: Vec<Section> = kind.cells.iter().map(|cells| attention(kind, cells)).collect();
+    let tail = recurrent(kind.recurrent);
+    if kind.recurrent > 0 {
+        sections.push(Section::Recurrent(0..tail.len()));
+    }
+    let tokens = match kind.form {
+        Form::Bytes { .. } => Vec::new(),
+        _ => vec![1, 7, 9],
+    };
+    let mut state = State {
+        form: kind.form.clone(),
+        tokens,
+        sections,
+    };
+    let frame = state.lay_out();
+    // Rows that no two cells share, and that are finite in every type.
+    let mut bytes: Vec<u8> = (0..frame.len).map(|i| (i * 7 + i / 251) as u8 & 0x3b).collect();
+    for (at, piece) in &frame.pieces {
+        bytes[*at..at + piece.len()].copy_from_slice(piece);
+    }
+    if let Some(Section::Recurrent(range)) = state.sections.last() {
+        bytes[range.clone()].copy_from_slice(&tail);
+    }
+    (state, bytes)
+}
+
+fn attention(kind: &Kind, cells: &[usize]) -> Section {
+    let part = |i: usize| Part {
+        ty: kind.ty,
+        width: WIDTHS[i % 2],
+        at: 0,
+    };
+    let stream = |count: &usize| {
+        let mut raw = Vec::new();
+        for position in 0..*count as i32 {
+            raw.extend(position.to_le_bytes());
+            raw.extend(1u32.to_le_bytes());
+            if kind.has_coordinates {
+                raw.extend([0; 12]);
+            }
+            raw.extend(0i32.to_le_bytes());
+        }
+        Stream {
+            positions: (0..*count as i32).collect(),
+            cells: raw,
+            rows: (*count > 0).then(|| Rows {
+                is_transposed: kind.is_transposed,
+                key_turn: kind.turn,
+                value_turn: kind.turn,
+                keys: (0..LAYERS).map(part).collect(),
+                values: (0..if kind.has_values { LAYERS } else { 0 }).map(part).collect(),
+            }),
+        }
+    };
+    Section::Attention(Attention {
+        has_coordinates: kind.has_coordinates,
+        streams: cells.iter().map(stream).collect(),
+    })
+}
+
+/// What a recurrent memory of some cells is, in F32.
+fn recurrent(cells: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend((cells as u32).to_le_bytes());
+    for position in 0..cells as i32 {
+        out.extend(position.to_le_bytes());
+        out.extend(0u32.to_le_bytes());
+    }
+    out.extend(0u32.to_le_bytes());
+    out.extend(2u32.to_le_bytes());
+    for width in [3u64, 8] {
+        out.extend(0u32.to_le_bytes());
+        out.extend((width * 4).to_le_bytes());
+        out.extend(vec![0x3f; width as usize * 4 * cells]);
+    }
+    out
+}

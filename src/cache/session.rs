@@ -1,0 +1,193 @@
+//! Saves what a context keeps of a text, and goes on from there.
+
+use std::path::Path;
+
+use dwindle_formats::packed::MAGIC;
+use dwindle_formats::state::{Form, Rows, Section, State, read, tokens};
+
+use super::error::CacheError;
+use super::files::{How, pack_bytes, unpack_bytes};
+use crate::kv::codebook::Codebook;
+use crate::kv::{KvError, Target, Turns, Way, pack};
+use crate::llama::context::{BatchToken, Context};
+use crate::llama::model::Token;
+use crate::mapped::Mapping;
+
+/// Tokens that a context has read, without reading them again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    /// What llama.cpp restores.
+    bytes: Vec<u8>,
+}
+
+/// Whether a file's name says that it is packed.
+pub fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("dwkv"))
+}
+
+/// Saves what the context has of the first of these tokens: as llama.cpp saves a sequence or, where the name ends in
+/// `.dwkv`, packed. Gives the file's bytes.
+///
+/// # Errors
+/// [`CacheError`]; an existing file is then untouched.
+pub fn save_session(
+    context: &mut Context<'_>,
+    text: &[Token],
+    path: &Path,
+    how: How<'_>,
+) -> Result<u64, CacheError> {
+    let bytes = context.sequence_state(0);
+    let state = read(&bytes).map_err(KvError::from)?;
+    let cells = cells(&state).unwrap_or(text.len()).min(text.len());
+    let form = Form::Sequence { version: 4 };
+    let file = state.rewrapped(&bytes, form, text[..cells].to_vec());
+    let file = file.ok_or(CacheError::NoTokens)?;
+    let file = match is_packed(path) {
+        true => pack_bytes(&file, how)?,
+        false => file,
+    };
+    dwindle_formats::output::write(path, &file)?;
+    Ok(file.len() as u64)
+}
+
+/// Cells of the first section, of attention to the whole text.
+fn cells(state: &State) -> Option<usize> {
+    match state.sections.first()? {
+        Section::Attention(a) => Some(a.streams.iter().map(|s| s.positions.len()).sum()),
+        Section::Recurrent(_) => None,
+    }
+}
+
+/// Reads a saved session, packed or not, and brings it into the form that the context has. The context is empty then.
+///
+/// # Errors
+/// [`CacheError`]: it is none, or another model's.
+pub fn load_session(
+    context: &mut Context<'_>,
+    path: &Path,
+    codebook: Option<&Codebook>,
+) -> Result<Session, CacheError> {
+    let file = Mapping::open(path)?;
+    let own = own_form(context)?;
+    let target = target(&own);
+    let bytes = match file.starts_with(&MAGIC) {
+        true => unpack_bytes(&file, codebook, &target)?,
+        false => {
+            let state = read(&file).map_err(KvError::from)?;
+            check(&state, context)?;
+            let mut packed = Vec::new();
+            let note = crate::kv::Note::default();
+            pack(&file, Way::Lossless, super::CHUNK, note, &mut packed, &mut |_| ())?;
+            unpack_bytes(&packed, None, &target)?
+        }
+    };
+    let state = read(&bytes).map_err(KvError::from)?;
+    check(&state, context)?;
+    let saved = tokens(&state.tokens).filter(|t| !t.is_empty()).ok_or(CacheError::NoTokens)?;
+    let saved = saved.to_vec();
+    fits(&state, &own)?;
+    let form = Form::Bytes { sequence: 0 };
+    let bytes = state.rewrapped(&bytes, form, Vec::new());
+    Ok(Session {
+        tokens: saved,
+        bytes: bytes.ok_or(CacheError::OtherForm("its version is older"))?,
+    })
+}
+
+impl Session {
+    /// Puts the session into sequence 0, as far as it and a prompt have the same tokens. Gives how many the context has then:
+    /// fewer than the prompt, since something must be said of its last token.
+    ///
+    /// # Errors
+    /// llama.cpp refuses it.
+    pub fn restore(&self, context: &mut Context<'_>, prompt: &[Token]) -> Result<usize, CacheError> {
+        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let kept = same.min(prompt.len().saturating_sub(1));
+        context.clear();
+        if kept == 0 {
+            return Ok(0);
+        }
+        context.restore_sequence(0, &self.bytes)?;
+        if context.forget_from(0, kept) {
+            return Ok(kept);
+        }
+        context.clear();
+        Ok(0)
+    }
+}
+
+/// What the context's own state looks like, by one token.
+fn own_form(context: &mut Context<'_>) -> Result<State, CacheError> {
+    context.clear();
+    let token = context.model().bos().unwrap_or(0);
+    context.decode(&[BatchToken {
+        token,
+        position: 0,
+        sequence: 0,
+        logits: true,
+    }])?;
+    let bytes = context.sequence_state(0);
+    context.clear();
+    Ok(read(&bytes).map_err(KvError::from)?)
+}
+
+fn rows(state: &State) -> Option<&Rows> {
+    match state.sections.first()? {
+        Section::Attention(a) => a.streams.iter().find_map(|s| s.rows.as_ref()),
+        Section::Recurrent(_) => None,
+    }
+}
+
+fn target(own: &State) -> Target {
+    let rows = rows(own);
+    let streams = match own.sections.first() {
+        Some(Section::Attention(attention)) => Some(attention.streams.len()),
+        _ => None,
+    };
+    Target {
+        ty: rows.and_then(|r| Some(r.keys.first()?.ty)),
+        is_transposed: rows.map(|r| r.is_transposed),
+        turns: rows.map_or(Turns::Fitting, |r| Turns::Of([r.key_turn, r.value_turn])),
+        streams,
+        version: Some(4),
+    }
+}
+
+/// Whether it was saved of such a model, where it says so.
+fn check(state: &State, context: &Context<'_>) -> Result<(), CacheError> {
+    let expected = context.model().architecture().unwrap_or_default();
+    match &state.form {
+        Form::Session { architecture, .. } if *architecture != expected => {
+            let found = architecture.clone();
+            Err(CacheError::OtherArchitecture { found, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the context keeps the same of each token.
+fn fits(state: &State, own: &State) -> Result<(), CacheError> {
+    let shape = |state: &State| {
+        let sections = state.sections.iter().map(|section| match section {
+            Section::Attention(a) => Some((
+                a.has_coordinates,
+                a.streams.iter().find_map(|s| s.rows.as_ref()).map(|r| {
+                    let widths = |parts: &[dwindle_formats::state::Part]| {
+                        parts.iter().map(|p| (p.ty, p.width)).collect::<Vec<_>>()
+                    };
+                    (widths(&r.keys), widths(&r.values))
+                }),
+            )),
+            Section::Recurrent(_) => None,
+        });
+        sections.collect::<Vec<_>>()
+    };
+    match shape(state) == shape(own) {
+        true => Ok(()),
+        false => Err(CacheError::OtherForm(
+            "layers, their widths or their kinds differ; it was saved of another model",
+        )),
+    }
+}
