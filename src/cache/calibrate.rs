@@ -27,7 +27,7 @@ pub struct CodebookOptions {
     pub scored: usize,
     /// The most elements of layers that are coded together.
     pub group: usize,
-    /// The most bytes of the components, in parts of the model's parameters in F16.
+    /// The most bytes of components and metrics, in parts of the model's parameters in F16.
     pub part: f64,
     /// Threads, `None` for one per physical core.
     pub threads: Option<u32>,
@@ -41,7 +41,7 @@ impl Default for CodebookOptions {
             trials: 3,
             scored: 128,
             group: 2048,
-            part: 0.06,
+            part: 0.07,
             threads: None,
         }
     }

@@ -20,6 +20,8 @@ pub struct Session {
     pub tokens: Vec<Token>,
     /// What llama.cpp restores.
     bytes: Vec<u8>,
+    /// Whether layers with a sliding window have forgotten the beginning, so that it can't be cut shorter.
+    is_moved: bool,
 }
 
 /// Whether a file's name says that it is packed.
@@ -91,6 +93,7 @@ pub fn load_session(
     let form = Form::Bytes { sequence: 0 };
     let bytes = state.rewrapped(&bytes, form, Vec::new());
     Ok(Session {
+        is_moved: is_moved(&state),
         tokens: saved,
         bytes: bytes.ok_or(CacheError::OtherForm("its version is older"))?,
     })
@@ -106,7 +109,7 @@ impl Session {
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let kept = same.min(prompt.len().saturating_sub(1));
         context.clear();
-        if kept == 0 {
+        if kept == 0 || (self.is_moved && kept < self.tokens.len()) {
             return Ok(0);
         }
         context.restore_sequence(0, &self.bytes)?;
@@ -131,6 +134,17 @@ fn own_form(context: &mut Context<'_>) -> Result<State, CacheError> {
     let bytes = context.sequence_state(0);
     context.clear();
     Ok(read(&bytes).map_err(KvError::from)?)
+}
+
+/// Whether a section lacks the first positions.
+fn is_moved(state: &State) -> bool {
+    state.sections.iter().any(|section| match section {
+        Section::Attention(a) => {
+            let positions = a.streams.iter().flat_map(|s| &s.positions);
+            positions.min().is_some_and(|first| *first > 0)
+        }
+        Section::Recurrent(_) => false,
+    })
 }
 
 fn rows(state: &State) -> Option<&Rows> {

@@ -38,8 +38,8 @@ pub struct Args {
     /// The most elements of neighbouring layers that are coded together
     #[arg(long, value_name = "N", default_value_t = CodebookOptions::default().group)]
     group: usize,
-    /// The most bytes of the codebook's components, in per cent of the model in F16
-    #[arg(long, value_name = "PERCENT", default_value_t = 6.0)]
+    /// The most bytes of the codebook's components and metrics, in per cent of the model in F16
+    #[arg(long, value_name = "PERCENT", default_value_t = 7.0)]
     percent: f64,
     #[command(flatten)]
     runtime: Runtime,

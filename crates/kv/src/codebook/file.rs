@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use dwindle_formats::output::Draft;
-use half::f16;
+use half::{bf16, f16};
 use half::slice::HalfFloatSliceExt as _;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,15 @@ impl View for Tensor {
     }
 }
 
+/// Metrics need little precision: rows are divided among components by whatever they are.
+fn coarse(values: &[f32]) -> Tensor {
+    Tensor {
+        dtype: Dtype::BF16,
+        shape: vec![values.len()],
+        bytes: values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
+
 fn floats(values: &[f32]) -> Tensor {
     Tensor {
         dtype: Dtype::F32,
@@ -78,6 +87,7 @@ impl Codebook {
         let geometry = self.geometry.clone();
         for group in &mut self.groups {
             let width = group.mean.len();
+            group.metric.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
             let (high, low) = group.basis.split_at_mut(group.precise * width);
             high.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
             for row in low.chunks_exact_mut(width) {
@@ -116,7 +126,7 @@ impl Codebook {
                 high.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
             let tensor = |dtype, rows: usize, bytes| Tensor { dtype, shape: vec![rows, width], bytes };
             tensors.push((format!("{i}.mean"), floats(&group.mean)));
-            tensors.push((format!("{i}.metric"), floats(&group.metric)));
+            tensors.push((format!("{i}.metric"), coarse(&group.metric)));
             tensors.push((format!("{i}.deviations"), floats(&group.deviations)));
             tensors.push((format!("{i}.high"), tensor(Dtype::F16, group.precise, high)));
             let rows = group.deviations.len() - group.precise;
@@ -242,6 +252,9 @@ fn group(
             false => Err(KvError::Codebook(format!("{index}.{name} has no numbers"))),
         }
     };
+    let metric = bytes("metric", Dtype::BF16, width.checked_mul(geometry.head(kind) * 2))?;
+    let (twos, _) = metric.as_chunks::<2>();
+    let metric: Vec<f32> = twos.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
     let precise = shape.precise;
     let coarse = shape.components.checked_sub(precise).ok_or_else(short)?;
     let high = bytes("high", Dtype::F16, precise.checked_mul(width * 2))?;
@@ -258,13 +271,13 @@ fn group(
             rest = more;
         }
     }
-    if basis.iter().any(|v| !v.is_finite()) {
+    if basis.iter().chain(&metric).any(|v| !v.is_finite()) {
         return Err(KvError::Codebook(format!("group {index} has no numbers")));
     }
     Ok(Group {
         kind,
         mean: floats("mean", width)?,
-        metric: floats("metric", width * geometry.head(kind))?,
+        metric,
         deviations: floats("deviations", shape.components)?,
         basis,
         precise,

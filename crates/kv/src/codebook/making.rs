@@ -41,7 +41,7 @@ struct Sum {
 pub struct Cut {
     /// Whether each layer stands alone.
     pub is_single: bool,
-    /// Bytes of all components.
+    /// Bytes of all components and metrics.
     pub bytes: u64,
 }
 
@@ -229,7 +229,7 @@ fn shorten(groups: &mut [Group], bytes: u64) {
     };
     let kept = |group: &Group, least: f32| group.deviations.partition_point(|d| *d > least);
     let fits = |least: f32| {
-        let sizes = groups.iter().map(|g| size(g, kept(g, least)));
+        let sizes = groups.iter().map(|g| size(g, kept(g, least)) + 2 * g.metric.len() as u64);
         sizes.sum::<u64>() <= bytes
     };
     // The least deviation with which all fits: one of those that there are, or none.
