@@ -1,5 +1,5 @@
-//! File formats of dwindle: GGUF v3 and, on top of it, the compressed container; and PyTorch's files of weights,
-//! which are read only.
+//! File formats of dwindle: GGUF v3 and, on top of it, the compressed container; llama.cpp's saved states, packed or not;
+//! and PyTorch's files of weights, which are read only.
 //!
 //! Bytes in, bytes out: this crate knows no mathematics and no llama.cpp, and has no `unsafe`.
 

@@ -2,6 +2,8 @@
 
 #[path = "common/sample.rs"]
 mod sample;
+#[path = "common/states.rs"]
+mod states;
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +11,7 @@ use dwindle_formats::container::{Container, verify};
 use dwindle_formats::gguf::{
     Metadata, TensorLayout, TensorType, encode_header, lay_out, read_header,
 };
-use dwindle_formats::pickle;
+use dwindle_formats::{pickle, state};
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -33,6 +35,9 @@ fn seeds_are_accepted() {
     }
     for bytes in seeds("pickle") {
         pickle::read(&bytes).unwrap();
+    }
+    for bytes in seeds("state") {
+        state::read(&bytes).unwrap();
     }
     for bytes in seeds("container") {
         let container = Container::read(&bytes).unwrap();
@@ -58,12 +63,16 @@ fn every_type() -> Vec<u8> {
 #[test]
 #[ignore = "writes the seeds anew, for when the format has changed"]
 fn write_seeds() {
-    for (target, name, bytes) in [
-        ("gguf", "types.gguf", every_type()),
-        ("gguf", "stock.gguf", sample::sample(false)),
-        ("container", "stock.gguf", sample::sample(false)),
-        ("container", "factors.dwn", sample::sample(true)),
-    ] {
+    let mut seeds = vec![
+        ("gguf", "types.gguf".to_string(), every_type()),
+        ("gguf", "stock.gguf".into(), sample::sample(false)),
+        ("container", "stock.gguf".into(), sample::sample(false)),
+        ("container", "factors.dwn".into(), sample::sample(true)),
+    ];
+    for (name, kind) in states::kinds() {
+        seeds.push(("state", format!("{name}.bin"), states::state(&kind).1));
+    }
+    for (target, name, bytes) in seeds {
         let folder = corpus(target);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join(name), bytes).unwrap();

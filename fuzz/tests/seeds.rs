@@ -36,3 +36,13 @@ fn the_recipe_target_runs_its_seeds() {
 fn the_pickle_target_runs_its_seeds() {
     runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-pickle"), "pickle");
 }
+
+#[test]
+fn the_state_target_runs_its_seeds() {
+    runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-state"), "state");
+}
+
+#[test]
+fn the_packed_target_runs_its_seeds() {
+    runs_its_seeds(env!("CARGO_BIN_EXE_fuzz-packed"), "packed");
+}

@@ -7,12 +7,12 @@ use std::path::Path;
 use super::error::CacheError;
 use super::shape::{Asked, Weights};
 use super::trial::{Continuations, Window, mean};
-use dwindle_formats::state::{Rows, Section, State, read};
-use crate::kv::codebook::{Codebook, Cut, Kind, Metrics, Finer, Moments, Origin, Places, Trial};
+use crate::kv::codebook::{Codebook, Cut, Finer, Kind, Metrics, Moments, Origin, Places, Trial};
 use crate::kv::{Cells, Encoder, KvError, Note, Way, approximate, costs, pack};
 use crate::llama::context::{BatchToken, ContextOptions};
 use crate::llama::model::{Model, Token};
 use crate::llama::queries::Asking;
+use dwindle_formats::state::{Rows, Section, State, read};
 
 /// How a codebook is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,7 +178,9 @@ impl<'m> Run<'m> {
                 let widths = |parts: &[dwindle_formats::state::Part]| {
                     parts.iter().map(|p| p.width as usize).collect()
                 };
-                let geometry = self.asked.geometry(widths(&rows.keys), widths(&rows.values))?;
+                let geometry = self
+                    .asked
+                    .geometry(widths(&rows.keys), widths(&rows.values))?;
                 moments = Some((Moments::new(&geometry, self.options.group), geometry));
             }
             if let Some((moments, _)) = &mut moments {
@@ -206,7 +208,8 @@ impl<'m> Run<'m> {
                 })
                 .collect();
             let (asked, model, weights) = (&mut self.asked, self.model, self.weights.as_ref());
-            self.asking.decode(&batch, &mut |q| asked.add(model, weights, q, first))?;
+            self.asking
+                .decode(&batch, &mut |q| asked.add(model, weights, q, first))?;
         }
         Ok(self.asking.context().sequence_state(0))
     }
@@ -215,7 +218,9 @@ impl<'m> Run<'m> {
         let scored = self.options.scored;
         let mut continuations = Continuations::new(self.asking.context());
         let windows = self.trials.iter();
-        windows.map(|tokens| continuations.window(tokens, scored)).collect()
+        windows
+            .map(|tokens| continuations.window(tokens, scored))
+            .collect()
     }
 
     /// What an error costs in each layer, in nats for each unit of its metric: each is perturbed as coding would, alone.
@@ -227,7 +232,10 @@ impl<'m> Run<'m> {
         origin: &Origin,
         progress: &mut Progress<'_>,
     ) -> Result<(Vec<f64>, Vec<f64>), CacheError> {
-        let ones = (vec![1.0; metrics.keys.len()], vec![1.0; metrics.values.len()]);
+        let ones = (
+            vec![1.0; metrics.keys.len()],
+            vec![1.0; metrics.values.len()],
+        );
         let cut = Cut {
             is_single: true,
             bytes: u64::MAX,
@@ -274,7 +282,11 @@ impl<'m> Run<'m> {
     }
 
     /// Finds out how much more errors of the first and the last cells cost than of those in the middle.
-    fn try_places(&mut self, codebook: &mut Codebook, windows: &[Window]) -> Result<(), CacheError> {
+    fn try_places(
+        &mut self,
+        codebook: &mut Codebook,
+        windows: &[Window],
+    ) -> Result<(), CacheError> {
         let step = codebook.step_of_cost(COSTS[4]);
         let encoder = Encoder::new(codebook)?;
         let read = windows.first().map_or(0, |w| w.read);
@@ -282,7 +294,12 @@ impl<'m> Run<'m> {
         for window in windows {
             let kept = Kept::of(&window.state)?;
             let cells = kept.cells(&window.state)?;
-            pairs.push((window, approximate(&encoder, step, &cells)?, cells, kept.rows));
+            pairs.push((
+                window,
+                approximate(&encoder, step, &cells)?,
+                cells,
+                kept.rows,
+            ));
         }
         let mut weight = |chosen: Range<usize>| {
             let (mut divergence, mut cost) = (0.0, 0.0);
@@ -294,7 +311,10 @@ impl<'m> Run<'m> {
             Ok::<f64, CacheError>(divergence.max(1e-9) / cost.max(f64::MIN_POSITIVE))
         };
         let limits = |all: &[usize]| -> Vec<usize> {
-            all.iter().copied().filter(|limit| limit * 4 <= read).collect()
+            all.iter()
+                .copied()
+                .filter(|limit| limit * 4 <= read)
+                .collect()
         };
         let (first, last) = (limits(&FIRST), limits(&LAST));
         let ends = |list: &[usize]| list.last().copied().unwrap_or(0);
@@ -387,10 +407,13 @@ struct Kept {
 impl Kept {
     fn of(bytes: &[u8]) -> Result<Kept, CacheError> {
         let state: State = read(bytes).map_err(KvError::from)?;
-        let attention = state.sections.into_iter().find_map(|section| match section {
-            Section::Attention(attention) => Some(attention),
-            Section::Recurrent(_) => None,
-        });
+        let attention = state
+            .sections
+            .into_iter()
+            .find_map(|section| match section {
+                Section::Attention(attention) => Some(attention),
+                Section::Recurrent(_) => None,
+            });
         let streams = attention.ok_or(CacheError::NoAttention)?.streams;
         let stream = streams.into_iter().find(|s| s.rows.is_some());
         let stream = stream.ok_or(CacheError::NoAttention)?;

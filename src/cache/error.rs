@@ -17,7 +17,9 @@ pub enum CacheError {
     Eval(#[from] EvalError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    #[error("the text has {tokens} tokens, expected at least {needed}; name a longer text, or shorter windows")]
+    #[error(
+        "the text has {tokens} tokens, expected at least {needed}; name a longer text, or shorter windows"
+    )]
     TextTooShort { tokens: usize, needed: usize },
     #[error("the model keeps no keys and values that a codebook could be made for")]
     NoAttention,

@@ -85,7 +85,14 @@ pub fn evaluate(
             let way = candidate.how.way(&window.state, options.chunk)?;
             let mut packed = Vec::new();
             let note = Note::default();
-            let done = pack(&window.state, way, options.chunk, note, &mut packed, &mut |_| ())?;
+            let done = pack(
+                &window.state,
+                way,
+                options.chunk,
+                note,
+                &mut packed,
+                &mut |_| (),
+            )?;
             let at_packed = begin.elapsed().as_secs_f64();
             let begin = Instant::now();
             let codebook = match candidate.how {
@@ -103,7 +110,10 @@ pub fn evaluate(
             sums.means.push(mean(&found).0);
             sums.worst = found.iter().copied().fold(sums.worst, f64::max);
             let seconds = [read, at_packed, at_unpacked, restored];
-            sums.seconds.iter_mut().zip(seconds).for_each(|(s, t)| *s += t);
+            sums.seconds
+                .iter_mut()
+                .zip(seconds)
+                .for_each(|(s, t)| *s += t);
         }
     }
     let count = windows.len() as f64;

@@ -10,7 +10,9 @@ use dwindle_formats::packed::Packed;
 use super::calibrate::CHUNK;
 use super::error::CacheError;
 use crate::kv::codebook::Codebook;
-use crate::kv::{Encoder, KvError, Note, Packing, Ranks, Settings, Target, Unpacker, Way, pack, step_for_ratio};
+use crate::kv::{
+    Encoder, KvError, Note, Packing, Ranks, Settings, Target, Unpacker, Way, pack, step_for_ratio,
+};
 use crate::mapped::Mapping;
 
 /// How large or how good a state that is packed by a codebook is to be.

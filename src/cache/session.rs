@@ -26,7 +26,8 @@ pub struct Session {
 
 /// Whether a file's name says that it is packed.
 pub fn is_packed(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("dwkv"))
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("dwkv"))
 }
 
 /// Saves what the context has of the first of these tokens: as llama.cpp saves a sequence or, where the name ends in
@@ -81,13 +82,22 @@ pub fn load_session(
             check(&state, context)?;
             let mut packed = Vec::new();
             let note = crate::kv::Note::default();
-            pack(&file, Way::Lossless, super::CHUNK, note, &mut packed, &mut |_| ())?;
+            pack(
+                &file,
+                Way::Lossless,
+                super::CHUNK,
+                note,
+                &mut packed,
+                &mut |_| (),
+            )?;
             unpack_bytes(&packed, None, &target)?
         }
     };
     let state = read(&bytes).map_err(KvError::from)?;
     check(&state, context)?;
-    let saved = tokens(&state.tokens).filter(|t| !t.is_empty()).ok_or(CacheError::NoTokens)?;
+    let saved = tokens(&state.tokens)
+        .filter(|t| !t.is_empty())
+        .ok_or(CacheError::NoTokens)?;
     let saved = saved.to_vec();
     fits(&state, &own)?;
     let form = Form::Bytes { sequence: 0 };
@@ -105,8 +115,17 @@ impl Session {
     ///
     /// # Errors
     /// llama.cpp refuses it.
-    pub fn restore(&self, context: &mut Context<'_>, prompt: &[Token]) -> Result<usize, CacheError> {
-        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+    pub fn restore(
+        &self,
+        context: &mut Context<'_>,
+        prompt: &[Token],
+    ) -> Result<usize, CacheError> {
+        let same = self
+            .tokens
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
         let kept = same.min(prompt.len().saturating_sub(1));
         context.clear();
         if kept == 0 || (self.is_moved && kept < self.tokens.len()) {

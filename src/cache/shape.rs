@@ -74,7 +74,9 @@ impl Asked {
             for row in rows.chunks_exact(head).step_by(4) {
                 for (i, a) in row.iter().enumerate() {
                     let line = &mut products[i * head..(i + 1) * head];
-                    line.iter_mut().zip(row).for_each(|(p, b)| *p += f64::from(a * b));
+                    line.iter_mut()
+                        .zip(row)
+                        .for_each(|(p, b)| *p += f64::from(a * b));
                 }
             }
         }
@@ -86,9 +88,10 @@ impl Asked {
     /// No layer's queries were seen, or of others than are saved.
     pub fn geometry(&self, keys: Vec<usize>, values: Vec<usize>) -> Result<Geometry, CacheError> {
         let first = self.layers.values().next().ok_or(CacheError::NoAttention)?;
-        let is_alike = self.layers.values().all(|l| {
-            (l.key_head, l.value_head) == (first.key_head, first.value_head)
-        });
+        let is_alike = self
+            .layers
+            .values()
+            .all(|l| (l.key_head, l.value_head) == (first.key_head, first.value_head));
         let divides = |widths: &[usize], head: usize| {
             head > 0 && widths.iter().all(|w| w.is_multiple_of(head))
         };
@@ -114,7 +117,10 @@ impl Asked {
     pub fn metrics(&self, geometry: &Geometry, weights: Option<&Weights>) -> Metrics {
         let layers = || self.layers.iter().enumerate();
         let keys = layers().map(|(_, (_, layer))| {
-            let averaged = layer.products.iter().map(|p| self.averaged(p, layer.key_head));
+            let averaged = layer
+                .products
+                .iter()
+                .map(|p| self.averaged(p, layer.key_head));
             averaged.flatten().collect()
         });
         let values = layers().take(geometry.values.len());
@@ -138,7 +144,9 @@ impl Asked {
         let mut count = 0.0;
         for distance in distances {
             let turned = self.turned(products, head, distance as i32);
-            sum.iter_mut().zip(&turned).for_each(|(s, t)| *s += f64::from(*t));
+            sum.iter_mut()
+                .zip(&turned)
+                .for_each(|(s, t)| *s += f64::from(*t));
             count += 1.0;
         }
         sum.iter().map(|s| (s / count) as f32).collect()
@@ -146,7 +154,11 @@ impl Asked {
 
     /// R·P·Rᵀ of a symmetric P, where R turns by a distance.
     fn turned(&self, products: &[f64], head: usize, distance: i32) -> Vec<f32> {
-        let scale = products.iter().step_by(head + 1).sum::<f64>().max(f64::MIN_POSITIVE);
+        let scale = products
+            .iter()
+            .step_by(head + 1)
+            .sum::<f64>()
+            .max(f64::MIN_POSITIVE);
         let mut rows: Vec<f32> = products.iter().map(|p| (p / scale) as f32).collect();
         let Some(rotary) = &self.rotary else {
             return rows;
@@ -166,7 +178,9 @@ impl Asked {
 fn rotary(model: &Model, weights: Option<&Weights>, head: usize) -> Option<Rotary> {
     let rope = model.rope()?;
     let elements = rope.elements.unwrap_or(head).min(head) / 2 * 2;
-    let factors = weights.and_then(|w| w.matrix("rope_freqs.weight")).map(|f| f.1);
+    let factors = weights
+        .and_then(|w| w.matrix("rope_freqs.weight"))
+        .map(|f| f.1);
     let scales = (rope.base, rope.scale);
     Some(Rotary {
         pairing: match rope.is_by_halves {
@@ -183,7 +197,13 @@ fn rotary(model: &Model, weights: Option<&Weights>, head: usize) -> Option<Rotar
 fn of_output(output: Option<(usize, Vec<f32>)>, head: usize, heads: usize) -> Vec<f32> {
     let fits = |columns: usize| columns > 0 && columns.is_multiple_of(head * heads);
     let Some((columns, output)) = output.filter(|(columns, _)| fits(*columns)) else {
-        let identity = |i: usize| if i % (head * head) % (head + 1) == 0 { 1.0 } else { 0.0 };
+        let identity = |i: usize| {
+            if i % (head * head) % (head + 1) == 0 {
+                1.0
+            } else {
+                0.0
+            }
+        };
         return (0..heads * head * head).map(identity).collect();
     };
     let mut sums = vec![0f64; heads * head * head];
@@ -194,7 +214,9 @@ fn of_output(output: Option<(usize, Vec<f32>)>, head: usize, heads: usize) -> Ve
             let sums = &mut sums[h / shared * head * head..][..head * head];
             for (i, a) in part.iter().enumerate() {
                 let line = &mut sums[i * head..(i + 1) * head];
-                line.iter_mut().zip(part).for_each(|(s, b)| *s += f64::from(a * b));
+                line.iter_mut()
+                    .zip(part)
+                    .for_each(|(s, b)| *s += f64::from(a * b));
             }
         }
     }

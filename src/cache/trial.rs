@@ -57,8 +57,13 @@ impl<'c, 'm> Continuations<'c, 'm> {
         self.context.restore_sequence(0, state)?;
         let logits = self.decode(&window.rest, window.read, true)?;
         let n_vocab = logits.len() / window.rest.len().max(1);
-        let rows = window.logits.par_chunks(n_vocab).zip(logits.par_chunks(n_vocab));
-        Ok(rows.map(|(base, row)| exact_divergence(base, row)).collect())
+        let rows = window
+            .logits
+            .par_chunks(n_vocab)
+            .zip(logits.par_chunks(n_vocab));
+        Ok(rows
+            .map(|(base, row)| exact_divergence(base, row))
+            .collect())
     }
 
     /// Evaluates tokens. Gives their logits, if they are wanted.

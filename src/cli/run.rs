@@ -130,7 +130,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     written?;
     writeln!(out)?;
     report(&generated, kept);
-    save(args, &mut context, [prompt, generated.tokens].concat(), codebook.as_ref())
+    save(
+        args,
+        &mut context,
+        [prompt, generated.tokens].concat(),
+        codebook.as_ref(),
+    )
 }
 
 /// No session is written over a model.
@@ -153,7 +158,10 @@ fn save(
     let Some(path) = &args.save_session else {
         return Ok(());
     };
-    let encoder = codebook.map(Encoder::new).transpose().map_err(CacheError::from)?;
+    let encoder = codebook
+        .map(Encoder::new)
+        .transpose()
+        .map_err(CacheError::from)?;
     let how = match &encoder {
         Some(encoder) => How::Transform(encoder, Aim::Ratio(RATIO)),
         None => How::Lossless,

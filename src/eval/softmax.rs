@@ -76,7 +76,12 @@ impl LogProbs {
 pub fn exact_divergence(base: &[f32], logits: &[f32]) -> f64 {
     let log_sum = |row: &[f32]| {
         let peak = peak(row);
-        f64::from(peak.logit) + row.iter().map(|l| f64::from(l - peak.logit).exp()).sum::<f64>().ln()
+        f64::from(peak.logit)
+            + row
+                .iter()
+                .map(|l| f64::from(l - peak.logit).exp())
+                .sum::<f64>()
+                .ln()
     };
     let (of_base, of_logits) = (log_sum(base), log_sum(logits));
     let pairs = base.iter().zip(logits);

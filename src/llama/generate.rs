@@ -144,7 +144,10 @@ fn evaluate_behind(
         });
     }
     let step = context.n_batch().max(1);
-    for (piece, tokens) in prompt[kept.min(prompt.len() - 1)..].chunks(step).enumerate() {
+    for (piece, tokens) in prompt[kept.min(prompt.len() - 1)..]
+        .chunks(step)
+        .enumerate()
+    {
         let piece = piece * step + kept;
         let batch: Vec<BatchToken> = tokens
             .iter()

@@ -14,18 +14,31 @@ fn made() -> &'static Path {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_path_buf();
         let mut calibrate = dwindle(["cache", "calibrate", "--window", "448", "--windows", "12"]);
-        calibrate.arg(checkpoint()).arg("--text").arg(fixture("kjv-calibration.txt"));
+        calibrate
+            .arg(checkpoint())
+            .arg("--text")
+            .arg(fixture("kjv-calibration.txt"));
         calibrate.arg("-o").arg(path.join("codebook")).arg("--json");
         let report: Value = serde_json::from_str(&stdout(&mut calibrate)).unwrap();
         let trials = report["trials"].as_array().unwrap();
-        let of = |key: &str| trials.iter().map(|t| t[key].as_f64().unwrap()).collect::<Vec<_>>();
-        assert!(of("ratio").is_sorted() && of("step").is_sorted(), "{report}");
+        let of = |key: &str| {
+            trials
+                .iter()
+                .map(|t| t[key].as_f64().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            of("ratio").is_sorted() && of("step").is_sorted(),
+            "{report}"
+        );
         assert!(of("kld").is_sorted(), "{report}");
         // The codebook's own limit, of its components; the rest is small.
         let bytes = report["bytes"].as_u64().unwrap();
         assert!(bytes < 6_900_000 * 8 / 100, "{bytes}");
         let mut run = dwindle(["run", "--temp", "0", "-n", "1", "-p", &prompt()]);
-        run.arg(checkpoint()).arg("--save-session").arg(path.join("state"));
+        run.arg(checkpoint())
+            .arg("--save-session")
+            .arg(path.join("state"));
         stdout(&mut run);
         (folder, path)
     });
@@ -35,12 +48,18 @@ fn made() -> &'static Path {
 /// Some hundred words that the codebook was not made from.
 fn prompt() -> String {
     let text = std::fs::read_to_string(fixture("kjv-heldout.txt")).unwrap();
-    text.split_whitespace().take(220).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .take(220)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn pack(options: &[&str], output: &Path) -> assert_cmd::Command {
     let mut pack = dwindle(["cache", "pack"]);
-    pack.arg(made().join("state")).args(options).arg("-o").arg(output);
+    pack.arg(made().join("state"))
+        .args(options)
+        .arg("-o")
+        .arg(output);
     pack
 }
 
@@ -71,18 +90,41 @@ fn a_packed_prompt_comes_back_bit_by_bit_or_as_small_as_asked() {
     assert!((8.0..8.6).contains(&ratio), "{ratio}");
     let info = stdout(dwindle(["cache", "info"]).arg(&packed));
     says(&info, &["sequence, version 4", "transform", "f16 × 128"]);
-    stdout(&mut unpack(&packed, &["--codebook", codebook, "--cache-type", "q8_0"], &state));
-    says(&stdout(dwindle(["cache", "info"]).arg(&state)), &["q8_0 × 128", "yes"]);
+    stdout(&mut unpack(
+        &packed,
+        &["--codebook", codebook, "--cache-type", "q8_0"],
+        &state,
+    ));
+    says(
+        &stdout(dwindle(["cache", "info"]).arg(&state)),
+        &["q8_0 × 128", "yes"],
+    );
 }
 
 #[test]
 fn what_packing_costs_is_measured_beside_other_ways() {
-    let mut eval = dwindle(["cache", "eval", "--ctx", "384", "--scored", "64", "--windows", "3"]);
-    eval.arg(checkpoint()).arg("--text").arg(fixture("kjv-heldout.txt"));
-    eval.arg("--codebook").arg(made().join("codebook")).args(["--ratio", "6,12", "--json"]);
+    let mut eval = dwindle([
+        "cache",
+        "eval",
+        "--ctx",
+        "384",
+        "--scored",
+        "64",
+        "--windows",
+        "3",
+    ]);
+    eval.arg(checkpoint())
+        .arg("--text")
+        .arg(fixture("kjv-heldout.txt"));
+    eval.arg("--codebook")
+        .arg(made().join("codebook"))
+        .args(["--ratio", "6,12", "--json"]);
     let rows: Vec<Value> = serde_json::from_str(&stdout(&mut eval)).unwrap();
     let row = |name: &str| {
-        let row = rows.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        let row = rows
+            .iter()
+            .find(|r| r["name"] == name)
+            .unwrap_or_else(|| panic!("{name}"));
         (row["ratio"].as_f64().unwrap(), row["kld"].as_f64().unwrap())
     };
     for exact in ["f16", "lossless"] {
@@ -91,9 +133,15 @@ fn what_packing_costs_is_measured_beside_other_ways() {
     let (half, quarter) = (row("q8_0"), row("q4_0"));
     assert!(half.1 < quarter.1, "{half:?} {quarter:?}");
     let (six, twelve) = (row("transform, ratio 6"), row("transform, ratio 12"));
-    assert!(six.1 < quarter.1 && six.0 > 1.5 * quarter.0, "{six:?} {quarter:?}");
+    assert!(
+        six.1 < quarter.1 && six.0 > 1.5 * quarter.0,
+        "{six:?} {quarter:?}"
+    );
     let svd = row("chunked SVD, low");
-    assert!(twelve.1 < svd.1 / 5.0 && twelve.0 > 0.95 * svd.0, "{twelve:?} {svd:?}");
+    assert!(
+        twelve.1 < svd.1 / 5.0 && twelve.0 > 0.95 * svd.0,
+        "{twelve:?} {svd:?}"
+    );
 }
 
 #[test]
@@ -104,11 +152,20 @@ fn mistakes_are_named() {
     says(&error, &["--codebook", "dwindle cache calibrate"]);
     let mut text = dwindle(["cache", "pack"]);
     text.arg(fixture("README.md")).arg("-o").arg(&output);
-    says(&refusal(&mut text, 3), &["README.md", "no state of llama.cpp's"]);
+    says(
+        &refusal(&mut text, 3),
+        &["README.md", "no state of llama.cpp's"],
+    );
     let codebook = made().join("codebook");
-    stdout(&mut pack(&["--codebook", codebook.to_str().unwrap()], &output));
+    stdout(&mut pack(
+        &["--codebook", codebook.to_str().unwrap()],
+        &output,
+    ));
     let state = folder.path().join("state");
-    says(&refusal(&mut unpack(&output, &[], &state), 3), &["codebook; name it"]);
+    says(
+        &refusal(&mut unpack(&output, &[], &state), 3),
+        &["codebook; name it"],
+    );
     let same = refusal(&mut unpack(&output, &[], &output), 2);
     says(&same, &["packed"]);
     let mut damaged = std::fs::read(&output).unwrap();

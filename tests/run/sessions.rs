@@ -34,11 +34,19 @@ fn every_kind_of_memory_goes_on_as_if_it_had_read_the_text() {
             says(&notes, &["prompt tokens behind"]);
 
             // What was said, too, is kept, and a window has moved by then.
-            assert_eq!(said(&model, PROMPT, "12", &["--save-session", path]).0, whole, "{name}");
+            assert_eq!(
+                said(&model, PROMPT, "12", &["--save-session", path]).0,
+                whole,
+                "{name}"
+            );
             let (text, notes) = said(&model, PROMPT, "12", &["--session", path]);
             assert_eq!(text, whole, "{name}");
             let is_kept = notes.contains("1 prompt tokens behind");
-            assert_eq!(is_kept, !["gemma3", "granitehybrid"].contains(&name), "{name}: {notes}");
+            assert_eq!(
+                is_kept,
+                !["gemma3", "granitehybrid"].contains(&name),
+                "{name}: {notes}"
+            );
         }
     }
 }
@@ -55,8 +63,16 @@ fn a_session_serves_other_types_and_prompts_that_begin_alike() {
         &["--flash-attn", "off"],
         &["--cache-type", "f32", "--flash-attn", "on"],
     ] {
-        let (text, notes) = said(&checkpoint(), PROMPT, "12", &[&["--session", path][..], options].concat());
-        assert!(text.starts_with(PROMPT) && notes.contains("behind"), "{options:?}: {notes}");
+        let (text, notes) = said(
+            &checkpoint(),
+            PROMPT,
+            "12",
+            &[&["--session", path][..], options].concat(),
+        );
+        assert!(
+            text.starts_with(PROMPT) && notes.contains("behind"),
+            "{options:?}: {notes}"
+        );
     }
     let other = "In the beginning God created a fish";
     let run = |options: &[&str]| {
@@ -73,7 +89,12 @@ fn a_session_serves_other_types_and_prompts_that_begin_alike() {
 fn sessions_of_other_models_and_damaged_ones_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("session.bin");
-    said(&checkpoint(), PROMPT, "12", &["--save-session", file.to_str().unwrap()]);
+    said(
+        &checkpoint(),
+        PROMPT,
+        "12",
+        &["--save-session", file.to_str().unwrap()],
+    );
     let other = folder.path().join("other");
     Record::of("gpt2").write(&other);
     let run = |model: &Path, session: &Path| {
@@ -86,7 +107,10 @@ fn sessions_of_other_models_and_damaged_ones_are_refused() {
     bytes.truncate(bytes.len() - 1);
     std::fs::write(&file, bytes).unwrap();
     says(&run(&checkpoint(), &file), &["session.bin", "ends early"]);
-    says(&run(&checkpoint(), &fixture("README.md")), &["no state of llama.cpp's"]);
+    says(
+        &run(&checkpoint(), &fixture("README.md")),
+        &["no state of llama.cpp's"],
+    );
     let mut over = dwindle(["run", "-p", PROMPT, "--save-session"]);
     let model = fixture("kjv-llama/config.json");
     let error = refusal(over.arg(&model).arg(checkpoint()), 2);

@@ -169,7 +169,9 @@ impl Cells {
             all.after = piece.after;
             for (to, from) in [(&mut all.keys, piece.keys), (&mut all.values, piece.values)] {
                 to.resize_with(from.len(), Vec::new);
-                to.iter_mut().zip(from).for_each(|(to, from)| to.extend(from));
+                to.iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| to.extend(from));
             }
         }
         all
@@ -187,7 +189,12 @@ impl Cells {
         };
         for (layers, parts, is_transposed, turn) in [
             (&self.keys, &rows.keys, false, rows.key_turn),
-            (&self.values, &rows.values, rows.is_transposed, rows.value_turn),
+            (
+                &self.values,
+                &rows.values,
+                rows.is_transposed,
+                rows.value_turn,
+            ),
         ] {
             for (layer, part) in layers.iter().zip(parts) {
                 let encoded = bytes_from(part.ty, layer, part.width as usize, turn)?;

@@ -52,8 +52,12 @@ fn encode_layer(
     out: &mut Vec<u8>,
 ) -> Result<usize, KvError> {
     let matrix = MatRef::from_row_major_slice(rows, count, width);
-    let svd = matrix.thin_svd().map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
-    let values: Vec<f64> = (0..count.min(width)).map(|i| f64::from(svd.S()[i])).collect();
+    let svd = matrix
+        .thin_svd()
+        .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
+    let values: Vec<f64> = (0..count.min(width))
+        .map(|i| f64::from(svd.S()[i]))
+        .collect();
     let all: f64 = values.iter().map(|s| s * s).sum();
     let mut kept = 0.0;
     let enough = values.iter().position(|s| {
@@ -131,7 +135,9 @@ mod tests {
     #[test]
     fn rows_of_low_rank_come_back_with_8_bits() {
         let row = |i: usize| (0..6).map(move |j| ((i * j) as f32 * 0.3).sin() + 0.1);
-        let low: Vec<f32> = (0..8).flat_map(|i| row(i % 2).map(move |v| v * (1.0 + i as f32))).collect();
+        let low: Vec<f32> = (0..8)
+            .flat_map(|i| row(i % 2).map(move |v| v * (1.0 + i as f32)))
+            .collect();
         let cells = Cells {
             positions: (0..8).collect(),
             before: 0,
@@ -139,7 +145,11 @@ mod tests {
             keys: vec![low.clone()],
             values: vec![low.clone(), low.clone()],
         };
-        let ranks = Ranks { keys: 0.5, values: 1.0, energy: 0.999_999 };
+        let ranks = Ranks {
+            keys: 0.5,
+            values: 1.0,
+            energy: 0.999_999,
+        };
         let (bytes, sum) = encode(&cells, &ranks).unwrap();
         assert_eq!(sum, 6);
         let back = decode(&bytes, &cells.positions, (&[6], &[6, 6])).unwrap();

@@ -172,7 +172,11 @@ pub(crate) fn decode(bytes: &[u8], expected: &[u32], out: &mut [i32]) {
             let class = model.class(*column);
             let size = decode_size(&mut decoder, &mut model.classes[class]);
             let is_negative = size > 0 && decoder.bits(1) == 1;
-            row[*column] = if is_negative { -(size as i32) } else { size as i32 };
+            row[*column] = if is_negative {
+                -(size as i32)
+            } else {
+                size as i32
+            };
             model.learn(*column, size);
         }
     }
@@ -235,7 +239,10 @@ mod tests {
             let class = size_class(e);
             let (low, high) = (centre(class.saturating_sub(1)), centre(class + 1));
             let size = f64::from(e) / f64::from(ONE);
-            assert!(size <= high && (class == 0 || size >= low), "{e}: {low} {high}");
+            assert!(
+                size <= high && (class == 0 || size >= low),
+                "{e}: {low} {high}"
+            );
         }
     }
 
@@ -255,11 +262,17 @@ mod tests {
                 while random.random::<f64>() < r {
                     size += 1;
                 }
-                entropy -= if size == 0 { (1.0 - r).log2() } else { ((1.0 - r) * r.powi(size)).log2() - 1.0 };
+                entropy -= if size == 0 {
+                    (1.0 - r).log2()
+                } else {
+                    ((1.0 - r) * r.powi(size)).log2() - 1.0
+                };
                 numbers.push(if random.random() { size } else { -size });
             }
         }
-        let means: Vec<u32> = (0..width).map(|c| (rho(c) / (1.0 - rho(c)) * 256.0) as u32).collect();
+        let means: Vec<u32> = (0..width)
+            .map(|c| (rho(c) / (1.0 - rho(c)) * 256.0) as u32)
+            .collect();
         let bits = encode(&numbers, &means).len() as f64 * 8.0;
         assert!(bits < entropy * 1.035, "{}", bits / entropy);
     }

@@ -23,8 +23,14 @@ struct Split {
 
 fn split(ty: TensorType) -> Option<Split> {
     match ty {
-        TensorType::F16 => Some(Split { exponent: 5, below: 10 }),
-        TensorType::BF16 => Some(Split { exponent: 8, below: 7 }),
+        TensorType::F16 => Some(Split {
+            exponent: 5,
+            below: 10,
+        }),
+        TensorType::BF16 => Some(Split {
+            exponent: 8,
+            below: 7,
+        }),
         _ => None,
     }
 }
@@ -144,7 +150,8 @@ fn decode_floats(bytes: &[u8], width: usize, split: Split, out: &mut [u8]) {
         let second = decoder.bit(&mut class.second[side(exponent, expected)]);
         let sign = decoder.bits(1);
         let rest = decoder.bits(split.below - 1);
-        let bits = sign << 15 | exponent << split.below | u32::from(second) << (split.below - 1) | rest;
+        let bits =
+            sign << 15 | exponent << split.below | u32::from(second) << (split.below - 1) | rest;
         *value = (bits as u16).to_le_bytes();
         model.learn(i % width, exponent);
     }
@@ -206,6 +213,10 @@ mod tests {
         });
         let bytes: Vec<u8> = values.flat_map(|v| v.to_le_bytes()).collect();
         let packed = encode(TensorType::F16, &bytes, 4).unwrap();
-        assert!(packed.len() as f64 / (bytes.len() as f64) < 0.83, "{}", packed.len());
+        assert!(
+            packed.len() as f64 / (bytes.len() as f64) < 0.83,
+            "{}",
+            packed.len()
+        );
     }
 }

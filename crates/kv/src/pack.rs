@@ -293,7 +293,14 @@ pub(crate) fn turns_of(ty: TensorType, [key, value]: [usize; 2]) -> [u32; 2] {
         true => 1u32 << key.trailing_zeros(),
         false => 0,
     };
-    [of_key, if value > 0 && value.is_multiple_of(64) { 64 } else { 0 }]
+    [
+        of_key,
+        if value > 0 && value.is_multiple_of(64) {
+            64
+        } else {
+            0
+        },
+    ]
 }
 
 /// Where heads are unknown, the largest matrix that any head allows.

@@ -47,20 +47,36 @@ pub fn step_for_ratio(
     }
     let every = chunks.len().div_ceil(SAMPLES);
     let codebook = encoder.codebook;
-    let samples = chunks.par_iter().rev().step_by(every).map(|(rows, stream, range)| {
-        let cells = Cells::read(bytes, rows, &stream.positions, range.clone())?;
-        codebook.geometry.check(&widths(&cells.keys, range.len()), &widths(&cells.values, range.len()))?;
-        Ok(encoder.analyse(cells))
-    });
+    let samples = chunks
+        .par_iter()
+        .rev()
+        .step_by(every)
+        .map(|(rows, stream, range)| {
+            let cells = Cells::read(bytes, rows, &stream.positions, range.clone())?;
+            codebook.geometry.check(
+                &widths(&cells.keys, range.len()),
+                &widths(&cells.values, range.len()),
+            )?;
+            Ok(encoder.analyse(cells))
+        });
     let samples: Vec<Coefficients> = samples.collect::<Result<_, KvError>>()?;
     let seen: usize = samples.iter().map(Coefficients::cells).sum();
-    let row = codebook.geometry.keys.iter().chain(&codebook.geometry.values).sum::<usize>() * 2;
+    let row = codebook
+        .geometry
+        .keys
+        .iter()
+        .chain(&codebook.geometry.values)
+        .sum::<usize>()
+        * 2;
     // The description is packed later, and then takes a quarter or less.
     let exact = codebook.places.exact as f64 * row as f64;
     let around = (describe(&state, bytes).len() as f64 / 4.0 + exact) / cells as f64;
     let wanted = row as f64 / ratio - around - RECORD / chunk as f64;
     let taken = |step: f64| {
-        let transform = Transform { codebook, step: step as f32 };
+        let transform = Transform {
+            codebook,
+            step: step as f32,
+        };
         let of = |s: &Coefficients| transform.encode(s).len();
         samples.par_iter().map(of).sum::<usize>() as f64 / seen as f64
     };

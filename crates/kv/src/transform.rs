@@ -46,7 +46,11 @@ impl<'a> Encoder<'a> {
             Ok(out)
         };
         Ok(Encoder {
-            matrices: codebook.groups.par_iter().map(matrix).collect::<Result<_, KvError>>()?,
+            matrices: codebook
+                .groups
+                .par_iter()
+                .map(matrix)
+                .collect::<Result<_, KvError>>()?,
             codebook,
         })
     }
@@ -59,12 +63,17 @@ impl<'a> Encoder<'a> {
         let groups = codebook.groups.iter().zip(&self.matrices);
         Coefficients {
             factors: factors(codebook, (cells.before, count, cells.after)),
-            groups: groups.map(|(g, matrix)| self.project(g, matrix, &cells)).collect(),
+            groups: groups
+                .map(|(g, matrix)| self.project(g, matrix, &cells))
+                .collect(),
         }
     }
 
     fn project(&self, group: &Group, matrix: &[f32], cells: &Cells) -> Vec<f32> {
-        let rows = self.codebook.geometry.gather(group.kind, group.layers.clone(), cells);
+        let rows = self
+            .codebook
+            .geometry
+            .gather(group.kind, group.layers.clone(), cells);
         let (width, count) = (group.mean.len(), cells.positions.len());
         let components = group.deviations.len();
         let mut out = vec![0.0; components * count];
@@ -101,7 +110,8 @@ impl Transform<'_> {
     /// Coefficients as bytes.
     pub fn encode(&self, coefficients: &Coefficients) -> Vec<u8> {
         let streams = self.codebook.groups.iter().zip(&coefficients.groups);
-        let streams = streams.map(|(group, values)| self.encode_group(group, values, &coefficients.factors));
+        let streams =
+            streams.map(|(group, values)| self.encode_group(group, values, &coefficients.factors));
         let mut out = Vec::new();
         for stream in streams {
             out.extend((stream.len() as u32).to_le_bytes());
@@ -154,7 +164,9 @@ impl Transform<'_> {
         let count = positions.len();
         let rows = |kind: Kind| -> Vec<Vec<f32>> {
             let layers = 0..geometry.layers(kind);
-            layers.map(|l| vec![0.0; geometry.width(kind, l) * count]).collect()
+            layers
+                .map(|l| vec![0.0; geometry.width(kind, l) * count])
+                .collect()
         };
         let mut cells = Cells {
             positions: positions.to_vec(),
@@ -171,7 +183,9 @@ impl Transform<'_> {
             let len = u32::from_le_bytes(*len) as usize;
             let (stream, more) = more.split_at_checked(len).ok_or_else(damaged)?;
             rest = more;
-            ranks += self.decode_group(group, stream, &mut cells).ok_or_else(damaged)?;
+            ranks += self
+                .decode_group(group, stream, &mut cells)
+                .ok_or_else(damaged)?;
         }
         geometry.turn(&mut cells, false);
         Ok((cells, ranks))
@@ -189,10 +203,15 @@ impl Transform<'_> {
         if rank > 0 {
             let mut numbers = vec![0; rank * count];
             levels::decode(bytes, &self.expected(group, rank, &factors), &mut numbers);
-            let rows = values.chunks_exact_mut(rank).zip(numbers.chunks_exact(rank));
+            let rows = values
+                .chunks_exact_mut(rank)
+                .zip(numbers.chunks_exact(rank));
             for ((values, numbers), factor) in rows.zip(&factors) {
                 let step = self.step * factor.unwrap_or(0.0);
-                values.iter_mut().zip(numbers).for_each(|(v, n)| *v = *n as f32 * step);
+                values
+                    .iter_mut()
+                    .zip(numbers)
+                    .for_each(|(v, n)| *v = *n as f32 * step);
             }
         }
         let width = group.mean.len();
@@ -232,7 +251,10 @@ pub fn approximate(encoder: &Encoder<'_>, step: f32, cells: &Cells) -> Result<Ce
         step,
     };
     let count = cells.positions.len();
-    let pieces: Vec<_> = (0..count).step_by(PIECE).map(|i| i..(i + PIECE).min(count)).collect();
+    let pieces: Vec<_> = (0..count)
+        .step_by(PIECE)
+        .map(|i| i..(i + PIECE).min(count))
+        .collect();
     let near = pieces.into_par_iter().map(|range| {
         let piece = cells.piece(range);
         let (positions, around) = (piece.positions.clone(), (piece.before, piece.after));
@@ -246,10 +268,7 @@ pub fn approximate(encoder: &Encoder<'_>, step: f32, cells: &Cells) -> Result<Ce
 }
 
 /// The step of each of so many cells, in steps of those in the middle; none for those that are kept as they are.
-fn factors(
-    codebook: &Codebook,
-    (before, count, after): (usize, usize, usize),
-) -> Vec<Option<f32>> {
+fn factors(codebook: &Codebook, (before, count, after): (usize, usize, usize)) -> Vec<Option<f32>> {
     let places = &codebook.places;
     let of = |i: usize| {
         let is_coded = before + i >= places.exact;
@@ -282,7 +301,10 @@ pub fn costs(codebook: &Codebook, cells: &Cells, others: &Cells) -> (Vec<Vec<f64
             metric = rest;
             let weighted = weigh_by(own, head, &errors, width);
             let of = |(e, w): (&[f32], &[f32])| {
-                e.iter().zip(w).map(|(e, w)| f64::from(*e) * f64::from(*w)).sum()
+                e.iter()
+                    .zip(w)
+                    .map(|(e, w)| f64::from(*e) * f64::from(*w))
+                    .sum()
             };
             let rows = errors.chunks_exact(width).zip(weighted.chunks_exact(width));
             costs.push(rows.map(of).collect());
@@ -395,15 +417,28 @@ mod tests {
         moments.add(cells(300, 1));
         moments.add(cells(200, 2));
         let metric = |scale: f32| -> Vec<f32> {
-            (0..16).map(|i| if i % 5 == 0 { scale * (1 + i) as f32 } else { 0.1 * scale }).collect()
+            (0..16)
+                .map(|i| {
+                    if i % 5 == 0 {
+                        scale * (1 + i) as f32
+                    } else {
+                        0.1 * scale
+                    }
+                })
+                .collect()
         };
         let metrics = Metrics {
             keys: vec![[metric(1.0), metric(3.0)].concat(); 3],
             values: vec![metric(2.0); 3],
         };
-        let cut = Cut { is_single: false, bytes };
+        let cut = Cut {
+            is_single: false,
+            bytes,
+        };
         let scales = [1.0, 0.5, 4.0];
-        moments.codebook(&metrics, (&scales, &scales), cut, origin()).unwrap()
+        moments
+            .codebook(&metrics, (&scales, &scales), cut, origin())
+            .unwrap()
     }
 
     fn total((keys, values): (Vec<Vec<f64>>, Vec<Vec<f64>>)) -> f64 {
@@ -432,9 +467,17 @@ mod tests {
         let other = cells(64, 4);
         let near = approximate(&Encoder::new(&few).unwrap(), 1e-4, &other).unwrap();
         let lost = total(costs(&all, &other, &near)) / 64.0;
-        let dropped: f64 = all.groups.iter().zip(&few.groups).map(|(a, f)| {
-            a.deviations[f.deviations.len()..].iter().map(|d| f64::from(*d).powi(2)).sum::<f64>()
-        }).sum();
+        let dropped: f64 = all
+            .groups
+            .iter()
+            .zip(&few.groups)
+            .map(|(a, f)| {
+                a.deviations[f.deviations.len()..]
+                    .iter()
+                    .map(|d| f64::from(*d).powi(2))
+                    .sum::<f64>()
+            })
+            .sum();
         assert!((0.7..1.4).contains(&(lost / dropped)), "{lost} {dropped}");
     }
 }

@@ -29,7 +29,10 @@ impl Rotary {
     pub(crate) fn table(&self, positions: &[i32]) -> RotaryTable<'_> {
         let mut values = Vec::with_capacity(positions.len() * self.angles.len());
         for position in positions {
-            let both = self.angles.iter().map(|a| (a * f64::from(*position)).sin_cos());
+            let both = self
+                .angles
+                .iter()
+                .map(|a| (a * f64::from(*position)).sin_cos());
             values.extend(both.map(|(sin, cos)| (sin as f32, cos as f32)));
         }
         RotaryTable {
@@ -53,7 +56,10 @@ impl Rotary {
     /// Whether all pairs are within a head.
     pub(crate) fn fits(&self, head: usize) -> bool {
         self.angles.iter().all(|a| a.is_finite())
-            && self.first.saturating_add(self.angles.len().saturating_mul(2)) <= head
+            && self
+                .first
+                .saturating_add(self.angles.len().saturating_mul(2))
+                <= head
     }
 }
 
@@ -80,7 +86,9 @@ pub fn angles(
     let of = |i: usize| {
         let angle = base.powf(-(i as f64) / count);
         let part = kept(i as f64);
-        let factor = factors.and_then(|f| f.get(i)).map_or(1.0, |f| f64::from(*f));
+        let factor = factors
+            .and_then(|f| f.get(i))
+            .map_or(1.0, |f| f64::from(*f));
         (angle * part + angle / scale * (1.0 - part)) / factor
     };
     (0..pairs).map(of).collect()
@@ -99,7 +107,10 @@ impl RotaryTable<'_> {
         if pairs == 0 {
             return;
         }
-        for (row, angles) in rows.chunks_exact_mut(width).zip(self.values.chunks_exact(pairs)) {
+        for (row, angles) in rows
+            .chunks_exact_mut(width)
+            .zip(self.values.chunks_exact(pairs))
+        {
             for head in row.chunks_exact_mut(head) {
                 for (i, (sin, cos)) in angles.iter().enumerate() {
                     let (a, b) = self.rotary.pair(i);
@@ -143,14 +154,22 @@ mod tests {
     }
 
     fn near(a: &[f32], b: &[f32]) {
-        let far = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let far = a
+            .iter()
+            .zip(b)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(far < 1e-6, "{far}");
     }
 
     #[test]
     fn rotations_are_undone() {
         for pairing in [Pairing::Neighbours, Pairing::Halves] {
-            let rotary = Rotary { pairing, first: 2, angles: vec![1.0, 0.1, 0.01] };
+            let rotary = Rotary {
+                pairing,
+                first: 2,
+                angles: vec![1.0, 0.1, 0.01],
+            };
             let table = rotary.table(&[0, 77]);
             let mut rows = sample();
             table.turn(&mut rows, 24, 12, false);
@@ -165,7 +184,11 @@ mod tests {
     #[test]
     fn neighbours_and_halves_turn_other_pairs() {
         let turned = |pairing| {
-            let rotary = Rotary { pairing, first: 0, angles: vec![1.0, 0.0] };
+            let rotary = Rotary {
+                pairing,
+                first: 0,
+                angles: vec![1.0, 0.0],
+            };
             let mut row = [1.0, 0.0, 0.0, 0.0];
             rotary.table(&[1]).turn(&mut row, 4, 4, false);
             row
@@ -178,7 +201,10 @@ mod tests {
     #[test]
     fn angles_are_those_of_rope_and_yarn() {
         assert_eq!(angles(2, (10000.0, 1.0), None, None), [1.0, 0.01]);
-        assert_eq!(angles(2, (10000.0, 4.0), None, Some(&[1.0, 2.0])), [0.25, 0.00125]);
+        assert_eq!(
+            angles(2, (10000.0, 4.0), None, Some(&[1.0, 2.0])),
+            [0.25, 0.00125]
+        );
         let yarn = angles(64, (1e6, 4.0), Some(32768.0), None);
         assert_eq!(yarn[0], 1.0);
         let slowest = 1e6f64.powf(-63.0 / 64.0) / 4.0;

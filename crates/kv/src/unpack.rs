@@ -70,7 +70,11 @@ impl<'a> Unpacker<'a> {
         codebook: Option<&'a Codebook>,
     ) -> Result<Unpacker<'a>, KvError> {
         let settings = Settings::read(packed.settings)?;
-        if let Method::Transform { codebook: expected, step } = &settings.method {
+        if let Method::Transform {
+            codebook: expected,
+            step,
+        } = &settings.method
+        {
             let codebook = codebook.ok_or(KvError::NoCodebook)?;
             let found = codebook.digest();
             if found != *expected {
@@ -83,7 +87,9 @@ impl<'a> Unpacker<'a> {
             let first = packed.state.sections.first();
             if let Some(Section::Attention(attention)) = first {
                 for rows in attention.streams.iter().filter_map(|s| s.rows.as_ref()) {
-                    codebook.geometry.check(&widths(&rows.keys), &widths(&rows.values))?;
+                    codebook
+                        .geometry
+                        .check(&widths(&rows.keys), &widths(&rows.values))?;
                 }
             }
         }
@@ -126,7 +132,10 @@ impl<'a> Unpacker<'a> {
             }
         }
         for batch in self.packed.records.chunks(2 * rayon::current_num_threads()) {
-            let found: Vec<_> = batch.par_iter().map(|record| self.rows(record, &source, &state)).collect();
+            let found: Vec<_> = batch
+                .par_iter()
+                .map(|record| self.rows(record, &source, &state))
+                .collect();
             for (record, found) in batch.iter().zip(found) {
                 let stream = stream_of(&state, record, &source);
                 self.put(record, &found?, stream, put)?;
@@ -164,7 +173,9 @@ impl<'a> Unpacker<'a> {
             for part in rows.keys.iter_mut().chain(&mut rows.values) {
                 part.ty = ty;
                 if part.row_bytes() == 0 {
-                    return Err(KvError::Shape("a type whose blocks are longer than its rows"));
+                    return Err(KvError::Shape(
+                        "a type whose blocks are longer than its rows",
+                    ));
                 }
             }
         }
@@ -191,7 +202,10 @@ impl<'a> Unpacker<'a> {
             },
         };
         let divide = |parts: &[Part], turn: u32| {
-            turn == 0 || parts.iter().all(|p| turn.is_power_of_two() && p.width.is_multiple_of(turn))
+            turn == 0
+                || parts
+                    .iter()
+                    .all(|p| turn.is_power_of_two() && p.width.is_multiple_of(turn))
         };
         if !divide(&rows.keys, turns[0]) || !divide(&rows.values, turns[1]) {
             return Err(KvError::Shape("rotations that its heads do not allow"));
@@ -204,7 +218,12 @@ impl<'a> Unpacker<'a> {
     }
 
     /// The bytes of a record's rows as they are wanted.
-    fn rows(&self, record: &Record, source: &State, state: &State) -> Result<Vec<Vec<u8>>, KvError> {
+    fn rows(
+        &self,
+        record: &Record,
+        source: &State,
+        state: &State,
+    ) -> Result<Vec<Vec<u8>>, KvError> {
         let payload = self.packed.payload(record)?;
         let (from, to) = (stream_at(source, record), stream_of(state, record, source));
         let (Some(from_rows), Some(to_rows)) = (&from.rows, &to.rows) else {
@@ -224,8 +243,18 @@ impl<'a> Unpacker<'a> {
         let (keys, values) = found.ok_or_else(damaged)?;
         let mut out = Vec::with_capacity(keys.len() + values.len());
         for (found, from, to, turns) in [
-            (keys, &from_rows.keys, &to_rows.keys, (from_rows.key_turn, to_rows.key_turn)),
-            (values, &from_rows.values, &to_rows.values, (from_rows.value_turn, to_rows.value_turn)),
+            (
+                keys,
+                &from_rows.keys,
+                &to_rows.keys,
+                (from_rows.key_turn, to_rows.key_turn),
+            ),
+            (
+                values,
+                &from_rows.values,
+                &to_rows.values,
+                (from_rows.value_turn, to_rows.value_turn),
+            ),
         ] {
             for ((found, from), to) in found.into_iter().zip(from).zip(to) {
                 out.push(converted(found, from, to, turns)?);
@@ -246,7 +275,10 @@ impl<'a> Unpacker<'a> {
         let shapes = (widths(&rows.keys), widths(&rows.values));
         let decoded = match (&self.settings.method, self.codebook) {
             (Method::Transform { step, .. }, Some(codebook)) => {
-                let transform = Transform { codebook, step: *step };
+                let transform = Transform {
+                    codebook,
+                    step: *step,
+                };
                 let exact = exact(codebook, cells);
                 let Some((first, payload)) = (match exact.is_empty() {
                     true => Some((None, payload)),
@@ -256,7 +288,10 @@ impl<'a> Unpacker<'a> {
                 };
                 let mut near = transform.decode(payload, positions, around)?.0;
                 if let Some(first) = first {
-                    near.take_first(&floats_of(first, rows, &positions[..exact.len()])?, exact.len());
+                    near.take_first(
+                        &floats_of(first, rows, &positions[..exact.len()])?,
+                        exact.len(),
+                    );
                 }
                 Some(near)
             }
@@ -323,7 +358,11 @@ fn stream_of<'s>(state: &'s State, record: &Record, source: &State) -> &'s Strea
     let wanted = &stream_at(source, record).positions;
     match same.filter(|s| s.positions.len() == wanted.len()) {
         Some(stream) => stream,
-        None => attention.streams.iter().find(|s| !s.positions.is_empty()).unwrap_or(&attention.streams[0]),
+        None => attention
+            .streams
+            .iter()
+            .find(|s| !s.positions.is_empty())
+            .unwrap_or(&attention.streams[0]),
     }
 }
 
@@ -332,7 +371,9 @@ type Pair = (Vec<Found>, Vec<Found>);
 
 /// What was found, if nothing follows it.
 fn whole(found: Option<(Pair, &[u8])>) -> Option<Pair> {
-    found.filter(|(_, rest)| rest.is_empty()).map(|(pair, _)| pair)
+    found
+        .filter(|(_, rest)| rest.is_empty())
+        .map(|(pair, _)| pair)
 }
 
 fn floats_of(pair: Pair, rows: &Rows, positions: &[i32]) -> Result<Cells, KvError> {
@@ -341,7 +382,11 @@ fn floats_of(pair: Pair, rows: &Rows, positions: &[i32]) -> Result<Cells, KvErro
             Found::Floats(rows) => Ok(rows),
             Found::Bytes(bytes) => floats(part.ty, &bytes, turn),
         };
-        found.into_iter().zip(parts).map(of).collect::<Result<Vec<_>, KvError>>()
+        found
+            .into_iter()
+            .zip(parts)
+            .map(of)
+            .collect::<Result<Vec<_>, KvError>>()
     };
     Ok(Cells {
         positions: positions.to_vec(),
@@ -362,8 +407,16 @@ fn raw<'b>(payload: &'b [u8], rows: &Rows, cells: usize) -> Option<(Pair, &'b [u
         lossless::decode(part.ty, packed, part.width as usize, &mut out)?;
         Some(Found::Bytes(out))
     };
-    let keys = rows.keys.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
-    let values = rows.values.iter().map(&mut take).collect::<Option<Vec<_>>>()?;
+    let keys = rows
+        .keys
+        .iter()
+        .map(&mut take)
+        .collect::<Option<Vec<_>>>()?;
+    let values = rows
+        .values
+        .iter()
+        .map(&mut take)
+        .collect::<Option<Vec<_>>>()?;
     Some(((keys, values), rest))
 }
 
@@ -379,15 +432,17 @@ fn dequantized(
         ..Cells::default()
     };
     let mut rest = payload;
-    for (widths, turn, out) in
-        [(keys, turns[0], &mut cells.keys), (values, turns[1], &mut cells.values)]
-    {
+    for (widths, turn, out) in [
+        (keys, turns[0], &mut cells.keys),
+        (values, turns[1], &mut cells.values),
+    ] {
         for width in widths {
             let bytes = ty.row_bytes(*width as u64) as usize * positions.len();
             let Some((rows, more)) = rest.split_at_checked(bytes) else {
                 return Ok(None);
             };
-            let is_sound = turn == 0 || (turn.is_power_of_two() && width.is_multiple_of(turn as usize));
+            let is_sound =
+                turn == 0 || (turn.is_power_of_two() && width.is_multiple_of(turn as usize));
             if bytes == 0 || !is_sound {
                 return Ok(None);
             }
@@ -398,12 +453,7 @@ fn dequantized(
     Ok(rest.is_empty().then_some(cells))
 }
 
-fn converted(
-    found: Found,
-    from: &Part,
-    to: &Part,
-    turns: (u32, u32),
-) -> Result<Vec<u8>, KvError> {
+fn converted(found: Found, from: &Part, to: &Part, turns: (u32, u32)) -> Result<Vec<u8>, KvError> {
     let rows = match found {
         Found::Bytes(bytes) if from.ty == to.ty && turns.0 == turns.1 => return Ok(bytes),
         Found::Bytes(bytes) => floats(from.ty, &bytes, turns.0)?,

@@ -6,10 +6,12 @@ mod states;
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::packed::{Packed, PackedWriter};
 use dwindle_formats::state::{Form, Section, State, read};
-use dwindle_kv::codebook::{Codebook, Cut, Finer, Geometry, Metrics, Moments, Origin, Places, Trial};
+use dwindle_kv::codebook::{
+    Codebook, Cut, Finer, Geometry, Metrics, Moments, Origin, Places, Trial,
+};
 use dwindle_kv::{
-    Cells, Encoder, KvError, Note, Pairing, Ranks, Rotary, Target, Turns, Unpacker, Way, angles, pack,
-    step_for_ratio,
+    Cells, Encoder, KvError, Note, Pairing, Ranks, Rotary, Target, Turns, Unpacker, Way, angles,
+    pack, step_for_ratio,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -26,11 +28,7 @@ fn packed(bytes: &[u8], way: Way<'_>) -> Vec<u8> {
     out
 }
 
-fn unpacked(
-    file: &[u8],
-    codebook: Option<&Codebook>,
-    target: &Target,
-) -> Result<Vec<u8>, KvError> {
+fn unpacked(file: &[u8], codebook: Option<&Codebook>, target: &Target) -> Result<Vec<u8>, KvError> {
     let packed = Packed::read(file)?;
     let state = std::cell::RefCell::new(Vec::new());
     Unpacker::new(&packed, codebook)?.unpack(
@@ -56,14 +54,25 @@ fn every_kind_comes_back_bit_by_bit() {
         }
         let (_, bytes) = states::state(&kind);
         let file = packed(&bytes, Way::Lossless);
-        assert_eq!(unpacked(&file, None, &Target::default()).unwrap(), bytes, "{name}");
+        assert_eq!(
+            unpacked(&file, None, &Target::default()).unwrap(),
+            bytes,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn a_state_without_attention_says_so() {
     let (_, bytes) = states::state(&states::kinds().pop().unwrap().1);
-    let error = pack(&bytes, Way::Lossless, 2, Note::default(), Vec::new(), &mut |_| ());
+    let error = pack(
+        &bytes,
+        Way::Lossless,
+        2,
+        Note::default(),
+        Vec::new(),
+        &mut |_| (),
+    );
     assert!(error.unwrap_err().to_string().contains("no attention"));
 }
 
@@ -79,20 +88,44 @@ fn targets_are_what_llama_cpp_would_have_saved() {
     let of = |kind: Kind| states::state(&kind).0;
     for (target, kind) in [
         (
-            Target { is_transposed: Some(true), ..Target::default() },
-            Kind { is_transposed: true, ..plain.clone() },
+            Target {
+                is_transposed: Some(true),
+                ..Target::default()
+            },
+            Kind {
+                is_transposed: true,
+                ..plain.clone()
+            },
         ),
         (
-            Target { streams: Some(3), ..Target::default() },
-            Kind { cells: vec![vec![5, 0, 0]], ..plain.clone() },
+            Target {
+                streams: Some(3),
+                ..Target::default()
+            },
+            Kind {
+                cells: vec![vec![5, 0, 0]],
+                ..plain.clone()
+            },
         ),
         (
-            Target { version: Some(3), ..Target::default() },
-            Kind { form: Form::Sequence { version: 3 }, ..plain.clone() },
+            Target {
+                version: Some(3),
+                ..Target::default()
+            },
+            Kind {
+                form: Form::Sequence { version: 3 },
+                ..plain.clone()
+            },
         ),
         (
-            Target { ty: Some(TensorType::F32), ..Target::default() },
-            Kind { ty: TensorType::F32, ..plain.clone() },
+            Target {
+                ty: Some(TensorType::F32),
+                ..Target::default()
+            },
+            Kind {
+                ty: TensorType::F32,
+                ..plain.clone()
+            },
         ),
     ] {
         let bytes = aimed(&target);
@@ -115,8 +148,20 @@ fn targets_that_do_not_fit_are_refused() {
     let (_, bytes) = states::state(&states::kinds()[0].1);
     let file = packed(&bytes, Way::Lossless);
     for (target, says) in [
-        (Target { ty: Some(TensorType::Q4_K), ..Target::default() }, "blocks are longer"),
-        (Target { streams: Some(0), ..Target::default() }, "fewer streams"),
+        (
+            Target {
+                ty: Some(TensorType::Q4_K),
+                ..Target::default()
+            },
+            "blocks are longer",
+        ),
+        (
+            Target {
+                streams: Some(0),
+                ..Target::default()
+            },
+            "fewer streams",
+        ),
     ] {
         let error = unpacked(&file, None, &target).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
@@ -145,7 +190,9 @@ fn codebook() -> Codebook {
     let (state, bytes) = states::state(&kind);
     moments.add(cells(&state, &bytes));
     let identity = |heads: usize| -> Vec<f32> {
-        (0..heads * 64 * 64).map(|i| if i % (64 * 64) % 65 == 0 { 1.0 } else { 0.0 }).collect()
+        (0..heads * 64 * 64)
+            .map(|i| if i % (64 * 64) % 65 == 0 { 1.0 } else { 0.0 })
+            .collect()
     };
     let metrics = Metrics {
         keys: vec![identity(1), identity(2)],
@@ -158,14 +205,36 @@ fn codebook() -> Codebook {
         text: "t".into(),
         tokens: 300,
     };
-    let cut = Cut { is_single: false, bytes: u64::MAX };
-    let mut codebook = moments.codebook(&metrics, (&ones, &ones), cut, origin).unwrap();
+    let cut = Cut {
+        is_single: false,
+        bytes: u64::MAX,
+    };
+    let mut codebook = moments
+        .codebook(&metrics, (&ones, &ones), cut, origin)
+        .unwrap();
     codebook.places = Places {
         exact: 1,
-        first: vec![Finer { within: 2, factor: 0.5 }],
-        last: vec![Finer { within: 3, factor: 0.25 }],
+        first: vec![Finer {
+            within: 2,
+            factor: 0.5,
+        }],
+        last: vec![Finer {
+            within: 3,
+            factor: 0.25,
+        }],
     };
-    codebook.trials = vec![Trial { step: 0.1, ratio: 4.0, kld: 0.001 }, Trial { step: 0.2, ratio: 8.0, kld: 0.004 }];
+    codebook.trials = vec![
+        Trial {
+            step: 0.1,
+            ratio: 4.0,
+            kld: 0.001,
+        },
+        Trial {
+            step: 0.2,
+            ratio: 8.0,
+            kld: 0.004,
+        },
+    ];
     codebook
 }
 
@@ -181,8 +250,19 @@ fn cells(state: &State, bytes: &[u8]) -> Cells {
 /// The largest difference of two states' rows.
 fn difference(a: &[u8], b: &[u8]) -> f32 {
     let [a, b] = [a, b].map(|bytes| cells(&read(bytes).unwrap(), bytes));
-    let all = |cells: Cells| cells.keys.into_iter().chain(cells.values).flatten().collect::<Vec<_>>();
-    all(a).iter().zip(all(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let all = |cells: Cells| {
+        cells
+            .keys
+            .into_iter()
+            .chain(cells.values)
+            .flatten()
+            .collect::<Vec<_>>()
+    };
+    all(a)
+        .iter()
+        .zip(all(b))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
 }
 
 #[test]
@@ -198,7 +278,10 @@ fn codebooks_are_the_same_before_and_after_they_are_written() {
         damaged[at] ^= 1;
         // What it says of trials and of the text is no part of its digest.
         if let Ok(other) = Codebook::read(&damaged) {
-            assert_eq!((other.digest(), other.groups), (codebook.digest(), codebook.groups.clone()));
+            assert_eq!(
+                (other.digest(), other.groups),
+                (codebook.digest(), codebook.groups.clone())
+            );
         }
     }
     for end in (0..bytes.len()).step_by(997) {
@@ -233,7 +316,15 @@ fn a_ratio_is_met() {
     let (_, bytes) = states::state(&Kind::plain(Form::Sequence { version: 4 }, 300));
     let step = step_for_ratio(&bytes, &encoder, 6.0, 64).unwrap();
     let way = Way::Transform(&encoder, step);
-    let done = pack(&bytes, way, 64, Note::default(), std::io::sink(), &mut |_| ()).unwrap();
+    let done = pack(
+        &bytes,
+        way,
+        64,
+        Note::default(),
+        std::io::sink(),
+        &mut |_| (),
+    )
+    .unwrap();
     assert!((5.5..6.6).contains(&done.ratio()), "{}", done.ratio());
 }
 
@@ -249,7 +340,10 @@ fn another_codebook_and_another_model_are_refused() {
     assert!(matches!(none, KvError::NoCodebook), "{none}");
     let error = unpacked(&file, Some(&other), &Target::default()).unwrap_err();
     assert!(matches!(error, KvError::OtherCodebook { .. }), "{error}");
-    let latent = Kind { has_values: false, ..states::kinds()[0].1.clone() };
+    let latent = Kind {
+        has_values: false,
+        ..states::kinds()[0].1.clone()
+    };
     let (_, bytes) = states::state(&latent);
     let way = Way::Transform(&encoder, 0.1);
     let error = pack(&bytes, way, 2, Note::default(), Vec::new(), &mut |_| ()).unwrap_err();
@@ -258,9 +352,18 @@ fn another_codebook_and_another_model_are_refused() {
 
 /// Every way that needs no llama.cpp.
 fn ways<'a>(encoder: &'a Encoder<'a>) -> [Way<'a>; 4] {
-    let ranks = Ranks { keys: 1.0, values: 1.0, energy: 1.0 };
+    let ranks = Ranks {
+        keys: 1.0,
+        values: 1.0,
+        energy: 1.0,
+    };
     let quantized = Way::Quantize(TensorType::BF16);
-    [Way::Lossless, Way::Transform(encoder, 0.05), Way::ChunkedSvd(ranks), quantized]
+    [
+        Way::Lossless,
+        Way::Transform(encoder, 0.05),
+        Way::ChunkedSvd(ranks),
+        quantized,
+    ]
 }
 
 #[test]
@@ -314,8 +417,59 @@ fn damaged_records_with_right_checksums_do_not_panic() {
                 writer.record(record.place, &payload).unwrap();
             }
             let (damaged, _) = writer.finish().unwrap();
-            refused += usize::from(unpacked(&damaged, Some(&codebook), &Target::default()).is_err());
+            refused +=
+                usize::from(unpacked(&damaged, Some(&codebook), &Target::default()).is_err());
         }
     }
     assert!(refused > 200, "{refused}");
+}
+
+/// The seeds of the fuzz target: each way that needs no codebook, and a state of several sections.
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let kinds = states::kinds();
+    let of = |name: &str| states::state(&kinds.iter().find(|(n, _)| *n == name).unwrap().1).1;
+    let ranks = Ranks {
+        keys: 0.1,
+        values: 0.1,
+        energy: 1.0,
+    };
+    vec![
+        ("lossless.dwkv", packed(&of("sequence"), Way::Lossless)),
+        (
+            "window-hybrid.dwkv",
+            packed(&of("window-hybrid"), Way::Lossless),
+        ),
+        (
+            "chunked-svd.dwkv",
+            packed(&of("bytes"), Way::ChunkedSvd(ranks)),
+        ),
+        (
+            "quantize.dwkv",
+            packed(&of("session"), Way::Quantize(TensorType::BF16)),
+        ),
+    ]
+}
+
+fn corpus() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/packed")
+}
+
+#[test]
+fn seeds_are_what_is_written() {
+    for (name, bytes) in seeds() {
+        let seed = std::fs::read(corpus().join(name)).unwrap();
+        let [made, kept] = [&bytes, &seed].map(|file| {
+            unpacked(file, None, &Target::default()).unwrap_or_else(|e| panic!("{name}: {e}"))
+        });
+        assert_eq!(made, kept, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "writes the seeds anew"]
+fn write_seeds() {
+    std::fs::create_dir_all(corpus()).unwrap();
+    for (name, bytes) in seeds() {
+        std::fs::write(corpus().join(name), bytes).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! Packed states (`.dwkv`): what a model keeps of a text, compressed, with a checksum for every byte.
 //!
 //! A header with the codec's settings and the state's description, then records of some cells each, which are written and
-//! read one after another. What is in a record is the codec's affair. `SPEC.md` is normative.
+//! read one after another. What is in a record is the codec's affair. `STATES.md` is normative.
 
 mod read;
 mod write;

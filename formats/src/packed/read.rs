@@ -4,9 +4,7 @@ use std::ops::Range;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    DIGEST, END, MAGIC, MAX_EXPANSION, MAX_SETTINGS, PackedError, Place, Record, VERSION,
-};
+use super::{DIGEST, END, MAGIC, MAX_EXPANSION, MAX_SETTINGS, PackedError, Place, Record, VERSION};
 use crate::state::{Section, State, described};
 
 /// A packed state whose header and records' places are checked.
@@ -100,7 +98,12 @@ fn records(walk: &mut Walk<'_>, state: &State) -> Result<Vec<Record>, PackedErro
             let (mut next, count) = (0u32, stream.positions.len() as u32);
             while next < count {
                 let record = walk.record()?;
-                let Place { section, stream, first, cells } = record.place;
+                let Place {
+                    section,
+                    stream,
+                    first,
+                    cells,
+                } = record.place;
                 let fits = (section as usize, stream as usize, first) == (s, t, next);
                 if !fits || cells == 0 || cells > count - next {
                     return Err(PackedError::Damaged {
@@ -128,7 +131,9 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn take(&mut self, bytes: usize) -> Result<&'a [u8], PackedError> {
-        let short = PackedError::Short { at: self.bytes.len() };
+        let short = PackedError::Short {
+            at: self.bytes.len(),
+        };
         let taken = self.bytes[self.at..].get(..bytes).ok_or(short)?;
         self.at += bytes;
         Ok(taken)

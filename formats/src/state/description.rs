@@ -11,8 +11,11 @@ pub type Piece<'a> = (usize, &'a [u8]);
 /// `bytes` are those that the state was read from.
 pub fn describe(state: &State, bytes: &[u8]) -> Vec<u8> {
     let frame = state.clone().lay_out();
-    let mut pieces: Vec<Piece<'_>> =
-        frame.pieces.iter().map(|(at, piece)| (*at, piece.as_slice())).collect();
+    let mut pieces: Vec<Piece<'_>> = frame
+        .pieces
+        .iter()
+        .map(|(at, piece)| (*at, piece.as_slice()))
+        .collect();
     for section in &state.sections {
         if let Section::Recurrent(range) = section {
             pieces.push((range.start, &bytes[range.clone()]));
@@ -51,9 +54,14 @@ pub fn described(description: &[u8]) -> Result<(State, Vec<Piece<'_>>), StateErr
     let mut end = 0u64;
     for (at, bytes) in places {
         let piece = cursor.take("a piece", bytes)?;
-        let ends = at.checked_add(bytes as u64).filter(|ends| at >= end && *ends <= len);
+        let ends = at
+            .checked_add(bytes as u64)
+            .filter(|ends| at >= end && *ends <= len);
         let what = "the place of a piece";
-        end = ends.ok_or(StateError::Value { what, found: at as i64 })?;
+        end = ends.ok_or(StateError::Value {
+            what,
+            found: at as i64,
+        })?;
         pieces.push((at as usize, piece));
     }
     if cursor.left() > 0 || len > isize::MAX as u64 {

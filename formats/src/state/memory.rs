@@ -22,7 +22,8 @@ use Kind::{Attention as A, Recurrent as R};
 
 /// What a model's memory may consist of.
 const KINDS: [&[Kind]; 5] = [&[A], &[A, A], &[A, R], &[A, A, R], &[R]];
-const NAMES: &str = "attention, attention with a sliding window, recurrent layers, and these together";
+const NAMES: &str =
+    "attention, attention with a sliding window, recurrent layers, and these together";
 
 /// How cells and layers may be written.
 #[derive(Debug, Clone, Copy)]
@@ -69,9 +70,16 @@ fn fit(
             R => Section::Recurrent(recurrent(&mut cursor)?),
         });
     }
-    match cursor.left() {
-        0 => Ok(sections),
-        _ => Err(StateError::Kind(NAMES)),
+    // Layers of one model have read the same text.
+    let has_cells = |section: &Section| match section {
+        Section::Attention(a) => Some(a.streams.iter().any(|s| s.rows.is_some())),
+        Section::Recurrent(_) => None,
+    };
+    let mut all = sections.iter().filter_map(has_cells);
+    let first = all.next();
+    match cursor.left() == 0 && all.all(|has| Some(has) == first) {
+        true => Ok(sections),
+        false => Err(StateError::Kind(NAMES)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Three forms hold the same memory: files of one sequence (`llama_state_seq_save_file`, llama-server's slots), files of
 //! a session (llama-cli's `--prompt-cache`), and the bytes that `llama_state_seq_get_data` gives. [`read`] says
 //! where everything is in such bytes, to the last of them; [`lay_out`](State::lay_out) says where everything will be in
-//! others. Rows are never copied here. `SPEC.md` has the layout.
+//! others. Rows are never copied here. `STATES.md` has the layout.
 //!
 //! llama.cpp trusts what it reads. Whoever hands it a state should read it here first.
 

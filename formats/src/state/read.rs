@@ -78,7 +78,12 @@ fn architecture(cursor: &mut Cursor<'_, '_>) -> Result<String, StateError> {
         Ok(name) if !name.chars().any(char::is_control) => Ok(name.to_string()),
         _ => Err(StateError::Value {
             what: "a byte of the architecture's name",
-            found: name.iter().copied().find(|b| !b.is_ascii_graphic()).unwrap_or(0).into(),
+            found: name
+                .iter()
+                .copied()
+                .find(|b| !b.is_ascii_graphic())
+                .unwrap_or(0)
+                .into(),
         }),
     }
 }

@@ -72,12 +72,19 @@ impl State {
             return None;
         }
         let head = |state: &State| {
-            let mut frame = Frame { len: 0, pieces: Vec::new() };
+            let mut frame = Frame {
+                len: 0,
+                pieces: Vec::new(),
+            };
             state.head(&mut frame);
             frame.pieces.swap_remove(0).1
         };
         let own = head(self).len();
-        let other = State { form, tokens, sections: Vec::new() };
+        let other = State {
+            form,
+            tokens,
+            sections: Vec::new(),
+        };
         Some([&head(&other), bytes.get(own..)?].concat())
     }
 

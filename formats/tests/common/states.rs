@@ -48,15 +48,72 @@ pub fn kinds() -> Vec<(&'static str, Kind)> {
         ("old-session", Kind::plain(session(10), 5)),
         ("bytes", Kind::plain(Form::Bytes { sequence: 0 }, 5)),
         ("empty", Kind::plain(sequence(4), 0)),
-        ("by-element", Kind { is_transposed: true, ..plain.clone() }),
-        ("quantized", Kind { ty: TensorType::Q4_0, turn: 64, ..plain.clone() }),
-        ("streams", Kind { cells: vec![vec![0, 0, 4, 0]], ..plain.clone() }),
-        ("coordinates", Kind { has_coordinates: true, ..plain.clone() }),
-        ("latent", Kind { has_values: false, ..plain.clone() }),
-        ("window", Kind { cells: vec![vec![5], vec![3]], ..plain.clone() }),
-        ("hybrid", Kind { recurrent: 2, ..plain.clone() }),
-        ("window-hybrid", Kind { cells: vec![vec![5], vec![3]], recurrent: 1, ..plain.clone() }),
-        ("recurrent", Kind { cells: Vec::new(), recurrent: 1, ..plain }),
+        (
+            "by-element",
+            Kind {
+                is_transposed: true,
+                ..plain.clone()
+            },
+        ),
+        (
+            "quantized",
+            Kind {
+                ty: TensorType::Q4_0,
+                turn: 64,
+                ..plain.clone()
+            },
+        ),
+        (
+            "streams",
+            Kind {
+                cells: vec![vec![0, 0, 4, 0]],
+                ..plain.clone()
+            },
+        ),
+        (
+            "coordinates",
+            Kind {
+                has_coordinates: true,
+                ..plain.clone()
+            },
+        ),
+        (
+            "latent",
+            Kind {
+                has_values: false,
+                ..plain.clone()
+            },
+        ),
+        (
+            "window",
+            Kind {
+                cells: vec![vec![5], vec![3]],
+                ..plain.clone()
+            },
+        ),
+        (
+            "hybrid",
+            Kind {
+                recurrent: 2,
+                ..plain.clone()
+            },
+        ),
+        (
+            "window-hybrid",
+            Kind {
+                cells: vec![vec![5], vec![3]],
+                recurrent: 1,
+                ..plain.clone()
+            },
+        ),
+        (
+            "recurrent",
+            Kind {
+                cells: Vec::new(),
+                recurrent: 1,
+                ..plain
+            },
+        ),
     ]
 }
 
@@ -65,7 +122,11 @@ pub const WIDTHS: [u32; 2] = [64, 128];
 
 /// A state of a kind, and its bytes.
 pub fn state(kind: &Kind) -> (State, Vec<u8>) {
-    let mut sections: Vec<Section> = kind.cells.iter().map(|cells| attention(kind, cells)).collect();
+    let mut sections: Vec<Section> = kind
+        .cells
+        .iter()
+        .map(|cells| attention(kind, cells))
+        .collect();
     let tail = recurrent(kind.recurrent);
     if kind.recurrent > 0 {
         sections.push(Section::Recurrent(0..tail.len()));
@@ -81,7 +142,9 @@ pub fn state(kind: &Kind) -> (State, Vec<u8>) {
     };
     let frame = state.lay_out();
     // Rows that no two cells share, and that are finite in every type.
-    let mut bytes: Vec<u8> = (0..frame.len).map(|i| (i * 7 + i / 251) as u8 & 0x3b).collect();
+    let mut bytes: Vec<u8> = (0..frame.len)
+        .map(|i| (i * 7 + i / 251) as u8 & 0x3b)
+        .collect();
     for (at, piece) in &frame.pieces {
         bytes[*at..at + piece.len()].copy_from_slice(piece);
     }
@@ -115,7 +178,9 @@ fn attention(kind: &Kind, cells: &[usize]) -> Section {
                 key_turn: kind.turn,
                 value_turn: kind.turn,
                 keys: (0..LAYERS).map(part).collect(),
-                values: (0..if kind.has_values { LAYERS } else { 0 }).map(part).collect(),
+                values: (0..if kind.has_values { LAYERS } else { 0 })
+                    .map(part)
+                    .collect(),
             }),
         }
     };

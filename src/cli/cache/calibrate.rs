@@ -84,11 +84,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         ..CodebookOptions::default()
     };
     let bar = progress::share("calibrating");
-    let codebook = calibrate((&args.model, &model), (&text, origin), &options, &mut |stage, done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        bar.set_message(name(stage));
-    })?;
+    let codebook = calibrate(
+        (&args.model, &model),
+        (&text, origin),
+        &options,
+        &mut |stage, done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            bar.set_message(name(stage));
+        },
+    )?;
     bar.finish_and_clear();
     let bytes = codebook.write(&args.output)?;
     report(args, &codebook, bytes)
@@ -116,7 +121,11 @@ fn report(args: &Args, codebook: &Codebook, bytes: u64) -> Result<(), Failure> {
         });
     }
     let rows = codebook.trials.iter().map(|t| {
-        [format!("{:.2}", t.ratio), format!("{:.5}", t.kld), format!("{:.5}", t.step)]
+        [
+            format!("{:.2}", t.ratio),
+            format!("{:.5}", t.kld),
+            format!("{:.5}", t.step),
+        ]
     });
     line(table([">ratio", ">mean KLD", ">step"], rows).to_string())?;
     line(format!(

@@ -9,7 +9,9 @@ use super::super::model::{Attention, Runtime};
 use super::super::output::{above_zero, json, line, read_text, size, table};
 use super::super::{Failure, progress};
 use super::blame;
-use crate::cache::{Aim, CHUNK, CacheError, Candidate, EvalCacheOptions, How, Measured, evaluate, open_codebook};
+use crate::cache::{
+    Aim, CHUNK, CacheError, Candidate, EvalCacheOptions, How, Measured, evaluate, open_codebook,
+};
 use crate::kv::{Encoder, Ranks};
 
 /// Measure what packing costs: bytes, time, and how far what the model then says is from what it said
@@ -60,8 +62,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let codebook = args.codebook.as_ref().map(open).transpose()?;
     let model = args.runtime.load(&args.model)?;
     let mut candidates = Vec::new();
-    let ratios: Vec<String> = args.ratio.iter().map(|r| format!("transform, ratio {r}")).collect();
-    let encoder = codebook.as_ref().map(Encoder::new).transpose().map_err(CacheError::from)?;
+    let ratios: Vec<String> = args
+        .ratio
+        .iter()
+        .map(|r| format!("transform, ratio {r}"))
+        .collect();
+    let encoder = codebook
+        .as_ref()
+        .map(Encoder::new)
+        .transpose()
+        .map_err(CacheError::from)?;
     if let Some(encoder) = &encoder {
         for (name, ratio) in ratios.iter().zip(&args.ratio) {
             let how = How::Transform(encoder, Aim::Ratio(*ratio));
@@ -115,7 +125,14 @@ fn print(found: &[Measured]) -> Result<(), Failure> {
         ]
     });
     let columns = [
-        "method", ">ratio", ">bytes", ">mean KLD", ">worst", ">to read", ">to pack", ">to unpack",
+        "method",
+        ">ratio",
+        ">bytes",
+        ">mean KLD",
+        ">worst",
+        ">to read",
+        ">to pack",
+        ">to unpack",
         ">to restore",
     ];
     line(table(columns, rows).to_string())

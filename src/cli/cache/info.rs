@@ -8,8 +8,8 @@ use dwindle_formats::state::{Form, Section, State, read, tokens};
 use serde::Serialize;
 
 use super::super::Failure;
-use super::blame;
 use super::super::output::{json, line, size, table};
+use super::blame;
 use crate::kv::KvError;
 use crate::mapped::Mapping;
 
@@ -61,7 +61,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             let settings = serde_json::from_slice(packed.settings).ok();
             (packed.state, settings)
         }
-        false => (read(&bytes).map_err(|e| blame(&args.file, KvError::from(e)))?, None),
+        false => (
+            read(&bytes).map_err(|e| blame(&args.file, KvError::from(e)))?,
+            None,
+        ),
     };
     let report = report(&state, bytes.len(), packed_by);
     match args.json {
@@ -111,8 +114,13 @@ fn section(section: &Section) -> SectionReport {
     };
     let cells = attention.streams.iter().map(|s| s.positions.len()).sum();
     let rows = attention.streams.iter().find_map(|s| s.rows.as_ref());
-    let (key, value) = (rows.and_then(|r| r.keys.first()), rows.and_then(|r| r.values.first()));
-    let parts = rows.into_iter().flat_map(|r| r.keys.iter().chain(&r.values));
+    let (key, value) = (
+        rows.and_then(|r| r.keys.first()),
+        rows.and_then(|r| r.values.first()),
+    );
+    let parts = rows
+        .into_iter()
+        .flat_map(|r| r.keys.iter().chain(&r.values));
     let name = |part: Option<&dwindle_formats::state::Part>| {
         part.map_or(String::new(), |p| p.ty.name().to_ascii_lowercase())
     };
@@ -132,9 +140,17 @@ fn section(section: &Section) -> SectionReport {
 }
 
 fn print(report: &Report) -> Result<(), Failure> {
-    let version = report.version.map_or(String::new(), |v| format!(", version {v}"));
-    let architecture = report.architecture.iter().map(|a| format!(", {a}")).collect::<String>();
-    let tokens = report.tokens.map_or("unknown".to_string(), |n| n.to_string());
+    let version = report
+        .version
+        .map_or(String::new(), |v| format!(", version {v}"));
+    let architecture = report
+        .architecture
+        .iter()
+        .map(|a| format!(", {a}"))
+        .collect::<String>();
+    let tokens = report
+        .tokens
+        .map_or("unknown".to_string(), |n| n.to_string());
     line(format!(
         "{}{version}{architecture}: {tokens} tokens, {}",
         report.form,
@@ -147,13 +163,28 @@ fn print(report: &Report) -> Result<(), Failure> {
             s.layers.to_string(),
             format!("{} × {}", s.key_type, s.key_width),
             format!("{} × {}", s.value_type, s.value_width),
-            if s.rotated { "yes".into() } else { String::new() },
-            if s.v_trans { "by element".into() } else { String::new() },
+            if s.rotated {
+                "yes".into()
+            } else {
+                String::new()
+            },
+            if s.v_trans {
+                "by element".into()
+            } else {
+                String::new()
+            },
             size(s.bytes as u64),
         ]
     });
     let columns = [
-        "section", ">tokens", ">layers", "keys", "values", "rotated", "values stored", ">unpacked",
+        "section",
+        ">tokens",
+        ">layers",
+        "keys",
+        "values",
+        "rotated",
+        "values stored",
+        ">unpacked",
     ];
     line(table(columns, rows).to_string())?;
     if let Some(settings) = &report.packed_by {

@@ -92,7 +92,11 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .check()?;
     let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
     let codebook = args.codebook.as_ref().map(open).transpose()?;
-    let encoder = codebook.as_ref().map(Encoder::new).transpose().map_err(CacheError::from)?;
+    let encoder = codebook
+        .as_ref()
+        .map(Encoder::new)
+        .transpose()
+        .map_err(CacheError::from)?;
     let how = how(args, encoder.as_ref())?;
     let bar = progress::share("packing");
     let packing = pack_file(&args.state, how, args.chunk, &args.output, &mut |cells| {

@@ -71,11 +71,16 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         version: args.version.as_deref().and_then(|v| v.parse().ok()),
     };
     let bar = progress::share("unpacking");
-    let (bytes, settings) =
-        unpack_file(&args.packed, codebook.as_ref(), &target, &args.output, &mut |cells| {
+    let (bytes, settings) = unpack_file(
+        &args.packed,
+        codebook.as_ref(),
+        &target,
+        &args.output,
+        &mut |cells| {
             bar.inc(cells as u64);
-        })
-        .map_err(|e| blame(&args.packed, e))?;
+        },
+    )
+    .map_err(|e| blame(&args.packed, e))?;
     bar.finish_and_clear();
     if args.json {
         return json(&serde_json::json!({ "bytes": bytes, "packed_by": settings }));

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::Path;
 
 use dwindle_formats::output::Draft;
-use half::{bf16, f16};
 use half::slice::HalfFloatSliceExt as _;
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -68,7 +68,10 @@ fn coarse(values: &[f32]) -> Tensor {
     Tensor {
         dtype: Dtype::BF16,
         shape: vec![values.len()],
-        bytes: values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        bytes: values
+            .iter()
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect(),
     }
 }
 
@@ -87,12 +90,18 @@ impl Codebook {
         let geometry = self.geometry.clone();
         for group in &mut self.groups {
             let width = group.mean.len();
-            group.metric.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            group
+                .metric
+                .iter_mut()
+                .for_each(|v| *v = bf16::from_f32(*v).to_f32());
             let (high, low) = group.basis.split_at_mut(group.precise * width);
-            high.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
+            high.iter_mut()
+                .for_each(|v| *v = f16::from_f32(*v).to_f32());
             for row in low.chunks_exact_mut(width) {
                 for (layer, scale) in in_layers(&geometry, group.kind, &group.layers, row) {
-                    layer.iter_mut().for_each(|v| *v = (*v / scale).round() * scale);
+                    layer
+                        .iter_mut()
+                        .for_each(|v| *v = (*v / scale).round() * scale);
                 }
             }
         }
@@ -122,9 +131,15 @@ impl Codebook {
                     codes.extend(layer.iter().map(|v| (*v / scale).round() as i8 as u8));
                 }
             }
-            let high: Vec<u8> =
-                high.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
-            let tensor = |dtype, rows: usize, bytes| Tensor { dtype, shape: vec![rows, width], bytes };
+            let high: Vec<u8> = high
+                .iter()
+                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                .collect();
+            let tensor = |dtype, rows: usize, bytes| Tensor {
+                dtype,
+                shape: vec![rows, width],
+                bytes,
+            };
             tensors.push((format!("{i}.mean"), floats(&group.mean)));
             tensors.push((format!("{i}.metric"), coarse(&group.metric)));
             tensors.push((format!("{i}.deviations"), floats(&group.deviations)));
@@ -172,15 +187,17 @@ impl Codebook {
     /// They are none, or damaged.
     pub fn read(bytes: &[u8]) -> Result<Codebook, KvError> {
         let damaged = |problem: &str| KvError::Codebook(problem.to_string());
-        let (_, header) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| KvError::Codebook(e.to_string()))?;
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(|e| KvError::Codebook(e.to_string()))?;
         let json = header.metadata().as_ref().and_then(|m| m.get(KEY));
         let json = json.ok_or_else(|| damaged(&format!("its metadata has no `{KEY}`")))?;
         let document: Document =
             serde_json::from_str(json).map_err(|e| KvError::Codebook(e.to_string()))?;
         if document.version != VERSION {
             let found = document.version;
-            return Err(damaged(&format!("its version is {found}, expected {VERSION}")));
+            return Err(damaged(&format!(
+                "its version is {found}, expected {VERSION}"
+            )));
         }
         let tensors =
             SafeTensors::deserialize(bytes).map_err(|e| KvError::Codebook(e.to_string()))?;
@@ -237,7 +254,9 @@ fn group(
     let width = geometry.width_of(kind, layers.clone());
     let short = || KvError::Codebook(format!("group {index} lacks numbers"));
     let bytes = |name: &str, dtype: Dtype, len: Option<usize>| {
-        let view = tensors.tensor(&format!("{index}.{name}")).map_err(|_| short())?;
+        let view = tensors
+            .tensor(&format!("{index}.{name}"))
+            .map_err(|_| short())?;
         match view.dtype() == dtype && Some(view.data().len()) == len {
             true => Ok(view.data()),
             false => Err(short()),
@@ -252,9 +271,16 @@ fn group(
             false => Err(KvError::Codebook(format!("{index}.{name} has no numbers"))),
         }
     };
-    let metric = bytes("metric", Dtype::BF16, width.checked_mul(geometry.head(kind) * 2))?;
+    let metric = bytes(
+        "metric",
+        Dtype::BF16,
+        width.checked_mul(geometry.head(kind) * 2),
+    )?;
     let (twos, _) = metric.as_chunks::<2>();
-    let metric: Vec<f32> = twos.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
+    let metric: Vec<f32> = twos
+        .iter()
+        .map(|b| bf16::from_le_bytes(*b).to_f32())
+        .collect();
     let precise = shape.precise;
     let coarse = shape.components.checked_sub(precise).ok_or_else(short)?;
     let high = bytes("high", Dtype::F16, precise.checked_mul(width * 2))?;
@@ -262,8 +288,14 @@ fn group(
     let high: Vec<f16> = twos.iter().map(|b| f16::from_le_bytes(*b)).collect();
     let mut basis = high.to_f32_vec();
     let codes = bytes("low", Dtype::I8, coarse.checked_mul(width))?;
-    let scales = floats("scales", coarse.checked_mul(layers.len()).ok_or_else(short)?)?;
-    for (row, scales) in codes.chunks_exact(width).zip(scales.chunks_exact(layers.len())) {
+    let scales = floats(
+        "scales",
+        coarse.checked_mul(layers.len()).ok_or_else(short)?,
+    )?;
+    for (row, scales) in codes
+        .chunks_exact(width)
+        .zip(scales.chunks_exact(layers.len()))
+    {
         let mut rest = row;
         for (layer, scale) in layers.clone().zip(scales) {
             let (codes, more) = rest.split_at(geometry.width(kind, layer));

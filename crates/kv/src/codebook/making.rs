@@ -76,7 +76,9 @@ impl Moments {
     pub fn add(&mut self, mut cells: Cells) {
         self.geometry.turn(&mut cells, true);
         let (geometry, cells) = (&self.geometry, &cells);
-        self.sums.par_iter_mut().for_each(|sum| sum.add(geometry, cells));
+        self.sums
+            .par_iter_mut()
+            .for_each(|sum| sum.add(geometry, cells));
     }
 
     /// Tokens that were added.
@@ -110,7 +112,9 @@ impl Moments {
                 Kind::Values => (&metrics.values, scales.1),
             };
             let metric = layers.clone().flat_map(|l| {
-                metrics[l].iter().map(move |m| (f64::from(*m) * scales[l]) as f32)
+                metrics[l]
+                    .iter()
+                    .map(move |m| (f64::from(*m) * scales[l]) as f32)
             });
             self.group(sum, layers.clone(), metric.collect())
         });
@@ -152,7 +156,10 @@ impl Moments {
             .self_adjoint_eigen(Side::Lower)
             .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
         let order = (0..width).rev();
-        let deviations = order.clone().map(|i| eigen.S()[i].max(0.0).sqrt() as f32).collect();
+        let deviations = order
+            .clone()
+            .map(|i| eigen.S()[i].max(0.0).sqrt() as f32)
+            .collect();
         let mut components = Mat::zeros(width, width);
         for (to, from) in order.enumerate() {
             components.col_mut(to).copy_from(eigen.U().col(from));
@@ -185,7 +192,9 @@ fn by_heads(blocks: &[Mat<f64>], columns: &mut Mat<f64>) {
 /// The square root of a symmetric matrix, and its inverse. Directions that cost nothing are made to cost a little, in the
 /// matrix, too.
 fn roots_of(block: &mut [f32], n: usize) -> Result<(Mat<f64>, Mat<f64>), KvError> {
-    let matrix = Mat::from_fn(n, n, |i, j| f64::from(block[i * n + j] + block[j * n + i]) / 2.0);
+    let matrix = Mat::from_fn(n, n, |i, j| {
+        f64::from(block[i * n + j] + block[j * n + i]) / 2.0
+    });
     let eigen = matrix
         .self_adjoint_eigen(Side::Lower)
         .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
@@ -196,7 +205,10 @@ fn roots_of(block: &mut [f32], n: usize) -> Result<(Mat<f64>, Mat<f64>), KvError
         let mut scaled = eigen.U().to_owned();
         for i in 0..n {
             let factor = eigen.S()[i].max(least).powf(exponent);
-            scaled.col_as_slice_mut(i).iter_mut().for_each(|v| *v *= factor);
+            scaled
+                .col_as_slice_mut(i)
+                .iter_mut()
+                .for_each(|v| *v *= factor);
         }
         &scaled * eigen.U().transpose()
     };
@@ -229,7 +241,9 @@ fn shorten(groups: &mut [Group], bytes: u64) {
     };
     let kept = |group: &Group, least: f32| group.deviations.partition_point(|d| *d > least);
     let fits = |least: f32| {
-        let sizes = groups.iter().map(|g| size(g, kept(g, least)) + 2 * g.metric.len() as u64);
+        let sizes = groups
+            .iter()
+            .map(|g| size(g, kept(g, least)) + 2 * g.metric.len() as u64);
         sizes.sum::<u64>() <= bytes
     };
     // The least deviation with which all fits: one of those that there are, or none.
@@ -252,12 +266,18 @@ impl Sum {
         if self.shift.is_empty() {
             self.shift = vec![0.0; width];
             for row in rows.chunks_exact(width) {
-                self.shift.iter_mut().zip(row).for_each(|(s, v)| *s += v / count as f32);
+                self.shift
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(s, v)| *s += v / count as f32);
             }
         }
         for row in rows.chunks_exact_mut(width) {
             row.iter_mut().zip(&self.shift).for_each(|(v, s)| *v -= s);
-            self.total.iter_mut().zip(&*row).for_each(|(t, v)| *t += f64::from(*v));
+            self.total
+                .iter_mut()
+                .zip(&*row)
+                .for_each(|(t, v)| *t += f64::from(*v));
         }
         self.count += count as u64;
         let rows = MatRef::from_column_major_slice(&rows, width, count);
@@ -276,7 +296,9 @@ impl Sum {
         for j in 0..width {
             let from = &products.col_as_slice(j)[j..];
             let to = &mut self.products.col_as_slice_mut(j)[j..];
-            to.iter_mut().zip(from).for_each(|(t, v)| *t += f64::from(*v));
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(t, v)| *t += f64::from(*v));
         }
     }
 
@@ -289,7 +311,10 @@ impl Sum {
             self.products[(low, high)] / n - mean[i] * mean[j]
         });
         let shift = self.shift.get(elements).unwrap_or(&[]);
-        let mean = mean.iter().zip(shift).map(|(m, s)| (m + f64::from(*s)) as f32);
+        let mean = mean
+            .iter()
+            .zip(shift)
+            .map(|(m, s)| (m + f64::from(*s)) as f32);
         (mean.collect(), covariance)
     }
 }

@@ -229,9 +229,10 @@ impl Geometry {
         let divides = |widths: &[usize], head: usize| {
             head > 0 && widths.iter().all(|w| *w > 0 && w.is_multiple_of(head))
         };
-        let rotary = self.rotary.as_ref().is_none_or(|r| {
-            r.len() == self.keys.len() && r.iter().all(|r| r.fits(self.key_head))
-        });
+        let rotary = self
+            .rotary
+            .as_ref()
+            .is_none_or(|r| r.len() == self.keys.len() && r.iter().all(|r| r.fits(self.key_head)));
         divides(&self.keys, self.key_head) && divides(&self.values, self.value_head) && rotary
     }
 }
@@ -239,7 +240,10 @@ impl Geometry {
 impl Codebook {
     /// The step at which a trial gave this divergence or less; straight between trials, in logarithms.
     pub fn step_for(&self, kld: f64) -> Option<f32> {
-        let points = self.trials.iter().map(|t| (t.kld.ln(), f64::from(t.step).ln()));
+        let points = self
+            .trials
+            .iter()
+            .map(|t| (t.kld.ln(), f64::from(t.step).ln()));
         between(&points.collect::<Vec<_>>(), kld.ln()).map(|step| step.exp() as f32)
     }
 
@@ -251,7 +255,10 @@ impl Codebook {
             Kind::Keys => (geometry.keys[layers.clone()].to_vec(), Vec::new()),
             Kind::Values => (Vec::new(), geometry.values[layers.clone()].to_vec()),
         };
-        let rotary = geometry.rotary.as_ref().map(|r| r[layers.start..layers.start + keys.len()].to_vec());
+        let rotary = geometry
+            .rotary
+            .as_ref()
+            .map(|r| r[layers.start..layers.start + keys.len()].to_vec());
         Codebook {
             origin: self.origin.clone(),
             geometry: Geometry {
@@ -275,7 +282,9 @@ impl Codebook {
         let deviations = || self.groups.iter().flat_map(|g| &g.deviations);
         let at = |step: f64| -> f64 {
             let uniform = step * step / 12.0;
-            deviations().map(|d| f64::from(*d).powi(2).min(uniform)).sum()
+            deviations()
+                .map(|d| f64::from(*d).powi(2).min(uniform))
+                .sum()
         };
         let (mut low, mut high) = (0.0, 1.0);
         let most = deviations().map(|d| f64::from(*d)).fold(0.0, f64::max) * 12f64.sqrt();
@@ -284,14 +293,21 @@ impl Codebook {
         }
         for _ in 0..60 {
             let middle = (low + high) / 2.0;
-            *(if at(middle) < cost { &mut low } else { &mut high }) = middle;
+            *(if at(middle) < cost {
+                &mut low
+            } else {
+                &mut high
+            }) = middle;
         }
         high as f32
     }
 
     /// The divergence that trials lead to expect of a step.
     pub fn kld_at(&self, step: f32) -> Option<f64> {
-        let points = self.trials.iter().map(|t| (f64::from(t.step).ln(), t.kld.ln()));
+        let points = self
+            .trials
+            .iter()
+            .map(|t| (f64::from(t.step).ln(), t.kld.ln()));
         between(&points.collect::<Vec<_>>(), f64::from(step).ln()).map(f64::exp)
     }
 }
