@@ -125,8 +125,7 @@ impl<'m> Run<'m> {
         options: &CodebookOptions,
     ) -> Result<Run<'m>, CacheError> {
         let mut options = options.clone();
-        let longest = model.learned_positions().unwrap_or(u32::MAX) as usize;
-        options.window = options.window.min(longest);
+        options.window = options.window.min(model.n_ctx_train() as usize);
         if options.window < 16 {
             return Err(CacheError::Window(options.window));
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::error::CacheError;
 use super::files::{How, unpack_bytes};
-use super::trial::{Continuations, mean};
+use super::trial::{Continuations, Window, mean};
 use crate::kv::{Note, Target, pack};
 use crate::llama::context::{Context, ContextOptions};
 use crate::llama::model::{Model, Token};
@@ -76,60 +76,18 @@ pub fn evaluate(
     let mut sums: Vec<Sums> = candidates.iter().map(|_| Sums::default()).collect();
     for (w, tokens) in windows.iter().enumerate() {
         let begin = Instant::now();
-        let mut continuations = Continuations::new(&mut context);
-        let window = continuations.window(tokens, options.scored)?;
-        let read = begin.elapsed().as_secs_f64() * options.read as f64 / total as f64;
+        let window = Continuations::new(&mut context).window(tokens, options.scored)?;
+        let seconds = begin.elapsed().as_secs_f64() * options.read as f64 / total as f64;
         for (c, (candidate, sums)) in candidates.iter().zip(&mut sums).enumerate() {
             progress(w * candidates.len() + c, windows.len() * candidates.len());
-            let begin = Instant::now();
-            let way = candidate.how.way(&window.state, options.chunk)?;
-            let mut packed = Vec::new();
-            let note = Note::default();
-            let done = pack(
-                &window.state,
-                way,
-                options.chunk,
-                note,
-                &mut packed,
-                &mut |_| (),
-            )?;
-            let at_packed = begin.elapsed().as_secs_f64();
-            let begin = Instant::now();
-            let codebook = match candidate.how {
-                How::Transform(encoder, _) => Some(encoder.codebook),
-                _ => None,
-            };
-            let state = unpack_bytes(&packed, codebook, &Target::default())?;
-            let at_unpacked = begin.elapsed().as_secs_f64();
-            let begin = Instant::now();
-            context.restore_sequence(0, &state)?;
-            let restored = begin.elapsed().as_secs_f64();
-            let found = Continuations::new(&mut context).divergences(&window, &state)?;
-            sums.f16_bytes += done.f16_bytes as f64;
-            sums.bytes += done.bytes as f64;
-            sums.means.push(mean(&found).0);
-            sums.worst = found.iter().copied().fold(sums.worst, f64::max);
-            let seconds = [read, at_packed, at_unpacked, restored];
-            sums.seconds
-                .iter_mut()
-                .zip(seconds)
-                .for_each(|(s, t)| *s += t);
+            sums.seconds[0] += seconds;
+            sums.add(candidate, &window, &mut context, options.chunk)?;
         }
     }
-    let count = windows.len() as f64;
-    let row = |(candidate, sums): (&Candidate<'_>, Sums)| {
-        let (kld, error) = mean(&sums.means);
-        Measured {
-            name: candidate.name.to_string(),
-            ratio: sums.f16_bytes / sums.bytes,
-            bytes: sums.bytes / count,
-            kld,
-            error,
-            worst: sums.worst,
-            seconds: sums.seconds.map(|s| s / count),
-        }
-    };
-    Ok(candidates.iter().zip(sums).map(row).collect())
+    let named = candidates.iter().zip(sums);
+    Ok(named
+        .map(|(candidate, sums)| sums.measured(candidate.name))
+        .collect())
 }
 
 #[derive(Default)]
@@ -139,6 +97,53 @@ struct Sums {
     means: Vec<f64>,
     worst: f64,
     seconds: [f64; 4],
+}
+
+impl Sums {
+    /// Packs what was kept of a window, and lets the model go on from what comes back.
+    fn add(
+        &mut self,
+        candidate: &Candidate<'_>,
+        window: &Window,
+        context: &mut Context<'_>,
+        chunk: usize,
+    ) -> Result<(), CacheError> {
+        let begin = Instant::now();
+        let way = candidate.how.way(&window.state, chunk)?;
+        let (mut packed, note) = (Vec::new(), Note::default());
+        let done = pack(&window.state, way, chunk, note, &mut packed, &mut |_| ())?;
+        self.seconds[1] += begin.elapsed().as_secs_f64();
+        let begin = Instant::now();
+        let codebook = match candidate.how {
+            How::Transform(encoder, _) => Some(encoder.codebook),
+            _ => None,
+        };
+        let state = unpack_bytes(&packed, codebook, &Target::default())?;
+        self.seconds[2] += begin.elapsed().as_secs_f64();
+        let begin = Instant::now();
+        context.restore_sequence(0, &state)?;
+        self.seconds[3] += begin.elapsed().as_secs_f64();
+        let found = Continuations::new(context).divergences(window, &state)?;
+        self.f16_bytes += done.f16_bytes as f64;
+        self.bytes += done.bytes as f64;
+        self.means.push(mean(&found).0);
+        self.worst = found.iter().copied().fold(self.worst, f64::max);
+        Ok(())
+    }
+
+    fn measured(self, name: &str) -> Measured {
+        let count = self.means.len() as f64;
+        let (kld, error) = mean(&self.means);
+        Measured {
+            name: name.to_string(),
+            ratio: self.f16_bytes / self.bytes,
+            bytes: self.bytes / count,
+            kld,
+            error,
+            worst: self.worst,
+            seconds: self.seconds.map(|s| s / count),
+        }
+    }
 }
 
 /// Windows of the text, evenly spread, each with the token that begins a text.

@@ -63,6 +63,9 @@ impl<'a> How<'a> {
     }
 }
 
+/// How often a state is packed again because it took a little more than a sample of it.
+const MOST_TRIES: usize = 4;
+
 /// Reads a codebook.
 ///
 /// # Errors
@@ -85,14 +88,16 @@ pub fn pack_file(
 ) -> Result<Packing, CacheError> {
     let bytes = Mapping::open(state)?;
     let mut way = how.way(&bytes, chunk)?;
+    let mut tries = 0;
     loop {
+        tries += 1;
         let mut draft = Draft::new(output)?;
         let out = std::io::BufWriter::new(&mut draft);
         let packing = pack(&bytes, way, chunk, Note::default(), out, progress)?;
         // What a sample took was a little less than what all takes.
         if let (How::Transform(_, Aim::Ratio(ratio)), Way::Transform(encoder, step)) = (how, way)
-            && packing.ratio() < ratio
-            && packing.ratio() > ratio * 0.9
+            && (ratio * 0.9..ratio).contains(&packing.ratio())
+            && tries < MOST_TRIES
         {
             let slower = (ratio / packing.ratio()).powf(1.5) as f32 * 1.001;
             way = Way::Transform(encoder, step * slower);

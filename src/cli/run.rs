@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Parser;
-use dwindle_formats::output::Claims;
+use dwindle_formats::output::{Claims, Kind};
 
 use super::Failure;
 use super::model::{Attention, Runtime};
 use super::output::{checkpoint_path, size};
-use crate::cache::{Aim, CacheError, How, load_session, open_codebook, save_session};
+use crate::cache::{Aim, CacheError, How, is_packed, load_session, open_codebook, save_session};
 use crate::kv::Encoder;
 use crate::kv::codebook::Codebook;
 use crate::llama::context::{Context, ContextOptions};
@@ -85,18 +85,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         args.prompt.clone()
     };
     let prompt = model.tokenize(&text, true, args.chat)?;
-    let needed = (prompt.len() as u64).saturating_add(args.predict as u64);
-    let mut context = Context::new(
-        &model,
-        &ContextOptions {
-            ctx: match args.session {
-                // It may be longer than the prompt.
-                Some(_) => args.ctx,
-                None => u64::from(args.ctx).min(needed.max(64)) as u32,
-            },
-            ..args.attention.apply(args.runtime.context_options())
-        },
-    )?;
+    let mut context = Context::new(&model, &context_options(args, prompt.len()))?;
     let kept = match &args.session {
         Some(path) => load_session(&mut context, path, codebook.as_ref())
             .and_then(|session| session.restore(&mut context, &prompt))
@@ -138,14 +127,34 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     )
 }
 
+/// A context for so many tokens and those that are wanted, or for a session, which may be longer.
+fn context_options(args: &Args, prompt: usize) -> ContextOptions {
+    let needed = (prompt as u64).saturating_add(args.predict as u64);
+    ContextOptions {
+        ctx: match args.session {
+            Some(_) => args.ctx,
+            None => u64::from(args.ctx).min(needed.max(64)) as u32,
+        },
+        ..args.attention.apply(args.runtime.context_options())
+    }
+}
+
 /// No session is written over a model.
 fn claim(args: &Args) -> Result<(), Failure> {
-    Ok(Claims::new()
+    Claims::new()
         .reads("the model", [checkpoint_path(&args.file)])
         .reads("the codebook", &args.codebook)
         .reads("an adapter", args.runtime.adapters())
         .writes(&args.save_session)
-        .check()?)
+        .check()?;
+    let Some(path) = &args.save_session else {
+        return Ok(());
+    };
+    let kind = match is_packed(path) {
+        true => Kind::PackedState,
+        false => Kind::State,
+    };
+    Ok(kind.check(path)?)
 }
 
 /// Saves what the context keeps of the text.

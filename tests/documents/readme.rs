@@ -85,6 +85,20 @@ fn the_commands_of_the_readme_run_as_printed() {
     assert!(ran >= 8, "only {ran} blocks of commands were found");
 }
 
+#[test]
+fn the_commands_of_the_page_on_saved_prompts_run_as_printed() {
+    let dir = stage(&[2, 3]);
+    let prepare = "ln -s fixtures/kjv-llama Qwen3-0.6B; ln -s fixtures/kjv-calibration.txt calibration.txt; \
+        ln -s fixtures/kjv-heldout.txt test.txt; \
+        dwindle run Qwen3-0.6B -p 'In the beginning' -n 40 --save-session slot.bin";
+    run(dir.path(), prepare);
+    let blocks = page("docs/cache.md")
+        .into_iter()
+        .filter(|block| block.language == "sh");
+    let ran = blocks.map(|block| run(dir.path(), &block.text)).count();
+    assert_eq!(ran, 4);
+}
+
 fn run(folder: &Path, script: &str) {
     let output = shell(folder).args(["-euc", script]).output().unwrap();
     assert!(

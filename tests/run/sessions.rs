@@ -112,7 +112,11 @@ fn sessions_of_other_models_and_damaged_ones_are_refused() {
         &["no state of llama.cpp's"],
     );
     let mut over = dwindle(["run", "-p", PROMPT, "--save-session"]);
-    let model = fixture("kjv-llama/config.json");
-    let error = refusal(over.arg(&model).arg(checkpoint()), 2);
-    says(&error, &["config.json"]);
+    let notes = folder.path().join("notes.txt");
+    std::fs::write(&notes, "Notes of some length").unwrap();
+    let error = refusal(over.arg(&notes).arg(checkpoint()), 3);
+    says(
+        &error,
+        &["notes.txt", "no llama.cpp state file", "left as it was"],
+    );
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cells::Cells;
 use crate::error::KvError;
+use crate::lossless::EXPANSION;
 
 /// Which ranks are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -85,7 +86,8 @@ fn encode_layer(
 fn decode_layer(bytes: &[u8], (count, width): (usize, usize)) -> Option<(Vec<f32>, &[u8])> {
     let (rank, mut rest) = bytes.split_first_chunk::<4>()?;
     let rank = u32::from_le_bytes(*rank) as usize;
-    if rank > count.min(width) {
+    let is_justified = count * width <= bytes.len().saturating_mul(EXPANSION);
+    if rank > count.min(width) || !is_justified {
         return None;
     }
     let mut side = |len: usize| {

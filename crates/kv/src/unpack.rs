@@ -403,9 +403,8 @@ fn raw<'b>(payload: &'b [u8], rows: &Rows, cells: usize) -> Option<(Pair, &'b [u
         let (len, more) = rest.split_first_chunk::<4>()?;
         let (packed, more) = more.split_at_checked(u32::from_le_bytes(*len) as usize)?;
         rest = more;
-        let mut out = vec![0; part.row_bytes() * cells];
-        lossless::decode(part.ty, packed, part.width as usize, &mut out)?;
-        Some(Found::Bytes(out))
+        let len = part.row_bytes() * cells;
+        lossless::decode(part.ty, packed, part.width as usize, len).map(Found::Bytes)
     };
     let keys = rows
         .keys

@@ -16,6 +16,10 @@ pub enum Kind {
     Json,
     /// A drawing.
     Svg,
+    /// What llama.cpp keeps of a text.
+    State,
+    /// The same, packed.
+    PackedState,
 }
 
 impl Kind {
@@ -25,6 +29,8 @@ impl Kind {
             Kind::Safetensors => "safetensors",
             Kind::Json => "JSON",
             Kind::Svg => "SVG",
+            Kind::State => "llama.cpp state",
+            Kind::PackedState => "packed state",
         }
     }
 
@@ -35,6 +41,9 @@ impl Kind {
             Kind::Safetensors => bytes.get(8) == Some(&b'{'),
             Kind::Json => bytes.starts_with(b"{"),
             Kind::Svg => bytes.starts_with(b"<svg"),
+            // Their numbers, little-endian.
+            Kind::State => bytes.starts_with(b"qsgg") || bytes.starts_with(b"nsgg"),
+            Kind::PackedState => bytes.starts_with(&crate::packed::MAGIC),
         }
     }
 
@@ -75,7 +84,14 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         Kind::Svg.check(&path).unwrap();
         std::fs::write(&path, "# Notes, of some length").unwrap();
-        for kind in [Kind::Gguf, Kind::Safetensors, Kind::Json, Kind::Svg] {
+        for kind in [
+            Kind::Gguf,
+            Kind::Safetensors,
+            Kind::Json,
+            Kind::Svg,
+            Kind::State,
+            Kind::PackedState,
+        ] {
             let said = kind.check(&path).unwrap_err().to_string();
             assert!(said.contains(kind.name()) && said.contains("left as it is"));
         }

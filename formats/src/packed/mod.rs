@@ -17,6 +17,8 @@ pub use write::PackedWriter;
 pub const MAGIC: [u8; 4] = *b"DWKV";
 /// The version that is read and written.
 pub const VERSION: u32 = 1;
+/// The most cells of a record, so that its length bounds the memory that it takes.
+pub const MAX_CELLS: u32 = 1 << 12;
 /// What stands where a record would begin, after the last one.
 const END: u32 = u32::MAX;
 /// Bytes of a checksum.

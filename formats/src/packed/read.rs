@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{DIGEST, END, MAGIC, MAX_EXPANSION, MAX_SETTINGS, PackedError, Place, Record, VERSION};
+use super::{
+    DIGEST, END, MAGIC, MAX_CELLS, MAX_EXPANSION, MAX_SETTINGS, PackedError, Place, Record, VERSION,
+};
 use crate::state::{Section, State, described};
 
 /// A packed state whose header and records' places are checked.
@@ -105,7 +107,7 @@ fn records(walk: &mut Walk<'_>, state: &State) -> Result<Vec<Record>, PackedErro
                     cells,
                 } = record.place;
                 let fits = (section as usize, stream as usize, first) == (s, t, next);
-                if !fits || cells == 0 || cells > count - next {
+                if !fits || cells == 0 || cells > MAX_CELLS.min(count - next) {
                     return Err(PackedError::Damaged {
                         what: "the order of the records",
                     });

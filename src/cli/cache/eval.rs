@@ -44,8 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 12)]
     windows: usize,
     /// Tokens that are packed together
-    #[arg(long, value_name = "N", default_value_t = CHUNK)]
-    #[arg(value_parser = super::super::output::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = super::pack::cells)]
     chunk: usize,
     #[command(flatten)]
     attention: Attention,

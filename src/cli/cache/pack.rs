@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use dwindle_formats::gguf::TensorType;
-use dwindle_formats::output::Claims;
+use dwindle_formats::output::{Claims, Kind};
+use dwindle_formats::packed::MAX_CELLS;
 
 use super::super::output::{above_zero, json, line, size};
 use super::super::{Failure, progress};
@@ -47,8 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", default_value = "q4_0")]
     cache_type: TensorType,
     /// Tokens that are packed together
-    #[arg(long, value_name = "N", default_value_t = CHUNK)]
-    #[arg(value_parser = super::super::output::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = cells)]
     chunk: usize,
     /// Print JSON instead of a sentence
     #[arg(long)]
@@ -90,6 +90,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .reads("the codebook", &args.codebook)
         .writes([&args.output])
         .check()?;
+    Kind::PackedState.check(&args.output)?;
     let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
     let codebook = args.codebook.as_ref().map(open).transpose()?;
     let encoder = codebook
@@ -104,10 +105,24 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     })
     .map_err(|e| blame(&args.state, e))?;
     bar.finish_and_clear();
+    if let (How::Transform(_, Aim::Ratio(ratio)), true) = (how, packing.ratio() < args.ratio) {
+        eprintln!(
+            "note: {} tokens can't be packed to 1/{ratio}: the first is kept bit by bit, and records have checksums",
+            packing.cells
+        );
+    }
     if args.json {
         return json(&packing);
     }
     line(said(args, &packing, codebook.as_ref()))
+}
+
+/// Tokens of a record.
+pub(super) fn cells(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=MAX_CELLS as usize).contains(&count) => Ok(count),
+        _ => Err(format!("expected a number from 1 to {MAX_CELLS}")),
+    }
 }
 
 fn how<'a>(args: &Args, encoder: Option<&'a Encoder<'a>>) -> Result<How<'a>, Failure> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use dwindle_formats::gguf::TensorType;
-use dwindle_formats::output::Claims;
+use dwindle_formats::output::{Claims, Kind};
 
 use super::super::output::{json, line, size};
 use super::super::{Failure, progress};
@@ -57,6 +57,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .reads("the codebook", &args.codebook)
         .writes([&args.output])
         .check()?;
+    Kind::State.check(&args.output)?;
     let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
     let codebook = args.codebook.as_ref().map(open).transpose()?;
     let is_on = |switch: Switch| switch == Switch::On;
