@@ -1,29 +1,13 @@
 //! Keys of a loaded model's metadata.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
 use llama_cpp_sys_2 as sys;
 
 use super::guard::{Failure, Stopped, guarded};
-use super::model::Model;
 
 /// Bytes of a value that are read.
 const MOST: usize = 64;
-
-impl Model {
-    /// llama.cpp's name of the model's family.
-    pub fn architecture(&self) -> Option<String> {
-        // SAFETY: the model lives.
-        unsafe { words(self.raw(), c"general.architecture").ok()? }
-    }
-
-    /// A key of the architecture's.
-    pub(super) fn own_words(&self, key: &str) -> Option<String> {
-        let key = CString::new(format!("{}.{key}", self.architecture()?)).ok()?;
-        // SAFETY: the model lives.
-        unsafe { words(self.raw(), &key).ok()? }
-    }
-}
 
 /// The beginning of a value as words, or nothing where there is no such key.
 ///

@@ -15,6 +15,7 @@ pub mod feed;
 pub mod generate;
 mod ggml;
 pub mod guard;
+mod keys;
 pub mod lockstep;
 mod log;
 mod metadata;

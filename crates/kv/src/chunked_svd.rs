@@ -68,8 +68,8 @@ fn encode_layer(
     let rank = enough.map_or(most, |i| i + 1).min(most);
     out.extend((rank as u32).to_le_bytes());
     // The singular values go to both sides, so that rows of both are of one size.
-    for r in 0..rank {
-        let root = values[r].sqrt() as f32;
+    for (r, value) in values.iter().enumerate().take(rank) {
+        let root = value.sqrt() as f32;
         let left: Vec<f32> = (0..count).map(|i| svd.U()[(i, r)] * root).collect();
         let right: Vec<f32> = (0..width).map(|i| svd.V()[(i, r)] * root).collect();
         for side in [left, right] {

@@ -1,6 +1,7 @@
 //! A state without its keys and values, as few bytes: what a packed file says of the state that was packed.
 
-use super::read::{Cursor, read_from};
+use super::cursor::Cursor;
+use super::read::read_from;
 use super::{Section, State, StateError};
 
 /// Bytes, and where they stand in a state.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::read::Cursor;
+use super::cursor::Cursor;
 use super::{Attention, Part, Rows, Section, StateError, Stream};
 use crate::gguf::TensorType;
 

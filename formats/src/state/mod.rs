@@ -7,6 +7,7 @@
 //!
 //! llama.cpp trusts what it reads. Whoever hands it a state should read it here first.
 
+mod cursor;
 mod description;
 mod memory;
 mod read;

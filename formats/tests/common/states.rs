@@ -40,79 +40,35 @@ pub fn kinds() -> Vec<(&'static str, Kind)> {
         version,
         architecture: "llama".into(),
     };
-    let plain = Kind::plain(sequence(4), 5);
+    let of = |change: fn(&mut Kind)| {
+        let mut kind = Kind::plain(sequence(4), 5);
+        change(&mut kind);
+        kind
+    };
     vec![
-        ("sequence", plain.clone()),
+        ("sequence", Kind::plain(sequence(4), 5)),
         ("old-sequence", Kind::plain(sequence(3), 5)),
         ("session", Kind::plain(session(11), 5)),
         ("old-session", Kind::plain(session(10), 5)),
         ("bytes", Kind::plain(Form::Bytes { sequence: 0 }, 5)),
         ("empty", Kind::plain(sequence(4), 0)),
-        (
-            "by-element",
-            Kind {
-                is_transposed: true,
-                ..plain.clone()
-            },
-        ),
+        ("by-element", of(|kind| kind.is_transposed = true)),
         (
             "quantized",
-            Kind {
-                ty: TensorType::Q4_0,
-                turn: 64,
-                ..plain.clone()
-            },
+            of(|kind| (kind.ty, kind.turn) = (TensorType::Q4_0, 64)),
         ),
-        (
-            "streams",
-            Kind {
-                cells: vec![vec![0, 0, 4, 0]],
-                ..plain.clone()
-            },
-        ),
-        (
-            "coordinates",
-            Kind {
-                has_coordinates: true,
-                ..plain.clone()
-            },
-        ),
-        (
-            "latent",
-            Kind {
-                has_values: false,
-                ..plain.clone()
-            },
-        ),
-        (
-            "window",
-            Kind {
-                cells: vec![vec![5], vec![3]],
-                ..plain.clone()
-            },
-        ),
-        (
-            "hybrid",
-            Kind {
-                recurrent: 2,
-                ..plain.clone()
-            },
-        ),
+        ("streams", of(|kind| kind.cells = vec![vec![0, 0, 4, 0]])),
+        ("coordinates", of(|kind| kind.has_coordinates = true)),
+        ("latent", of(|kind| kind.has_values = false)),
+        ("window", of(|kind| kind.cells = vec![vec![5], vec![3]])),
+        ("hybrid", of(|kind| kind.recurrent = 2)),
         (
             "window-hybrid",
-            Kind {
-                cells: vec![vec![5], vec![3]],
-                recurrent: 1,
-                ..plain.clone()
-            },
+            of(|kind| (kind.cells, kind.recurrent) = (vec![vec![5], vec![3]], 1)),
         ),
         (
             "recurrent",
-            Kind {
-                cells: Vec::new(),
-                recurrent: 1,
-                ..plain
-            },
+            of(|kind| (kind.cells, kind.recurrent) = (Vec::new(), 1)),
         ),
     ]
 }

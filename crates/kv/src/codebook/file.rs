@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::Path;
 
 use dwindle_formats::output::Draft;
-use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
@@ -244,6 +243,75 @@ fn covers(geometry: &Geometry, groups: &[GroupShape]) -> bool {
     groups.peek().is_none()
 }
 
+/// The tensors of one group.
+struct Numbers<'a> {
+    tensors: &'a SafeTensors<'a>,
+    index: usize,
+}
+
+impl<'a> Numbers<'a> {
+    fn short(&self) -> KvError {
+        KvError::Codebook(format!("group {} lacks numbers", self.index))
+    }
+
+    /// A tensor's bytes, as many as there must be.
+    fn bytes(&self, name: &str, dtype: Dtype, len: Option<usize>) -> Result<&'a [u8], KvError> {
+        let name = format!("{}.{name}", self.index);
+        let view = self.tensors.tensor(&name).map_err(|_| self.short())?;
+        match view.dtype() == dtype && Some(view.data().len()) == len {
+            true => Ok(view.data()),
+            false => Err(self.short()),
+        }
+    }
+
+    fn floats(&self, name: &str, count: usize) -> Result<Vec<f32>, KvError> {
+        let bytes = self.bytes(name, Dtype::F32, count.checked_mul(4))?;
+        let (fours, _) = bytes.as_chunks::<4>();
+        self.sound(fours.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    fn halves(&self, name: &str, dtype: Dtype, count: Option<usize>) -> Result<Vec<f32>, KvError> {
+        let bytes = self.bytes(name, dtype, count.and_then(|count| count.checked_mul(2)))?;
+        let (twos, _) = bytes.as_chunks::<2>();
+        let values = twos.iter().map(|b| match dtype {
+            Dtype::BF16 => bf16::from_le_bytes(*b).to_f32(),
+            _ => f16::from_le_bytes(*b).to_f32(),
+        });
+        self.sound(values.collect())
+    }
+
+    fn sound(&self, values: Vec<f32>) -> Result<Vec<f32>, KvError> {
+        match values.iter().all(|v| v.is_finite()) {
+            true => Ok(values),
+            false => Err(KvError::Codebook(format!(
+                "group {} has no numbers",
+                self.index
+            ))),
+        }
+    }
+
+    /// The components that are kept with 8 bits, of layers of these widths.
+    fn coarse(&self, rows: usize, widths: &[usize]) -> Result<Vec<f32>, KvError> {
+        let width: usize = widths.iter().sum();
+        let codes = self.bytes("low", Dtype::I8, rows.checked_mul(width))?;
+        let scales = rows.checked_mul(widths.len()).ok_or_else(|| self.short())?;
+        let scales = self.floats("scales", scales)?;
+        let mut basis = Vec::with_capacity(codes.len());
+        for (row, scales) in codes
+            .chunks_exact(width)
+            .zip(scales.chunks_exact(widths.len()))
+        {
+            let mut rest = row;
+            for (width, scale) in widths.iter().zip(scales) {
+                let (codes, more) = rest.split_at(*width);
+                basis.extend(codes.iter().map(|c| f32::from(c.cast_signed()) * scale));
+                rest = more;
+            }
+        }
+        self.sound(basis)
+    }
+}
+
 fn group(
     tensors: &SafeTensors<'_>,
     geometry: &Geometry,
@@ -251,68 +319,25 @@ fn group(
     shape: &GroupShape,
 ) -> Result<Group, KvError> {
     let (kind, layers) = (shape.kind, shape.layers[0]..shape.layers[1]);
-    let width = geometry.width_of(kind, layers.clone());
-    let short = || KvError::Codebook(format!("group {index} lacks numbers"));
-    let bytes = |name: &str, dtype: Dtype, len: Option<usize>| {
-        let view = tensors
-            .tensor(&format!("{index}.{name}"))
-            .map_err(|_| short())?;
-        match view.dtype() == dtype && Some(view.data().len()) == len {
-            true => Ok(view.data()),
-            false => Err(short()),
-        }
-    };
-    let floats = |name: &str, count: usize| {
-        let bytes = bytes(name, Dtype::F32, count.checked_mul(4))?;
-        let (fours, _) = bytes.as_chunks::<4>();
-        let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        match values.iter().all(|v| v.is_finite()) {
-            true => Ok(values),
-            false => Err(KvError::Codebook(format!("{index}.{name} has no numbers"))),
-        }
-    };
-    let metric = bytes(
-        "metric",
-        Dtype::BF16,
-        width.checked_mul(geometry.head(kind) * 2),
-    )?;
-    let (twos, _) = metric.as_chunks::<2>();
-    let metric: Vec<f32> = twos
-        .iter()
-        .map(|b| bf16::from_le_bytes(*b).to_f32())
-        .collect();
+    let numbers = Numbers { tensors, index };
+    let widths: Vec<usize> = layers.clone().map(|l| geometry.width(kind, l)).collect();
+    let width: usize = widths.iter().sum();
     let precise = shape.precise;
-    let coarse = shape.components.checked_sub(precise).ok_or_else(short)?;
-    let high = bytes("high", Dtype::F16, precise.checked_mul(width * 2))?;
-    let (twos, _) = high.as_chunks::<2>();
-    let high: Vec<f16> = twos.iter().map(|b| f16::from_le_bytes(*b)).collect();
-    let mut basis = high.to_f32_vec();
-    let codes = bytes("low", Dtype::I8, coarse.checked_mul(width))?;
-    let scales = floats(
-        "scales",
-        coarse.checked_mul(layers.len()).ok_or_else(short)?,
-    )?;
-    for (row, scales) in codes
-        .chunks_exact(width)
-        .zip(scales.chunks_exact(layers.len()))
-    {
-        let mut rest = row;
-        for (layer, scale) in layers.clone().zip(scales) {
-            let (codes, more) = rest.split_at(geometry.width(kind, layer));
-            basis.extend(codes.iter().map(|c| f32::from(c.cast_signed()) * scale));
-            rest = more;
-        }
-    }
-    if basis.iter().chain(&metric).any(|v| !v.is_finite()) {
-        return Err(KvError::Codebook(format!("group {index} has no numbers")));
-    }
+    let coarse = shape.components.checked_sub(precise);
+    let coarse = coarse.ok_or_else(|| numbers.short())?;
+    let mut basis = numbers.halves("high", Dtype::F16, precise.checked_mul(width))?;
+    basis.extend(numbers.coarse(coarse, &widths)?);
     Ok(Group {
-        kind,
-        mean: floats("mean", width)?,
-        metric,
-        deviations: floats("deviations", shape.components)?,
+        mean: numbers.floats("mean", width)?,
+        metric: numbers.halves(
+            "metric",
+            Dtype::BF16,
+            width.checked_mul(geometry.head(kind)),
+        )?,
+        deviations: numbers.floats("deviations", shape.components)?,
         basis,
         precise,
+        kind,
         layers,
     })
 }

@@ -94,9 +94,8 @@ impl Places {
     }
 
     fn is_sound(&self) -> bool {
-        let all = self.first.iter().chain(&self.last);
-        let sound = |f: &Finer| f.factor > 1e-3 && f.factor <= 1.0;
-        self.exact <= 1 << 10 && all.map(sound).all(|sound| sound)
+        let mut all = self.first.iter().chain(&self.last);
+        self.exact <= 1 << 10 && all.all(|f| f.factor > 1e-3 && f.factor <= 1.0)
     }
 }
 
@@ -224,10 +223,11 @@ impl Geometry {
         Ok(())
     }
 
-    /// Whether the numbers fit one another.
+    /// Whether the numbers fit one another, and are such as models have.
     fn is_sound(&self) -> bool {
         let divides = |widths: &[usize], head: usize| {
-            head > 0 && widths.iter().all(|w| *w > 0 && w.is_multiple_of(head))
+            let fits = |w: &usize| *w > 0 && *w <= MAX_WIDTH && w.is_multiple_of(head);
+            head > 0 && widths.len() <= MAX_LAYERS && widths.iter().all(fits)
         };
         let rotary = self
             .rotary
@@ -236,6 +236,10 @@ impl Geometry {
         divides(&self.keys, self.key_head) && divides(&self.values, self.value_head) && rotary
     }
 }
+
+/// More than any model has.
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_WIDTH: usize = 1 << 22;
 
 impl Codebook {
     /// The step at which a trial gave this divergence or less; straight between trials, in logarithms.
