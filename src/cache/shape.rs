@@ -198,7 +198,7 @@ fn of_output(output: Option<(usize, Vec<f32>)>, head: usize, heads: usize) -> Ve
     let fits = |columns: usize| columns > 0 && columns.is_multiple_of(head * heads);
     let Some((columns, output)) = output.filter(|(columns, _)| fits(*columns)) else {
         let identity = |i: usize| {
-            if i % (head * head) % (head + 1) == 0 {
+            if (i % (head * head)).is_multiple_of(head + 1) {
                 1.0
             } else {
                 0.0
