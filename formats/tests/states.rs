@@ -240,7 +240,6 @@ fn records_that_lack_cells_or_stand_otherwise_are_refused() {
         &[place(0, 4)],
         &[place(0, 6)],
         &[place(1, 4), place(0, 1)],
-        &[place(0, 0), place(0, 5)],
         &[place(0, 5), place(5, 1)],
     ] {
         let mut writer = PackedWriter::new(Vec::new(), b"{}", &describe(&state, &bytes)).unwrap();

@@ -1,4 +1,5 @@
-//! Arbitrary bytes as a packed state, and as payloads of one whose checksums are right. Unpacking gives a state or an error.
+//! Arbitrary bytes as a packed state, and as payloads of packed ones whose checksums are right. Unpacking gives a state or an
+//! error.
 
 #![no_main]
 
@@ -6,8 +7,13 @@ use dwindle_formats::packed::{Packed, PackedWriter};
 use dwindle_kv::{Target, Unpacker};
 use libfuzzer_sys::fuzz_target;
 
-/// A small packed state, as the tests write them.
-const SEED: &[u8] = include_bytes!("../corpus/packed/lossless.dwkv");
+/// Small packed states, as the tests write them: each way that needs no codebook.
+const SEEDS: [&[u8]; 4] = [
+    include_bytes!("../corpus/packed/lossless.dwkv"),
+    include_bytes!("../corpus/packed/window-hybrid.dwkv"),
+    include_bytes!("../corpus/packed/chunked-svd.dwkv"),
+    include_bytes!("../corpus/packed/quantize.dwkv"),
+];
 
 fn unpack(bytes: &[u8]) {
     let Ok(packed) = Packed::read(bytes) else {
@@ -21,16 +27,17 @@ fn unpack(bytes: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     unpack(bytes);
-    let seed = Packed::read(SEED).expect("the seed is whole");
-    let out = Vec::new();
-    let Ok(mut writer) = PackedWriter::new(out, seed.settings, &seed.description) else {
-        return;
-    };
-    for record in &seed.records {
-        writer
-            .record(record.place, bytes)
-            .expect("memory takes what is written");
+    for seed in SEEDS {
+        let seed = Packed::read(seed).expect("the seed is whole");
+        let Ok(mut writer) = PackedWriter::new(Vec::new(), seed.settings, &seed.description) else {
+            return;
+        };
+        for record in &seed.records {
+            writer
+                .record(record.place, bytes)
+                .expect("memory takes what is written");
+        }
+        let (signed, _) = writer.finish().expect("memory takes what is written");
+        unpack(&signed);
     }
-    let (signed, _) = writer.finish().expect("memory takes what is written");
-    unpack(&signed);
 });

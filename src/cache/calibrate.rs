@@ -8,7 +8,7 @@ use super::error::CacheError;
 use super::shape::{Asked, Weights};
 use super::trial::{Continuations, Window, mean};
 use crate::kv::codebook::{Codebook, Cut, Finer, Kind, Metrics, Moments, Origin, Places, Trial};
-use crate::kv::{Cells, Encoder, KvError, Note, Way, approximate, costs, pack};
+use crate::kv::{Cells, Encoder, KvError, Way, approximate, costs, pack};
 use crate::llama::context::{BatchToken, ContextOptions};
 use crate::llama::model::{Model, Token};
 use crate::llama::queries::Asking;
@@ -355,8 +355,8 @@ impl<'m> Run<'m> {
             for window in windows {
                 let kept = Kept::of(&window.state)?;
                 let way = Way::Transform(&encoder, step);
-                let (note, nowhere) = (Note::default(), std::io::sink());
-                let done = pack(&window.state, way, CHUNK, note, nowhere, &mut |_| ())?;
+                let nowhere = std::io::sink();
+                let done = pack(&window.state, way, CHUNK, None, nowhere, &mut |_| ())?;
                 all += done.f16_bytes;
                 packed += done.bytes;
                 let near = approximate(&encoder, step, &kept.cells(&window.state)?)?;

@@ -21,7 +21,10 @@ pub enum CacheError {
         "the text has {tokens} tokens, expected at least {needed}; name a longer text, or shorter windows"
     )]
     TextTooShort { tokens: usize, needed: usize },
-    #[error("the model keeps no keys and values that a codebook could be made for")]
+    #[error(
+        "the model keeps no keys and values that a codebook could be made for: none at all, or of layers whose heads differ or \
+         whose window is as long as those of the text"
+    )]
     NoAttention,
     #[error("it was saved of a `{found}`, the model is a `{expected}`")]
     OtherArchitecture { found: String, expected: String },
@@ -29,6 +32,8 @@ pub enum CacheError {
     NoTokens,
     #[error("the model keeps its text in another form than the file: {0}")]
     OtherForm(&'static str),
+    #[error("it has {tokens} tokens, the context {ctx}")]
+    TooLong { tokens: usize, ctx: u32 },
     #[error("a window of {0} tokens is too short, expected at least 16")]
     Window(usize),
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::error::CacheError;
 use super::files::{How, unpack_bytes};
 use super::trial::{Continuations, Window, mean};
-use crate::kv::{Note, Target, pack};
+use crate::kv::{Target, pack};
 use crate::llama::context::{Context, ContextOptions};
 use crate::llama::model::{Model, Token};
 
@@ -110,8 +110,8 @@ impl Sums {
     ) -> Result<(), CacheError> {
         let begin = Instant::now();
         let way = candidate.how.way(&window.state, chunk)?;
-        let (mut packed, note) = (Vec::new(), Note::default());
-        let done = pack(&window.state, way, chunk, note, &mut packed, &mut |_| ())?;
+        let mut packed = Vec::new();
+        let done = pack(&window.state, way, chunk, None, &mut packed, &mut |_| ())?;
         self.seconds[1] += begin.elapsed().as_secs_f64();
         let begin = Instant::now();
         let codebook = match candidate.how {

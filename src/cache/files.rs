@@ -11,19 +11,17 @@ use super::calibrate::CHUNK;
 use super::error::CacheError;
 use crate::kv::codebook::Codebook;
 use crate::kv::{
-    Encoder, KvError, Note, Packing, Ranks, Settings, Target, Unpacker, Way, pack, step_for_ratio,
+    Encoder, KvError, Packing, Ranks, Settings, Target, Unpacker, Way, pack, step_for_ratio,
 };
 use crate::mapped::Mapping;
 
 /// How large or how good a state that is packed by a codebook is to be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Aim {
-    /// So many bytes of keys and values in F16 for each packed one, or more.
+    /// So many bytes of keys and values in F16 for each packed one, as far as what is kept bit by bit allows.
     Ratio(f64),
     /// The divergence that the codebook's trials had.
     Kld(f64),
-    /// The step itself.
-    Step(f32),
 }
 
 /// How to pack.
@@ -52,7 +50,6 @@ impl<'a> How<'a> {
             How::Transform(encoder, aim) => Way::Transform(
                 encoder,
                 match aim {
-                    Aim::Step(step) => step,
                     Aim::Ratio(ratio) => step_for_ratio(state, encoder, ratio, chunk)?,
                     Aim::Kld(kld) => encoder.codebook.step_for(kld).ok_or_else(|| {
                         KvError::Codebook("it has no trials; name a ratio instead".into())
@@ -93,7 +90,7 @@ pub fn pack_file(
         tries += 1;
         let mut draft = Draft::new(output)?;
         let out = std::io::BufWriter::new(&mut draft);
-        let packing = pack(&bytes, way, chunk, Note::default(), out, progress)?;
+        let packing = pack(&bytes, way, chunk, None, out, progress)?;
         // What a sample took was a little less than what all takes.
         if let (How::Transform(_, Aim::Ratio(ratio)), Way::Transform(encoder, step)) = (how, way)
             && (ratio * 0.9..ratio).contains(&packing.ratio())
@@ -115,7 +112,7 @@ pub fn pack_file(
 pub fn pack_bytes(state: &[u8], how: How<'_>) -> Result<Vec<u8>, CacheError> {
     let mut packed = Vec::new();
     let way = how.way(state, CHUNK)?;
-    pack(state, way, CHUNK, Note::default(), &mut packed, &mut |_| ())?;
+    pack(state, way, CHUNK, None, &mut packed, &mut |_| ())?;
     Ok(packed)
 }
 

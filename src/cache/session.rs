@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use dwindle_formats::packed::MAGIC;
-use dwindle_formats::state::{Form, Rows, Section, State, read, tokens};
+use dwindle_formats::packed::{MAGIC, Packed};
+use dwindle_formats::state::{Form, Part, Rows, Section, State, read, tokens};
 
 use super::error::CacheError;
 use super::files::{How, pack_bytes, unpack_bytes};
@@ -30,8 +30,8 @@ pub fn is_packed(path: &Path) -> bool {
         .is_some_and(|e| e.eq_ignore_ascii_case("dwkv"))
 }
 
-/// Saves what the context has of the first of these tokens: as llama.cpp saves a sequence or, where the name ends in
-/// `.dwkv`, packed. Gives the file's bytes.
+/// Saves what the context has of a text, of which it has read these tokens: as llama.cpp saves a sequence or, where the
+/// name ends in `.dwkv`, packed. Gives the file's bytes.
 ///
 /// # Errors
 /// [`CacheError`]; an existing file is then untouched.
@@ -43,9 +43,8 @@ pub fn save_session(
 ) -> Result<u64, CacheError> {
     let bytes = context.sequence_state(0);
     let state = read(&bytes).map_err(KvError::from)?;
-    let cells = cells(&state).unwrap_or(text.len()).min(text.len());
     let form = Form::Sequence { version: 4 };
-    let file = state.rewrapped(&bytes, form, text[..cells].to_vec());
+    let file = state.rewrapped(&bytes, form, text.to_vec());
     let file = file.ok_or(CacheError::NoTokens)?;
     let file = match is_packed(path) {
         true => pack_bytes(&file, how)?,
@@ -53,14 +52,6 @@ pub fn save_session(
     };
     dwindle_formats::output::write(path, &file)?;
     Ok(file.len() as u64)
-}
-
-/// Cells of the first section, of attention to the whole text.
-fn cells(state: &State) -> Option<usize> {
-    match state.sections.first()? {
-        Section::Attention(a) => Some(a.streams.iter().map(|s| s.positions.len()).sum()),
-        Section::Recurrent(_) => None,
-    }
 }
 
 /// Reads a saved session, packed or not, and brings it into the form that the context has. The context is empty then.
@@ -76,37 +67,46 @@ pub fn load_session(
     let own = own_form(context)?;
     let target = target(&own);
     let bytes = match file.starts_with(&MAGIC) {
-        true => unpack_bytes(&file, codebook, &target)?,
+        true => {
+            let packed = Packed::read(&file).map_err(KvError::from)?;
+            check(&packed.state, context, &own)?;
+            unpack_bytes(&file, codebook, &target)?
+        }
         false => {
             let state = read(&file).map_err(KvError::from)?;
-            check(&state, context)?;
-            let mut packed = Vec::new();
-            let note = crate::kv::Note::default();
-            pack(
-                &file,
-                Way::Lossless,
-                super::CHUNK,
-                note,
-                &mut packed,
-                &mut |_| (),
-            )?;
-            unpack_bytes(&packed, None, &target)?
+            check(&state, context, &own)?;
+            match shape(&state, Part::clone) == shape(&own, Part::clone) && state.form.says_turns()
+            {
+                true => file.to_vec(),
+                false => {
+                    let mut packed = Vec::new();
+                    pack(
+                        &file,
+                        Way::Lossless,
+                        super::CHUNK,
+                        None,
+                        &mut packed,
+                        &mut |_| (),
+                    )?;
+                    unpack_bytes(&packed, None, &target)?
+                }
+            }
         }
     };
     let state = read(&bytes).map_err(KvError::from)?;
-    check(&state, context)?;
-    let saved = tokens(&state.tokens)
-        .filter(|t| !t.is_empty())
-        .ok_or(CacheError::NoTokens)?;
-    let saved = saved.to_vec();
-    fits(&state, &own)?;
-    let form = Form::Bytes { sequence: 0 };
-    let bytes = state.rewrapped(&bytes, form, Vec::new());
+    let saved = saved(&state)?;
+    let bytes = state.rewrapped(&bytes, Form::Bytes { sequence: 0 }, Vec::new());
     Ok(Session {
         is_moved: is_moved(&state),
         tokens: saved,
         bytes: bytes.ok_or(CacheError::OtherForm("its version is older"))?,
     })
+}
+
+/// The tokens that a state was saved with: at least one.
+fn saved(state: &State) -> Result<Vec<Token>, CacheError> {
+    let saved = tokens(&state.tokens).filter(|t| !t.is_empty());
+    Ok(saved.ok_or(CacheError::NoTokens)?.to_vec())
 }
 
 impl Session {
@@ -188,39 +188,64 @@ fn target(own: &State) -> Target {
     }
 }
 
-/// Whether it was saved of such a model, where it says so.
-fn check(state: &State, context: &Context<'_>) -> Result<(), CacheError> {
+/// Whether it is a text's of such a model: the context has room for it and keeps the same of each token, and its cells are
+/// those of its tokens.
+fn check(state: &State, context: &Context<'_>, own: &State) -> Result<(), CacheError> {
     let expected = context.model().architecture().unwrap_or_default();
-    match &state.form {
-        Form::Session { architecture, .. } if *architecture != expected => {
-            let found = architecture.clone();
-            Err(CacheError::OtherArchitecture { found, expected })
-        }
-        _ => Ok(()),
+    if let Form::Session { architecture, .. } = &state.form
+        && *architecture != expected
+    {
+        let found = architecture.clone();
+        return Err(CacheError::OtherArchitecture { found, expected });
     }
+    let width = |part: &Part| part.width;
+    if shape(state, width) != shape(own, width) {
+        return Err(CacheError::OtherForm(
+            "layers, their widths or their kinds differ; it was saved of another model",
+        ));
+    }
+    let count = saved(state)?.len();
+    if count > context.n_ctx() as usize {
+        let ctx = context.n_ctx();
+        return Err(CacheError::TooLong { tokens: count, ctx });
+    }
+    for (i, section) in state.sections.iter().enumerate() {
+        let Section::Attention(attention) = section else {
+            continue;
+        };
+        let mut streams = attention.streams.iter().filter(|s| s.rows.is_some());
+        let mut positions = streams.next().map_or(Vec::new(), |s| s.positions.clone());
+        positions.sort_unstable();
+        // Layers with a window may have forgotten the beginning.
+        let first = if i == 0 {
+            0
+        } else {
+            count.saturating_sub(positions.len())
+        };
+        let are_all = positions
+            .iter()
+            .copied()
+            .eq((first..count).map(|p| p as i32));
+        if !are_all || streams.next().is_some() {
+            return Err(CacheError::OtherForm(
+                "its cells are not those of its tokens",
+            ));
+        }
+    }
+    Ok(())
 }
 
-/// Whether the context keeps the same of each token.
-fn fits(state: &State, own: &State) -> Result<(), CacheError> {
-    let shape = |state: &State| {
-        let sections = state.sections.iter().map(|section| match section {
-            Section::Attention(a) => Some((
-                a.has_coordinates,
-                a.streams.iter().find_map(|s| s.rows.as_ref()).map(|r| {
-                    let widths = |parts: &[dwindle_formats::state::Part]| {
-                        parts.iter().map(|p| (p.ty, p.width)).collect::<Vec<_>>()
-                    };
-                    (widths(&r.keys), widths(&r.values))
-                }),
-            )),
-            Section::Recurrent(_) => None,
-        });
-        sections.collect::<Vec<_>>()
-    };
-    match shape(state) == shape(own) {
-        true => Ok(()),
-        false => Err(CacheError::OtherForm(
-            "layers, their widths or their kinds differ; it was saved of another model",
-        )),
-    }
+/// What is kept of each token: of each section whether cells have coordinates, and something of each part.
+fn shape<T>(state: &State, of: impl Fn(&Part) -> T) -> Vec<Option<(bool, Vec<T>, Vec<T>)>> {
+    let sections = state.sections.iter().map(|section| match section {
+        Section::Attention(attention) => {
+            let rows = attention.streams.iter().find_map(|s| s.rows.as_ref());
+            let all = |parts: &[Part]| parts.iter().map(&of).collect();
+            let (keys, values) =
+                rows.map_or((Vec::new(), Vec::new()), |r| (all(&r.keys), all(&r.values)));
+            Some((attention.has_coordinates, keys, values))
+        }
+        Section::Recurrent(_) => None,
+    });
+    sections.collect()
 }

@@ -22,6 +22,7 @@ pub struct Asked {
 struct Layer {
     key_head: usize,
     value_head: usize,
+    room: usize,
     /// Of each head of keys, a matrix row by row.
     products: Vec<Vec<f64>>,
 }
@@ -58,6 +59,7 @@ impl Asked {
         let layer = self.layers.entry(q.layer).or_insert_with(|| Layer {
             key_head: head,
             value_head: q.value_head,
+            room: q.room,
             products: vec![vec![0.0; head * head]; heads],
         });
         let tokens = q.rows.len() / head / askers;
@@ -82,20 +84,28 @@ impl Asked {
         }
     }
 
+    /// Layers that keep the whole text, in order: those with sliding windows have less room.
+    fn whole(&self) -> Vec<(usize, &Layer)> {
+        let most = self.layers.values().map(|l| l.room).max();
+        let layers = self.layers.iter().map(|(number, layer)| (*number, layer));
+        layers
+            .filter(|(_, layer)| Some(layer.room) == most)
+            .collect()
+    }
+
     /// The shape, given the widths of what is saved.
     ///
     /// # Errors
     /// No layer's queries were seen, or of others than are saved.
     pub fn geometry(&self, keys: Vec<usize>, values: Vec<usize>) -> Result<Geometry, CacheError> {
-        let first = self.layers.values().next().ok_or(CacheError::NoAttention)?;
-        let is_alike = self
-            .layers
-            .values()
-            .all(|l| (l.key_head, l.value_head) == (first.key_head, first.value_head));
+        let layers = self.whole();
+        let (_, first) = layers.first().ok_or(CacheError::NoAttention)?;
+        let heads = |layer: &Layer| (layer.key_head, layer.value_head);
+        let is_alike = layers.iter().all(|(_, layer)| heads(layer) == heads(first));
         let divides = |widths: &[usize], head: usize| {
             head > 0 && widths.iter().all(|w| w.is_multiple_of(head))
         };
-        let fits = self.layers.len() == keys.len()
+        let fits = layers.len() == keys.len()
             && is_alike
             && divides(&keys, first.key_head)
             && (values.is_empty() || divides(&values, first.value_head));
@@ -115,20 +125,19 @@ impl Asked {
     /// What errors cost: of keys, by the queries that meet them at all distances; of values, by what the layer makes of
     /// them.
     pub fn metrics(&self, geometry: &Geometry, weights: Option<&Weights>) -> Metrics {
-        let layers = || self.layers.iter().enumerate();
-        let keys = layers().map(|(_, (_, layer))| {
+        let layers = self.whole();
+        let keys = layers.iter().map(|(_, layer)| {
             let averaged = layer
                 .products
                 .iter()
                 .map(|p| self.averaged(p, layer.key_head));
             averaged.flatten().collect()
         });
-        let values = layers().take(geometry.values.len());
-        let values = values.map(|(i, (number, layer))| {
-            let heads = geometry.values[i] / layer.value_head;
+        let values = layers.iter().zip(&geometry.values);
+        let values = values.map(|((number, layer), width)| {
             let name = format!("blk.{number}.attn_output.weight");
             let output = weights.and_then(|w| w.matrix(&name));
-            of_output(output, layer.value_head, heads)
+            of_output(output, layer.value_head, width / layer.value_head)
         });
         Metrics {
             keys: keys.collect(),

@@ -12,7 +12,6 @@ use super::model::{Attention, Runtime};
 use super::output::{checkpoint_path, size};
 use crate::cache::{Aim, CacheError, How, is_packed, load_session, open_codebook, save_session};
 use crate::kv::Encoder;
-use crate::kv::codebook::Codebook;
 use crate::llama::context::{Context, ContextOptions};
 use crate::llama::generate::{Generated, Sampling, Stop, generate_behind};
 use crate::llama::model::Token;
@@ -78,6 +77,12 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
     claim(args)?;
     let codebook = args.codebook.as_deref().map(open_codebook).transpose()?;
+    // What is wrong with a codebook is known before a text is written.
+    let encoder = codebook
+        .as_ref()
+        .map(Encoder::new)
+        .transpose()
+        .map_err(CacheError::from)?;
     let model = args.runtime.load(&args.file)?;
     let text = if args.chat {
         model.chat_prompt(&[("user", &args.prompt)])?
@@ -119,15 +124,17 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     written?;
     writeln!(out)?;
     report(&generated, kept);
+    let text = [prompt, generated.tokens].concat();
     save(
         args,
         &mut context,
-        [prompt, generated.tokens].concat(),
-        codebook.as_ref(),
+        &text[..generated.read],
+        encoder.as_ref(),
     )
 }
 
-/// A context for so many tokens and those that are wanted, or for a session, which may be longer.
+/// A context for so many tokens and those that are wanted. A session may be longer, so that all that was asked for is made
+/// for it.
 fn context_options(args: &Args, prompt: usize) -> ContextOptions {
     let needed = (prompt as u64).saturating_add(args.predict as u64);
     ContextOptions {
@@ -161,21 +168,17 @@ fn claim(args: &Args) -> Result<(), Failure> {
 fn save(
     args: &Args,
     context: &mut Context<'_>,
-    text: Vec<Token>,
-    codebook: Option<&Codebook>,
+    text: &[Token],
+    encoder: Option<&Encoder<'_>>,
 ) -> Result<(), Failure> {
     let Some(path) = &args.save_session else {
         return Ok(());
     };
-    let encoder = codebook
-        .map(Encoder::new)
-        .transpose()
-        .map_err(CacheError::from)?;
-    let how = match &encoder {
+    let how = match encoder {
         Some(encoder) => How::Transform(encoder, Aim::Ratio(RATIO)),
         None => How::Lossless,
     };
-    let bytes = save_session(context, &text, path, how)?;
+    let bytes = save_session(context, text, path, how)?;
     eprintln!("{}: {}", path.display(), size(bytes));
     Ok(())
 }

@@ -220,8 +220,7 @@ impl<'m> Context<'m> {
         self.is_broken
     }
 
-    /// As after a failed assertion.
-    #[cfg(test)]
+    /// Gives the context up, as after a failed assertion.
     pub(super) fn break_off(&mut self) {
         self.is_broken = true;
     }

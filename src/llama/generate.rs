@@ -29,6 +29,8 @@ pub struct Generated {
     pub tokens: Vec<Token>,
     /// Why it ended.
     pub stop: Stop,
+    /// Tokens of the prompt and behind it that the context has read.
+    pub read: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Time to evaluate the prompt.
@@ -76,6 +78,7 @@ pub fn generate_behind(
     let model = context.model();
     let mut text = Utf8Stream::default();
     let mut tokens = Vec::new();
+    let mut read = prompt.len();
     let stop = loop {
         if tokens.len() == n {
             break Stop::Length;
@@ -101,6 +104,7 @@ pub fn generate_behind(
             sequence: 0,
             logits: true,
         }])?;
+        read += 1;
         next = sampler.sample(context.try_logits()?)?;
     };
     let rest = text.finish();
@@ -111,6 +115,7 @@ pub fn generate_behind(
     Ok(Generated {
         tokens,
         stop,
+        read,
         prompt_tokens: prompt.len(),
         prompt_time,
         generation_time: start.elapsed(),

@@ -25,6 +25,8 @@ pub struct Queries<'a> {
     pub key_heads: usize,
     /// Heads of queries.
     pub query_heads: usize,
+    /// Cells that the layer's memory has room for: fewer where it has a sliding window.
+    pub room: usize,
     /// Rows of the first head's tokens, then of the next head's.
     pub rows: &'a [f32],
 }
@@ -82,7 +84,7 @@ impl<'m> Asking<'m> {
         &mut self.context
     }
 
-    /// Evaluates tokens and shows the queries of each layer whose keys are not limited to a window.
+    /// Evaluates tokens and shows the queries of each layer.
     ///
     /// # Errors
     /// As [`Context::decode`].
@@ -155,13 +157,17 @@ fn layer(node: &sys::ggml_tensor) -> Option<usize> {
     }
     // SAFETY: sources and views of a node are valid while its graph is.
     let keys = unsafe { node.src[1].as_ref()? };
-    // SAFETY: as above.
-    let root = unsafe { keys.view_src.as_ref() }.unwrap_or(keys);
-    let name = name(root);
+    let name = name(root(keys));
     // Names of copies on other devices have more around theirs.
     let (_, number) = name.split_once("cache_k_l")?;
     let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
+}
+
+/// The tensor that a view is of.
+fn root(tensor: &sys::ggml_tensor) -> &sys::ggml_tensor {
+    // SAFETY: a view's source is valid as long as the view.
+    unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor)
 }
 
 fn show(
@@ -180,6 +186,7 @@ fn show(
         value_head: size(values.ne[0]),
         key_heads: size(keys.ne[2]),
         query_heads: size(queries.ne[2]),
+        room: size(root(keys).ne[1]),
         rows: buffers.rows(queries)?,
     });
     Ok(())

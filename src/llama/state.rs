@@ -12,10 +12,14 @@ impl Context<'_> {
     /// Keys, values and recurrent states of every sequence, as llama.cpp writes them; nothing where
     /// llama.cpp fails.
     pub fn state(&mut self) -> Vec<u8> {
+        if self.is_broken() {
+            return Vec::new();
+        }
         let mut len = 0;
         // SAFETY: the context lives.
         let sized = guarded(|failure| unsafe { dwindle_state_size(self.raw(), &mut len, failure) });
         if sized.is_err() {
+            self.break_off();
             return Vec::new();
         }
         let mut state = vec![0; len];
@@ -23,7 +27,11 @@ impl Context<'_> {
         let got = guarded(|failure| unsafe {
             dwindle_state_get(self.raw(), state.as_mut_ptr(), &mut len, failure)
         });
-        state.truncate(if got.is_ok() { len } else { 0 });
+        if got.is_err() {
+            self.break_off();
+            return Vec::new();
+        }
+        state.truncate(len);
         state
     }
 
@@ -32,6 +40,9 @@ impl Context<'_> {
     /// # Errors
     /// llama.cpp refuses it; its memory is empty then.
     pub fn restore(&mut self, state: &[u8]) -> Result<(), LlamaError> {
+        if self.is_broken() {
+            return Err(LlamaError::Broken);
+        }
         let mut len = state.len();
         // SAFETY: the state has the length that is passed, and llama.cpp reads within it.
         let (set, log) = logged(|failure| unsafe {
@@ -40,7 +51,10 @@ impl Context<'_> {
         let reason = match set {
             Ok(()) if len == state.len() && len > 0 => return Ok(()),
             Ok(()) => log,
-            Err(stopped) => stopped.reason,
+            Err(stopped) => {
+                self.break_off();
+                stopped.reason
+            }
         };
         self.clear();
         Err(LlamaError::State { reason })
@@ -57,6 +71,7 @@ impl Context<'_> {
             dwindle_sequence_size(self.raw(), sequence, &mut len, failure)
         });
         if sized.is_err() {
+            self.break_off();
             return Vec::new();
         }
         let mut state = vec![0; len];
@@ -65,7 +80,11 @@ impl Context<'_> {
             let bytes = state.as_mut_ptr();
             dwindle_sequence_get(self.raw(), sequence, bytes, &mut len, failure)
         });
-        state.truncate(if got.is_ok() { len } else { 0 });
+        if got.is_err() {
+            self.break_off();
+            return Vec::new();
+        }
+        state.truncate(len);
         state
     }
 
@@ -88,7 +107,10 @@ impl Context<'_> {
         let reason = match set {
             Ok(()) if len == state.len() && len > 0 => return Ok(()),
             Ok(()) => log,
-            Err(stopped) => stopped.reason,
+            Err(stopped) => {
+                self.break_off();
+                stopped.reason
+            }
         };
         self.forget(sequence);
         Err(LlamaError::State { reason })
@@ -104,7 +126,10 @@ impl Context<'_> {
         let asked = guarded(|failure| unsafe {
             dwindle_forget_from(self.raw(), sequence, position, &mut is_done, failure)
         });
-        asked.is_ok() && is_done
+        if asked.is_err() {
+            self.break_off();
+        }
+        is_done
     }
 
     fn known(&self, sequence: usize) -> Option<i32> {

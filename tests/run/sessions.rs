@@ -21,7 +21,14 @@ fn every_kind_of_memory_goes_on_as_if_it_had_read_the_text() {
     let folder = tempfile::tempdir().unwrap();
     let longer = format!("{PROMPT} without form, and void");
     // Plain attention, learned positions, a window, latent attention, and recurrent layers beside attention.
-    for name in ["llama", "gpt2", "gemma3", "deepseek", "granitehybrid"] {
+    for name in [
+        "llama",
+        "gpt2",
+        "gemma3",
+        "deepseek",
+        "granitehybrid",
+        "lfm2",
+    ] {
         let model = folder.path().join(name);
         Record::of(name).write(&model);
         let [whole, after] = [PROMPT, &longer].map(|p| said(&model, p, "12", &[]).0);
@@ -44,7 +51,7 @@ fn every_kind_of_memory_goes_on_as_if_it_had_read_the_text() {
             let is_kept = notes.contains("1 prompt tokens behind");
             assert_eq!(
                 is_kept,
-                !["gemma3", "granitehybrid"].contains(&name),
+                !["gemma3", "granitehybrid", "lfm2"].contains(&name),
                 "{name}: {notes}"
             );
         }
@@ -117,6 +124,6 @@ fn sessions_of_other_models_and_damaged_ones_are_refused() {
     let error = refusal(over.arg(&notes).arg(checkpoint()), 3);
     says(
         &error,
-        &["notes.txt", "no llama.cpp state file", "left as it was"],
+        &["notes.txt", "no llama.cpp state file", "left as it is"],
     );
 }

@@ -1,7 +1,7 @@
 //! Packs cells as the leading singular triples of each layer's keys and values: the low-rank form that other programs use.
 //! It knows nothing of the model, and loses more than the transform at the same bytes.
 
-use faer::{Mat, MatRef};
+use dwindle_method::svd::{decompose, multiply_out};
 use serde::{Deserialize, Serialize};
 
 use crate::cells::Cells;
@@ -30,19 +30,18 @@ impl Ranks {
     }
 }
 
-/// Both factors in 8 bits, each row with its scale, behind their rank. Gives the sum of ranks, too.
-pub(crate) fn encode(cells: &Cells, ranks: &Ranks) -> Result<(Vec<u8>, usize), KvError> {
+/// Both factors in 8 bits, each row with its scale, behind their rank.
+pub(crate) fn encode(cells: &Cells, ranks: &Ranks) -> Result<Vec<u8>, KvError> {
     let mut out = Vec::new();
-    let mut sum = 0;
     let count = cells.positions.len();
     for (rows, part) in [(&cells.keys, ranks.keys), (&cells.values, ranks.values)] {
         for rows in rows {
             let width = rows.len() / count.max(1);
             let most = ((width as f64 * part).round() as usize).clamp(1, width.min(count).max(1));
-            sum += encode_layer(rows, (count, width), most, ranks.energy, &mut out)?;
+            encode_layer(rows, (count, width), most, ranks.energy, &mut out)?;
         }
     }
-    Ok((out, sum))
+    Ok(out)
 }
 
 fn encode_layer(
@@ -51,43 +50,33 @@ fn encode_layer(
     most: usize,
     energy: f64,
     out: &mut Vec<u8>,
-) -> Result<usize, KvError> {
-    let matrix = MatRef::from_row_major_slice(rows, count, width);
-    let svd = matrix
-        .thin_svd()
-        .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
-    let values: Vec<f64> = (0..count.min(width))
-        .map(|i| f64::from(svd.S()[i]))
-        .collect();
-    let all: f64 = values.iter().map(|s| s * s).sum();
-    let mut kept = 0.0;
-    let enough = values.iter().position(|s| {
-        kept += s * s;
-        kept >= energy * all
-    });
-    let rank = enough.map_or(most, |i| i + 1).min(most);
+) -> Result<(), KvError> {
+    let no_convergence = |_| dwindle_method::error::MethodError::NoConvergence;
+    let svd = decompose(rows, count, width).map_err(no_convergence)?;
+    let rank = (svd.rank_of_energy(energy) as usize).min(most);
+    // The singular values go to both sides, so that numbers of both are of one size.
+    let factors = svd.factors(rows, count, width, rank);
     out.extend((rank as u32).to_le_bytes());
-    // The singular values go to both sides, so that rows of both are of one size.
-    for (r, value) in values.iter().enumerate().take(rank) {
-        let root = value.sqrt() as f32;
-        let left: Vec<f32> = (0..count).map(|i| svd.U()[(i, r)] * root).collect();
-        let right: Vec<f32> = (0..width).map(|i| svd.V()[(i, r)] * root).collect();
-        for side in [left, right] {
+    for r in 0..rank {
+        let left: Vec<f32> = factors.b.iter().skip(r).step_by(rank).copied().collect();
+        let right = &factors.a[r * width..(r + 1) * width];
+        for side in [&left[..], right] {
             let largest = side.iter().fold(0f32, |m, v| m.max(v.abs()));
             let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
             out.extend(scale.to_le_bytes());
             out.extend(side.iter().map(|v| (v / scale).round() as i8 as u8));
         }
     }
-    Ok(rank)
+    Ok(())
 }
 
 /// The rows of a layer, and what follows them; `None` where the bytes are damaged.
 fn decode_layer(bytes: &[u8], (count, width): (usize, usize)) -> Option<(Vec<f32>, &[u8])> {
     let (rank, mut rest) = bytes.split_first_chunk::<4>()?;
     let rank = u32::from_le_bytes(*rank) as usize;
-    let is_justified = count * width <= bytes.len().saturating_mul(EXPANSION);
-    if rank > count.min(width) || !is_justified {
+    let needed = rank.checked_mul(count.checked_add(width)?.checked_add(8)?)?;
+    let is_justified = count * width * 2 <= bytes.len().saturating_mul(EXPANSION);
+    if rank > count.min(width) || needed > rest.len() || !is_justified {
         return None;
     }
     let mut side = |len: usize| {
@@ -98,15 +87,16 @@ fn decode_layer(bytes: &[u8], (count, width): (usize, usize)) -> Option<(Vec<f32
         let values = codes.iter().map(|c| f32::from(c.cast_signed()) * scale);
         Some(values.collect::<Vec<f32>>())
     };
-    let (mut left, mut right) = (Mat::zeros(count, rank), Mat::zeros(width, rank));
-    for r in 0..rank {
-        left.col_as_slice_mut(r).copy_from_slice(&side(count)?);
-        right.col_as_slice_mut(r).copy_from_slice(&side(width)?);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for _ in 0..rank {
+        left.extend(side(count)?);
+        right.extend(side(width)?);
     }
-    // Rows of a product are the columns of the other product.
-    let product: Mat<f32> = right * left.transpose();
-    let rows = (0..count).flat_map(|i| product.col_as_slice(i).to_vec());
-    Some((rows.collect(), rest))
+    let by_cell: Vec<f32> = (0..count)
+        .flat_map(|i| left[i..].iter().step_by(count))
+        .copied()
+        .collect();
+    Some((multiply_out(&right, &by_cell, width, count, rank), rest))
 }
 
 /// Rows of keys and values of these widths; `None` where the bytes are damaged.
@@ -152,8 +142,9 @@ mod tests {
             values: 1.0,
             energy: 0.999_999,
         };
-        let (bytes, sum) = encode(&cells, &ranks).unwrap();
-        assert_eq!(sum, 6);
+        let bytes = encode(&cells, &ranks).unwrap();
+        // Ranks of two, and their sides with scales.
+        assert_eq!(bytes.len(), 3 * (4 + 2 * (8 + 8 + 6)));
         let back = decode(&bytes, &cells.positions, (&[6], &[6, 6])).unwrap();
         for (a, b) in back.values[1].iter().zip(&low) {
             assert!((a - b).abs() < 0.2, "{a} {b}");

@@ -17,7 +17,7 @@ mod unpack;
 pub use cells::Cells;
 pub use chunked_svd::Ranks;
 pub use error::KvError;
-pub use pack::{Note, Packing, Way, pack};
+pub use pack::{Packing, Way, pack};
 pub use search::step_for_ratio;
 pub use settings::{Method, Settings};
 pub use transform::{Encoder, approximate, costs};

@@ -29,15 +29,6 @@ pub enum Way<'a> {
     Quantize(TensorType),
 }
 
-/// What else to say in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Note {
-    /// A digest of the model.
-    pub model: Option<String>,
-    /// Elements of a head's key and value.
-    pub heads: Option<[usize; 2]>,
-}
-
 /// What became of a state.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Packing {
@@ -65,7 +56,8 @@ impl Packing {
 pub(crate) const RAW: u8 = 0;
 pub(crate) const CODED: u8 = 1;
 
-/// Packs the state in `bytes`, `chunk` cells a record.
+/// Packs the state in `bytes`, `chunk` cells a record. `heads` are the elements of a head's key and value, where they are
+/// known; a codebook knows them.
 ///
 /// # Errors
 /// [`KvError`]: it is no state, or another model's than the codebook.
@@ -73,12 +65,12 @@ pub fn pack(
     bytes: &[u8],
     way: Way<'_>,
     chunk: usize,
-    note: Note,
+    heads: Option<[usize; 2]>,
     out: impl Write,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Packing, KvError> {
     let state = dwindle_formats::state::read(bytes)?;
-    let packer = Packer::new(bytes, &state, way, chunk, note)?;
+    let packer = Packer::new(bytes, &state, way, chunk, heads)?;
     let settings = serde_json::to_vec(&packer.settings).map_err(std::io::Error::from)?;
     let mut writer = PackedWriter::new(out, &settings, &describe(&state, bytes))?;
     let places = packer.places();
@@ -146,33 +138,33 @@ impl<'a> Packer<'a> {
         state: &'a State,
         way: Way<'a>,
         chunk: usize,
-        note: Note,
+        heads: Option<[usize; 2]>,
     ) -> Result<Packer<'a>, KvError> {
-        let first = attentions(state).next().ok_or(KvError::Nothing)?;
-        let rows = first.streams.iter().find_map(|s| s.rows.as_ref());
-        let mut heads = note.heads;
-        if let Way::Transform(encoder, _) = way {
-            let geometry = &encoder.codebook.geometry;
-            heads = Some([geometry.key_head, geometry.value_head]);
-            if let Some(rows) = rows {
-                geometry.check(&widths(&rows.keys), &widths(&rows.values))?;
-            }
-        }
+        let streams = attentions(state).take(1).flat_map(|a| &a.streams);
+        let all: Vec<&Rows> = streams.filter_map(|s| s.rows.as_ref()).collect();
+        let (mut model, mut heads) = (None, heads);
         let method = match way {
             Way::Lossless => Method::Lossless,
-            Way::Transform(encoder, step) => Method::Transform {
-                codebook: encoder.codebook.digest(),
-                step,
-            },
+            Way::Transform(encoder, step) => {
+                check_step(step)?;
+                let codebook = encoder.codebook;
+                for rows in &all {
+                    codebook
+                        .geometry
+                        .check(&widths(&rows.keys), &widths(&rows.values))?;
+                }
+                heads = Some([codebook.geometry.key_head, codebook.geometry.value_head]);
+                model = Some(codebook.origin.model.clone());
+                Method::Transform {
+                    codebook: codebook.digest(),
+                    step,
+                }
+            }
             Way::ChunkedSvd(ranks) => Method::ChunkedSvd { ranks },
             Way::Quantize(ty) => Method::Quantize {
                 ty: ty.name().to_ascii_lowercase(),
-                turns: turns_for(ty, heads, rows),
+                turns: turns_for(ty, heads, all.first().copied()),
             },
-        };
-        let model = match way {
-            Way::Transform(encoder, _) => Some(encoder.codebook.origin.model.clone()),
-            _ => note.model,
         };
         Ok(Packer {
             bytes,
@@ -218,15 +210,24 @@ impl<'a> Packer<'a> {
         let payload = match self.way {
             Way::Transform(encoder, step) => {
                 let codebook = encoder.codebook;
+                let transform = Transform { codebook, step };
+                let Some(coded) = transform.encode(&encoder.analyse(read)) else {
+                    // What is too far from the mean for so small a step stays as it is.
+                    let payload = self.raw(rows, stream.positions.len(), &cells)?;
+                    return Ok([vec![RAW], payload].concat());
+                };
                 let exact = exact(codebook, &cells);
                 let mut payload = match exact.is_empty() {
                     true => Vec::new(),
                     false => self.raw(rows, stream.positions.len(), &exact)?,
                 };
-                payload.extend(Transform { codebook, step }.encode(&encoder.analyse(read)));
+                payload.extend(coded);
+                // Zeros behind the end change nothing.
+                let least = elements(rows) * cells.len() * 2 / lossless::EXPANSION;
+                payload.resize(payload.len().max(least), 0);
                 payload
             }
-            Way::ChunkedSvd(ranks) => chunked_svd::encode(&read, &ranks)?.0,
+            Way::ChunkedSvd(ranks) => chunked_svd::encode(&read, &ranks)?,
             Way::Quantize(ty) => self.quantized(ty, &read, rows)?,
             Way::Lossless => Vec::new(),
         };
@@ -262,6 +263,20 @@ impl<'a> Packer<'a> {
         }
         Ok(out)
     }
+}
+
+/// A step with which something can be coded.
+pub(crate) fn check_step(step: f32) -> Result<(), KvError> {
+    match step.is_normal() && step > 0.0 {
+        true => Ok(()),
+        false => Err(KvError::Settings(format!("the step is {step}"))),
+    }
+}
+
+/// Elements of a cell.
+pub(crate) fn elements(rows: &Rows) -> usize {
+    let parts = rows.keys.iter().chain(&rows.values);
+    parts.map(|p| p.width as usize).sum()
 }
 
 /// Those of some cells that are kept as they are.

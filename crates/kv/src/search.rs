@@ -1,6 +1,6 @@
 //! Finds the step with which a state takes so many bytes.
 
-use dwindle_formats::state::{Section, describe};
+use dwindle_formats::state::{Section, State, describe};
 use rayon::prelude::*;
 
 use crate::cells::Cells;
@@ -68,19 +68,49 @@ pub fn step_for_ratio(
         .chain(&codebook.geometry.values)
         .sum::<usize>()
         * 2;
-    // The description is packed later, and then takes a quarter or less.
-    let exact = codebook.places.exact as f64 * row as f64;
-    let around = (describe(&state, bytes).len() as f64 / 4.0 + exact) / cells as f64;
+    let around = carried(&state, bytes, codebook, row) / cells as f64;
     let wanted = row as f64 / ratio - around - RECORD / chunk as f64;
     let taken = |step: f64| {
         let transform = Transform {
             codebook,
             step: step as f32,
         };
-        let of = |s: &Coefficients| transform.encode(s).len();
+        // What can't be coded is kept as it is.
+        let of = |s: &Coefficients| {
+            transform
+                .encode(s)
+                .map_or(s.cells() * row, |bytes| bytes.len())
+        };
         samples.par_iter().map(of).sum::<usize>() as f64 / seen as f64
     };
     Ok(solve(codebook, wanted.max(1.0), taken) as f32)
+}
+
+/// About how many bytes a packed state has for what the step does not change.
+fn carried(state: &State, bytes: &[u8], codebook: &Codebook, row: usize) -> f64 {
+    let mut recurrent = 0;
+    let mut windowed = 0;
+    for (i, section) in state.sections.iter().enumerate() {
+        match section {
+            Section::Recurrent(range) => recurrent += range.len(),
+            Section::Attention(attention) if !is_coded(i as u32) => {
+                for stream in &attention.streams {
+                    let parts = stream
+                        .rows
+                        .iter()
+                        .flat_map(|r| r.keys.iter().chain(&r.values));
+                    windowed += parts
+                        .map(|p| p.row_bytes() * stream.positions.len())
+                        .sum::<usize>();
+                }
+            }
+            Section::Attention(_) => {}
+        }
+    }
+    let exact = codebook.places.exact * row + windowed;
+    let description = describe(state, bytes).len() - recurrent;
+    // Rows bit by bit keep most of their bytes, positions a quarter.
+    exact as f64 * 0.85 + recurrent as f64 + description as f64 / 4.0
 }
 
 fn widths(rows: &[Vec<f32>], count: usize) -> Vec<usize> {

@@ -1,7 +1,7 @@
 //! Packs cells by a codebook: differences from the mean, seen along its components, in uniform steps.
 
+use dwindle_method::linear::{cholesky, solve};
 use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::Solve as _;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
@@ -10,7 +10,8 @@ use crate::codebook::{Codebook, Group, Kind};
 use crate::error::KvError;
 use crate::levels;
 
-/// A step and a half below this part of a step become 0: what is near 0 is cheaper there than it costs.
+/// Values below this part of a step become 0, and others are rounded as far down: smaller numbers take fewer bits than
+/// the error costs.
 const DEAD: f32 = 0.6;
 
 /// A codebook made ready to pack.
@@ -37,10 +38,13 @@ impl<'a> Encoder<'a> {
             let weighted = weigh_by(&group.metric, head, &group.basis, width);
             let weighted = MatRef::from_row_major_slice(&weighted, components, width);
             let basis = MatRef::from_row_major_slice(&group.basis, components, width);
-            let products: Mat<f32> = weighted * basis.transpose();
+            let mut products = Mat::<f32>::zeros(components, components);
+            let (to, transposed) = (products.as_mut(), basis.transpose());
+            matmul(to, Accum::Replace, weighted, transposed, 1.0, Par::Seq);
             let depend = || KvError::Codebook("its components depend on one another".into());
-            let factor = products.llt(faer::Side::Lower).map_err(|_| depend())?;
-            let solved = factor.solve(weighted);
+            let factor = cholesky(products).ok_or_else(depend)?;
+            let mut solved = weighted.to_owned();
+            solve(&factor, &mut solved);
             let mut out = vec![0.0; components * width];
             MatMut::from_row_major_slice_mut(&mut out, components, width).copy_from(solved);
             Ok(out)
@@ -107,20 +111,26 @@ impl Coefficients {
 }
 
 impl Transform<'_> {
-    /// Coefficients as bytes.
-    pub fn encode(&self, coefficients: &Coefficients) -> Vec<u8> {
+    /// Coefficients as bytes; `None` where one has more steps than can be written.
+    pub fn encode(&self, coefficients: &Coefficients) -> Option<Vec<u8>> {
         let streams = self.codebook.groups.iter().zip(&coefficients.groups);
         let streams =
             streams.map(|(group, values)| self.encode_group(group, values, &coefficients.factors));
         let mut out = Vec::new();
         for stream in streams {
+            let stream = stream?;
             out.extend((stream.len() as u32).to_le_bytes());
             out.extend(stream);
         }
-        out
+        Some(out)
     }
 
-    fn encode_group(&self, group: &Group, values: &[f32], factors: &[Option<f32>]) -> Vec<u8> {
+    fn encode_group(
+        &self,
+        group: &Group,
+        values: &[f32],
+        factors: &[Option<f32>],
+    ) -> Option<Vec<u8>> {
         let components = group.deviations.len();
         let mut numbers = Vec::with_capacity(values.len());
         let mut rank = 0;
@@ -128,7 +138,10 @@ impl Transform<'_> {
             // Infinite steps make nothing of cells that are kept as they are.
             let step = factor.map_or(f32::INFINITY, |factor| self.step * factor);
             for (i, value) in row.iter().enumerate() {
-                let size = ((value.abs() / step + 1.0 - DEAD) as i32).min(levels::LARGEST);
+                let size = (value.abs() / step + 1.0 - DEAD) as i32;
+                if size > levels::LARGEST {
+                    return None;
+                }
                 if size > 0 {
                     rank = rank.max(i + 1);
                 }
@@ -143,7 +156,7 @@ impl Transform<'_> {
         if rank > 0 {
             out.extend(levels::encode(&kept, &self.expected(group, rank, factors)));
         }
-        out
+        Some(out)
     }
 
     fn expected(&self, group: &Group, rank: usize, factors: &[Option<f32>]) -> Vec<u32> {
@@ -159,7 +172,7 @@ impl Transform<'_> {
         payload: &[u8],
         positions: &[i32],
         (before, after): (usize, usize),
-    ) -> Result<(Cells, usize), KvError> {
+    ) -> Result<Cells, KvError> {
         let geometry = &self.codebook.geometry;
         let count = positions.len();
         let rows = |kind: Kind| -> Vec<Vec<f32>> {
@@ -177,21 +190,19 @@ impl Transform<'_> {
         };
         let damaged = || KvError::Settings("a record is cut off".into());
         let mut rest = payload;
-        let mut ranks = 0;
         for group in &self.codebook.groups {
             let (len, more) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
             let len = u32::from_le_bytes(*len) as usize;
             let (stream, more) = more.split_at_checked(len).ok_or_else(damaged)?;
             rest = more;
-            ranks += self
-                .decode_group(group, stream, &mut cells)
+            self.decode_group(group, stream, &mut cells)
                 .ok_or_else(damaged)?;
         }
         geometry.turn(&mut cells, false);
-        Ok((cells, ranks))
+        Ok(cells)
     }
 
-    fn decode_group(&self, group: &Group, stream: &[u8], cells: &mut Cells) -> Option<usize> {
+    fn decode_group(&self, group: &Group, stream: &[u8], cells: &mut Cells) -> Option<()> {
         let (rank, bytes) = stream.split_first_chunk::<4>()?;
         let rank = u32::from_le_bytes(*rank) as usize;
         if rank > group.deviations.len() {
@@ -218,7 +229,7 @@ impl Transform<'_> {
         let mut rows = vec![0.0; width * count];
         restore(&mut rows, &group.basis, &values, (rank, width, count));
         self.scatter(group, &rows, cells);
-        Some(rank)
+        Some(())
     }
 
     fn scatter(&self, group: &Group, rows: &[f32], cells: &mut Cells) {
@@ -258,8 +269,10 @@ pub fn approximate(encoder: &Encoder<'_>, step: f32, cells: &Cells) -> Result<Ce
     let near = pieces.into_par_iter().map(|range| {
         let piece = cells.piece(range);
         let (positions, around) = (piece.positions.clone(), (piece.before, piece.after));
-        let bytes = transform.encode(&encoder.analyse(piece.clone()));
-        let mut near = transform.decode(&bytes, &positions, around)?.0;
+        let Some(bytes) = transform.encode(&encoder.analyse(piece.clone())) else {
+            return Ok(piece);
+        };
+        let mut near = transform.decode(&bytes, &positions, around)?;
         let exact = encoder.codebook.places.exact.saturating_sub(piece.before);
         near.take_first(&piece, exact);
         Ok(near)

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::packed::{Packed, Record};
-use dwindle_formats::state::{Form, Part, Rows, Section, State, Stream, described};
+use dwindle_formats::state::{Form, Part, Piece, Rows, Section, State, Stream, described};
 use rayon::prelude::*;
 
 use crate::cells::{Cells, bytes_from, floats, put_bytes};
@@ -12,7 +12,7 @@ use crate::chunked_svd;
 use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
-use crate::pack::{RAW, exact, is_coded, turns_of, widths};
+use crate::pack::{RAW, check_step, elements, exact, is_coded, turns_of, widths};
 use crate::settings::{Method, Settings, type_of};
 use crate::transform::Transform;
 
@@ -37,6 +37,8 @@ pub enum Turns {
     /// Those that llama.cpp of versions 4 and 11 has for the type and the heads; where the type stays, as it was.
     #[default]
     Fitting,
+    /// Those that llama.cpp of versions 4 and 11 has for the type and the heads, whatever was there.
+    On,
     /// None.
     Off,
     /// Of these sizes for keys and values; 0 for none.
@@ -81,9 +83,7 @@ impl<'a> Unpacker<'a> {
                 let expected = expected.clone();
                 return Err(KvError::OtherCodebook { found, expected });
             }
-            if !(*step > 0.0 && step.is_finite()) {
-                return Err(KvError::Settings(format!("the step is {step}")));
-            }
+            check_step(*step)?;
             let first = packed.state.sections.first();
             if let Some(Section::Attention(attention)) = first {
                 for rows in attention.streams.iter().filter_map(|s| s.rows.as_ref()) {
@@ -93,6 +93,7 @@ impl<'a> Unpacker<'a> {
                 }
             }
         }
+        check_expansion(packed)?;
         Ok(Unpacker {
             packed,
             settings,
@@ -127,8 +128,7 @@ impl<'a> Unpacker<'a> {
         }
         for (from, to) in source.sections.iter().zip(&state.sections) {
             if let (Section::Recurrent(from), Section::Recurrent(to)) = (from, to) {
-                let piece = pieces.iter().find(|(at, _)| *at == from.start);
-                put(to.start, piece.map_or(&[], |(_, bytes)| bytes))?;
+                put(to.start, within(&pieces, from).ok_or(KvError::Nothing)?)?;
             }
         }
         for batch in self.packed.records.chunks(2 * rayon::current_num_threads()) {
@@ -180,9 +180,7 @@ impl<'a> Unpacker<'a> {
             }
         }
         rows.is_transposed = target.is_transposed.unwrap_or(rows.is_transposed);
-        let ty = rows.keys.first().map(|p| p.ty);
-        let is_quantized = ty.is_some_and(TensorType::is_quantized);
-        if rows.is_transposed && is_quantized {
+        if rows.is_transposed && rows.values.iter().any(|p| p.ty.is_quantized()) {
             return Err(KvError::Shape("quantized values by element"));
         }
         let turns = match target.turns {
@@ -190,16 +188,8 @@ impl<'a> Unpacker<'a> {
             Turns::Of(turns) => turns,
             // What was turned stays so, as long as its type does.
             Turns::Fitting if target.ty.is_none() && says_turns => [rows.key_turn, rows.value_turn],
-            Turns::Fitting if !says_turns || !is_quantized => [0, 0],
-            Turns::Fitting => match (ty, self.settings.heads) {
-                (Some(ty), Some(heads)) => turns_of(ty, heads),
-                _ => {
-                    return Err(KvError::Shape(
-                        "a quantized type as long as the size of a head is not known; pack it with a codebook, or turn \
-                         rotation off",
-                    ));
-                }
-            },
+            Turns::Fitting if !says_turns => [0, 0],
+            Turns::Fitting | Turns::On => self.fitting(rows)?,
         };
         let divide = |parts: &[Part], turn: u32| {
             turn == 0
@@ -215,6 +205,19 @@ impl<'a> Unpacker<'a> {
         }
         [rows.key_turn, rows.value_turn] = turns;
         Ok(())
+    }
+
+    /// The Hadamard matrices that llama.cpp has for these types.
+    fn fitting(&self, rows: &Rows) -> Result<[u32; 2], KvError> {
+        let of = |parts: &[Part], kind: usize| match (parts.first(), self.settings.heads) {
+            (Some(part), Some(heads)) => Ok(turns_of(part.ty, heads)[kind]),
+            (Some(part), None) if part.ty.is_quantized() => Err(KvError::Shape(
+                "a quantized type as long as the size of a head is not known; pack it with a codebook, or turn rotation \
+                 off",
+            )),
+            _ => Ok(0),
+        };
+        Ok([of(&rows.keys, 0)?, of(&rows.values, 1)?])
     }
 
     /// The bytes of a record's rows as they are wanted.
@@ -286,7 +289,7 @@ impl<'a> Unpacker<'a> {
                 }) else {
                     return Ok(None);
                 };
-                let mut near = transform.decode(payload, positions, around)?.0;
+                let mut near = transform.decode(payload, positions, around)?;
                 if let Some(first) = first {
                     near.take_first(
                         &floats_of(first, rows, &positions[..exact.len()])?,
@@ -328,6 +331,29 @@ impl<'a> Unpacker<'a> {
     }
 }
 
+/// Whether records are long enough for what comes of them, before any memory is taken for it.
+fn check_expansion(packed: &Packed<'_>) -> Result<(), KvError> {
+    for record in &packed.records {
+        let rows = stream_at(&packed.state, record)
+            .rows
+            .as_ref()
+            .ok_or(KvError::Nothing)?;
+        let cells = record.place.cells as usize;
+        let parts = || rows.keys.iter().chain(&rows.values);
+        let is_raw = packed.first_byte(record) == Some(RAW);
+        let needed: usize = match is_raw {
+            true => parts().map(|p| p.row_bytes() * cells).sum(),
+            false => elements(rows) * cells * 2,
+        };
+        if needed > record.range.len().saturating_mul(lossless::EXPANSION) {
+            let first = record.place.first as usize;
+            let end = first + cells;
+            return Err(KvError::Cells { first, end });
+        }
+    }
+    Ok(())
+}
+
 /// The same cells in so many streams.
 fn arranged(streams: &[Stream], count: usize) -> Result<Vec<Stream>, KvError> {
     let used = || streams.iter().filter(|s| !s.positions.is_empty());
@@ -340,6 +366,14 @@ fn arranged(streams: &[Stream], count: usize) -> Result<Vec<Stream>, KvError> {
     }
     out.resize(count, Stream::default());
     Ok(out)
+}
+
+/// The bytes of a range, if one piece has them all.
+fn within<'p>(pieces: &[Piece<'p>], range: &Range<usize>) -> Option<&'p [u8]> {
+    pieces.iter().find_map(|(at, bytes)| {
+        let begin = range.start.checked_sub(*at)?;
+        bytes.get(begin..begin + range.len())
+    })
 }
 
 fn stream_at<'s>(state: &'s State, record: &Record) -> &'s Stream {

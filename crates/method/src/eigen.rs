@@ -16,7 +16,7 @@ use super::error::MethodError;
 
 /// The eigenvalues of a symmetric matrix, and what its eigenvectors are made of.
 #[derive(Debug, Clone)]
-pub(super) struct Eigen {
+pub struct Eigen {
     /// Descending.
     pub values: Vec<f64>,
     /// The eigenvectors of the tridiagonal form, their values ascending.

@@ -4,12 +4,12 @@
 pub mod allocate;
 pub mod cp;
 pub mod drift;
-mod eigen;
+pub mod eigen;
 pub mod error;
 pub mod fitting_type;
 pub mod gram;
 pub mod joint;
-mod linear;
+pub mod linear;
 pub mod low_rank;
 pub mod magnitude;
 pub mod nystrom;

@@ -13,7 +13,7 @@ use faer::{Accum, Mat, MatRef, Par};
 
 /// The lower Cholesky factor of a symmetric matrix, of which only the lower half is read; `None`
 /// where it is not positive definite.
-pub(super) fn cholesky<T: RealField>(mut matrix: Mat<T>) -> Option<Mat<T>> {
+pub fn cholesky<T: RealField>(mut matrix: Mat<T>) -> Option<Mat<T>> {
     let n = matrix.nrows();
     let scratch = llt::cholesky_in_place_scratch::<T>(n, Par::Seq, Default::default());
     llt::cholesky_in_place(
@@ -31,7 +31,7 @@ pub(super) fn cholesky<T: RealField>(mut matrix: Mat<T>) -> Option<Mat<T>> {
 }
 
 /// (L·Lᵀ)⁻¹·x in place.
-pub(super) fn solve<T: RealField>(l: &Mat<T>, x: &mut Mat<T>) {
+pub fn solve<T: RealField>(l: &Mat<T>, x: &mut Mat<T>) {
     solve_lower_triangular_in_place(l.as_ref(), x.as_mut(), Par::Seq);
     solve_upper_triangular_in_place(l.transpose(), x.as_mut(), Par::Seq);
 }

@@ -58,6 +58,11 @@ impl<'a> Packed<'a> {
         })
     }
 
+    /// The first byte of a record's payload, whether or not it is what was written.
+    pub fn first_byte(&self, record: &Record) -> Option<u8> {
+        self.bytes[record.range.clone()].first().copied()
+    }
+
     /// The payload of a record, once its checksum was held against it.
     ///
     /// # Errors

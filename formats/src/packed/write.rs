@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{END, MAGIC, Place, VERSION};
+use super::{END, MAGIC, MAX_CELLS, MAX_EXPANSION, MAX_SETTINGS, Place, VERSION};
 
 /// A packed state that is being written.
 #[derive(Debug)]
@@ -21,6 +21,11 @@ impl<W: Write> PackedWriter<W> {
     /// Writing fails, or one of both is longer than the format allows.
     pub fn new(out: W, settings: &[u8], description: &[u8]) -> io::Result<PackedWriter<W>> {
         let packed = zstd::bulk::compress(description, 12)?;
+        let is_small = settings.len() <= MAX_SETTINGS
+            && description.len() as u64 <= packed.len() as u64 * MAX_EXPANSION;
+        if !is_small {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let mut head = Vec::with_capacity(settings.len() + packed.len() + 64);
         head.extend(MAGIC);
         head.extend(VERSION.to_le_bytes());
@@ -41,8 +46,11 @@ impl<W: Write> PackedWriter<W> {
     /// Writes a record.
     ///
     /// # Errors
-    /// Writing fails.
+    /// Writing fails, or there are no cells or too many.
     pub fn record(&mut self, place: Place, payload: &[u8]) -> io::Result<()> {
+        if !(1..=MAX_CELLS).contains(&place.cells) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let len = length(payload.len())?;
         let numbers = [place.section, place.stream, place.first, place.cells, len];
         let head: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();

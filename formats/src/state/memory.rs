@@ -229,7 +229,10 @@ fn recurrent(cursor: &mut Cursor<'_, '_>) -> Result<Range<usize>, StateError> {
         if records > 2 * layers {
             return Err(StateError::Kind(NAMES));
         }
-        rows(cursor, positions.len())?;
+        ty(cursor)?;
+        // Some layers have nothing but the first of both.
+        let row = cursor.u64("the bytes of a state")?;
+        cursor.skip("a state", row.saturating_mul(positions.len() as u64))?;
     }
     Ok(begin..cursor.at)
 }

@@ -8,6 +8,7 @@ use dwindle_formats::state::{Attention, Form, Part, Rows, Section, State, Stream
 pub struct Kind {
     pub form: Form,
     pub ty: TensorType,
+    pub value_ty: TensorType,
     pub is_transposed: bool,
     pub has_coordinates: bool,
     pub has_values: bool,
@@ -23,6 +24,7 @@ impl Kind {
         Kind {
             form,
             ty: TensorType::F16,
+            value_ty: TensorType::F16,
             is_transposed: false,
             has_coordinates: false,
             has_values: true,
@@ -55,7 +57,13 @@ pub fn kinds() -> Vec<(&'static str, Kind)> {
         ("by-element", of(|kind| kind.is_transposed = true)),
         (
             "quantized",
-            of(|kind| (kind.ty, kind.turn) = (TensorType::Q4_0, 64)),
+            of(|kind| {
+                (kind.ty, kind.value_ty, kind.turn) = (TensorType::Q4_0, TensorType::Q4_0, 64)
+            }),
+        ),
+        (
+            "mixed",
+            of(|kind| (kind.ty, kind.is_transposed) = (TensorType::Q8_0, true)),
         ),
         ("streams", of(|kind| kind.cells = vec![vec![0, 0, 4, 0]])),
         ("coordinates", of(|kind| kind.has_coordinates = true)),
@@ -111,8 +119,8 @@ pub fn state(kind: &Kind) -> (State, Vec<u8>) {
 }
 
 fn attention(kind: &Kind, cells: &[usize]) -> Section {
-    let part = |i: usize| Part {
-        ty: kind.ty,
+    let part = |ty: TensorType, i: usize| Part {
+        ty,
         width: WIDTHS[i % 2],
         at: 0,
     };
@@ -133,9 +141,9 @@ fn attention(kind: &Kind, cells: &[usize]) -> Section {
                 is_transposed: kind.is_transposed,
                 key_turn: kind.turn,
                 value_turn: kind.turn,
-                keys: (0..LAYERS).map(part).collect(),
+                keys: (0..LAYERS).map(|i| part(kind.ty, i)).collect(),
                 values: (0..if kind.has_values { LAYERS } else { 0 })
-                    .map(part)
+                    .map(|i| part(kind.value_ty, i))
                     .collect(),
             }),
         }
@@ -156,7 +164,7 @@ fn recurrent(cells: usize) -> Vec<u8> {
     }
     out.extend(0u32.to_le_bytes());
     out.extend(2u32.to_le_bytes());
-    for width in [3u64, 8] {
+    for width in [3u64, 8, 0] {
         out.extend(0u32.to_le_bytes());
         out.extend((width * 4).to_le_bytes());
         out.extend(vec![0x3f; width as usize * 4 * cells]);

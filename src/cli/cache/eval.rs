@@ -35,10 +35,10 @@ pub struct Args {
     #[arg(long, requires = "codebook")]
     only: bool,
     /// Tokens of a window that are read and packed
-    #[arg(short, long, default_value_t = 1536)]
+    #[arg(short, long, default_value_t = 1536, value_parser = tokens)]
     ctx: usize,
     /// Tokens behind them whose predictions are compared
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = tokens)]
     scored: usize,
     /// Windows, evenly spread over the text
     #[arg(long, value_name = "N", default_value_t = 12)]
@@ -53,6 +53,15 @@ pub struct Args {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// So many tokens as a context may have.
+fn tokens(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 24;
+    match text.parse() {
+        Ok(count) if (1..=MOST).contains(&count) => Ok(count),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {

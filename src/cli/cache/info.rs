@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use dwindle_formats::packed::{MAGIC, Packed, PackedError};
-use dwindle_formats::state::{Form, Section, State, read, tokens};
+use dwindle_formats::state::{Form, Section, State, Stream, read, tokens};
 use serde::Serialize;
 
 use super::super::Failure;
@@ -118,9 +118,14 @@ fn section(section: &Section) -> SectionReport {
         rows.and_then(|r| r.keys.first()),
         rows.and_then(|r| r.values.first()),
     );
-    let parts = rows
-        .into_iter()
-        .flat_map(|r| r.keys.iter().chain(&r.values));
+    let bytes_of = |stream: &Stream| {
+        let parts = stream
+            .rows
+            .iter()
+            .flat_map(|r| r.keys.iter().chain(&r.values));
+        let bytes = parts.map(|p| p.row_bytes().saturating_mul(stream.positions.len()));
+        bytes.fold(0, usize::saturating_add)
+    };
     let name = |part: Option<&dwindle_formats::state::Part>| {
         part.map_or(String::new(), |p| p.ty.name().to_ascii_lowercase())
     };
@@ -135,7 +140,11 @@ fn section(section: &Section) -> SectionReport {
         value_width: value.map_or(0, |p| p.width),
         rotated: rows.is_some_and(|r| r.key_turn > 0),
         v_trans: rows.is_some_and(|r| r.is_transposed),
-        bytes: parts.map(|p| p.row_bytes()).sum::<usize>() * cells,
+        bytes: attention
+            .streams
+            .iter()
+            .map(bytes_of)
+            .fold(0, usize::saturating_add),
     }
 }
 

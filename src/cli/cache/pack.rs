@@ -107,7 +107,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     if let (How::Transform(_, Aim::Ratio(ratio)), true) = (how, packing.ratio() < args.ratio) {
         eprintln!(
-            "note: {} tokens can't be packed to 1/{ratio}: the first is kept bit by bit, and records have checksums",
+            "note: these {} tokens can't be packed to 1/{ratio}: what is kept bit by bit and checksums take too much",
             packing.cells
         );
     }

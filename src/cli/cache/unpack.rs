@@ -66,7 +66,8 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         is_transposed: args.v_trans.map(is_on),
         turns: match args.rotate {
             Some(Switch::Off) => Turns::Off,
-            _ => Turns::Fitting,
+            Some(Switch::On) => Turns::On,
+            None => Turns::Fitting,
         },
         streams: args.streams,
         version: args.version.as_deref().and_then(|v| v.parse().ok()),

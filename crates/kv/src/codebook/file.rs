@@ -14,8 +14,6 @@ use sha2::{Digest as _, Sha256};
 use super::{Codebook, Geometry, Group, Kind, Origin, Places, Trial};
 use crate::error::KvError;
 
-/// The largest file that is read.
-pub const MAX_BYTES: u64 = 1 << 36;
 const KEY: &str = "dwindle.codebook";
 const VERSION: u32 = 1;
 
@@ -324,7 +322,9 @@ fn group(
     let width: usize = widths.iter().sum();
     let precise = shape.precise;
     let coarse = shape.components.checked_sub(precise);
-    let coarse = coarse.ok_or_else(|| numbers.short())?;
+    let coarse = coarse
+        .filter(|_| shape.components <= width)
+        .ok_or_else(|| numbers.short())?;
     let mut basis = numbers.halves("high", Dtype::F16, precise.checked_mul(width))?;
     basis.extend(numbers.coarse(coarse, &widths)?);
     Ok(Group {

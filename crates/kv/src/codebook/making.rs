@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use dwindle_method::eigen::Eigen;
+use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 use super::{Codebook, Geometry, Group, Kind, Origin};
@@ -152,18 +154,13 @@ impl Moments {
         let covariance = covariance.transpose().to_owned();
         let mut covariance = covariance;
         by_heads(&roots, &mut covariance);
-        let eigen = covariance
-            .self_adjoint_eigen(Side::Lower)
-            .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
-        let order = (0..width).rev();
-        let deviations = order
-            .clone()
-            .map(|i| eigen.S()[i].max(0.0).sqrt() as f32)
+        let eigen = Eigen::of(covariance)?;
+        let deviations = eigen
+            .values
+            .iter()
+            .map(|v| v.max(0.0).sqrt() as f32)
             .collect();
-        let mut components = Mat::zeros(width, width);
-        for (to, from) in order.enumerate() {
-            components.col_mut(to).copy_from(eigen.U().col(from));
-        }
+        let mut components = eigen.vectors();
         by_heads(&inverses, &mut components);
         let basis = (0..width).flat_map(|i| components.col_as_slice(i).to_vec());
         Ok(Group {
@@ -178,13 +175,20 @@ impl Moments {
     }
 }
 
+/// left · right, on one thread.
+fn product(left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(left.nrows(), right.ncols());
+    matmul(out.as_mut(), Accum::Replace, left, right, 1.0, Par::Seq);
+    out
+}
+
 /// Multiplies the heads of all columns by their matrices.
 fn by_heads(blocks: &[Mat<f64>], columns: &mut Mat<f64>) {
     let mut begin = 0;
     for block in blocks {
         let n = block.nrows();
-        let product = block * columns.as_ref().subrows(begin, n);
-        columns.as_mut().subrows_mut(begin, n).copy_from(product);
+        let rows = product(block.as_ref(), columns.as_ref().subrows(begin, n));
+        columns.as_mut().subrows_mut(begin, n).copy_from(rows);
         begin += n;
     }
 }
@@ -195,22 +199,21 @@ fn roots_of(block: &mut [f32], n: usize) -> Result<(Mat<f64>, Mat<f64>), KvError
     let matrix = Mat::from_fn(n, n, |i, j| {
         f64::from(block[i * n + j] + block[j * n + i]) / 2.0
     });
-    let eigen = matrix
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|_| dwindle_method::error::MethodError::NoConvergence)?;
-    let largest = (0..n).map(|i| eigen.S()[i]).fold(0.0, f64::max);
-    let mean = (0..n).map(|i| eigen.S()[i].max(0.0)).sum::<f64>() / n as f64;
+    let eigen = Eigen::of(matrix)?;
+    let vectors = eigen.vectors();
+    let largest = eigen.values.first().copied().unwrap_or(0.0);
+    let mean = eigen.values.iter().map(|v| v.max(0.0)).sum::<f64>() / n as f64;
     let least = if largest > 0.0 { mean * LEAST } else { 1.0 };
     let power = |exponent: f64| {
-        let mut scaled = eigen.U().to_owned();
-        for i in 0..n {
-            let factor = eigen.S()[i].max(least).powf(exponent);
+        let mut scaled = vectors.clone();
+        for (i, value) in eigen.values.iter().enumerate() {
+            let factor = value.max(least).powf(exponent);
             scaled
                 .col_as_slice_mut(i)
                 .iter_mut()
                 .for_each(|v| *v *= factor);
         }
-        &scaled * eigen.U().transpose()
+        product(scaled.as_ref(), vectors.transpose())
     };
     let sound = power(1.0);
     for i in 0..n {

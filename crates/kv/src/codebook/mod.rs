@@ -15,7 +15,6 @@ use crate::cells::Cells;
 use crate::error::KvError;
 use crate::turns::Rotary;
 
-pub use file::MAX_BYTES;
 pub use making::{Cut, Metrics, Moments};
 
 /// Keys or values.
