@@ -235,8 +235,12 @@ fn check(state: &State, context: &Context<'_>, own: &State) -> Result<(), CacheE
     Ok(())
 }
 
+/// What a section of attention keeps of each token: whether there are coordinates, something of each layer's keys, and of its
+/// values.
+type Shape<T> = (bool, Vec<T>, Vec<T>);
+
 /// What is kept of each token: of each section whether cells have coordinates, and something of each part.
-fn shape<T>(state: &State, of: impl Fn(&Part) -> T) -> Vec<Option<(bool, Vec<T>, Vec<T>)>> {
+fn shape<T>(state: &State, of: impl Fn(&Part) -> T) -> Vec<Option<Shape<T>>> {
     let sections = state.sections.iter().map(|section| match section {
         Section::Attention(attention) => {
             let rows = attention.streams.iter().find_map(|s| s.rows.as_ref());

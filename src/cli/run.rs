@@ -84,10 +84,9 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .transpose()
         .map_err(CacheError::from)?;
     let model = args.runtime.load(&args.file)?;
-    let text = if args.chat {
-        model.chat_prompt(&[("user", &args.prompt)])?
-    } else {
-        args.prompt.clone()
+    let text = match args.chat {
+        true => model.chat_prompt(&[("user", &args.prompt)])?,
+        false => args.prompt.clone(),
     };
     let prompt = model.tokenize(&text, true, args.chat)?;
     let mut context = Context::new(&model, &context_options(args, prompt.len()))?;
