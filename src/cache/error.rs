@@ -28,7 +28,7 @@ pub enum CacheError {
     NoAttention,
     #[error("it was saved of a `{found}`, the model is a `{expected}`")]
     OtherArchitecture { found: String, expected: String },
-    #[error("it says nothing of the tokens that were read, so nothing can follow it")]
+    #[error("it does not say which tokens were read, so nothing can follow it")]
     NoTokens,
     #[error("the model keeps its text in another form than the file: {0}")]
     OtherForm(&'static str),

@@ -103,9 +103,14 @@ pub fn load_session(
     })
 }
 
-/// The tokens that a state was saved with: at least one.
+/// The tokens that a state holds: at least one. llama.cpp may have saved more, of which the last was not read.
 fn saved(state: &State) -> Result<Vec<Token>, CacheError> {
-    let saved = tokens(&state.tokens).filter(|t| !t.is_empty());
+    let saved = tokens(&state.tokens).ok_or(CacheError::NoTokens)?;
+    let held = match state.sections.first() {
+        Some(Section::Attention(a)) => a.streams.iter().map(|s| s.positions.len()).sum(),
+        _ => saved.len(),
+    };
+    let saved = saved.get(..held).filter(|t| !t.is_empty());
     Ok(saved.ok_or(CacheError::NoTokens)?.to_vec())
 }
 

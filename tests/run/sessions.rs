@@ -93,6 +93,31 @@ fn a_session_serves_other_types_and_prompts_that_begin_alike() {
 }
 
 #[test]
+fn a_session_may_name_a_token_that_was_not_read() {
+    // As llama.cpp's programs save it: the last token of a prompt is read when the text goes on.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("session.bin");
+    let path = file.to_str().unwrap();
+    said(&checkpoint(), PROMPT, "0", &["--save-session", path]);
+    let bytes = std::fs::read(&file).unwrap();
+    let count = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    let (head, memory) = bytes[12..].split_at(count as usize * 4);
+    let more = [
+        &bytes[..8],
+        &(count + 1).to_le_bytes(),
+        head,
+        &7i32.to_le_bytes(),
+        memory,
+    ]
+    .concat();
+    std::fs::write(&file, more).unwrap();
+    let whole = said(&checkpoint(), PROMPT, "12", &[]).0;
+    let (text, notes) = said(&checkpoint(), PROMPT, "12", &["--session", path]);
+    assert_eq!(text, whole);
+    says(&notes, &["1 prompt tokens behind"]);
+}
+
+#[test]
 fn sessions_of_other_models_and_damaged_ones_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("session.bin");

@@ -28,6 +28,11 @@ pub enum KvError {
     },
     #[error("it was packed with codebook {expected}, this one is {found}")]
     OtherCodebook { found: String, expected: String },
+    #[error(
+        "its version does not say whether its quantized keys and values are rotated, as some of its programs have them; it \
+         can be packed bit by bit only"
+    )]
+    UnknownTurns,
     #[error("it was packed with a codebook; name it")]
     NoCodebook,
     #[error("the settings of the packing are damaged: {0}")]

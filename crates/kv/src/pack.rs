@@ -142,6 +142,11 @@ impl<'a> Packer<'a> {
     ) -> Result<Packer<'a>, KvError> {
         let streams = attentions(state).take(1).flat_map(|a| &a.streams);
         let all: Vec<&Rows> = streams.filter_map(|s| s.rows.as_ref()).collect();
+        let mut parts = all.iter().flat_map(|r| r.keys.iter().chain(&r.values));
+        let says_turns = state.form.says_turns() || !parts.any(|p| p.ty.is_quantized());
+        if !says_turns && !matches!(way, Way::Lossless) {
+            return Err(KvError::UnknownTurns);
+        }
         let (mut model, mut heads) = (None, heads);
         let method = match way {
             Way::Lossless => Method::Lossless,

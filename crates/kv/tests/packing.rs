@@ -322,6 +322,25 @@ fn steps_that_are_too_small_keep_cells_as_they_are() {
 }
 
 #[test]
+fn quantized_rows_that_may_be_rotated_are_packed_bit_by_bit_only() {
+    let kinds = states::kinds();
+    let quantized = kinds.iter().find(|(name, _)| *name == "quantized").unwrap();
+    let old = Kind {
+        form: Form::Session {
+            version: 10,
+            architecture: "llama".into(),
+        },
+        turn: 0,
+        ..quantized.1.clone()
+    };
+    let (_, bytes) = states::state(&old);
+    assert!(unpacked(&packed(&bytes, Way::Lossless), None, &Target::default()).unwrap() == bytes);
+    let way = Way::Quantize(TensorType::F16);
+    let error = pack(&bytes, way, 2, None, Vec::new(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, KvError::UnknownTurns), "{error}");
+}
+
+#[test]
 fn a_ratio_is_met() {
     let codebook = codebook();
     let encoder = Encoder::new(&codebook).unwrap();
