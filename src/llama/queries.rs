@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::activations::{Buffers, name};
+use super::activations::linear::name;
+use super::activations::operand::Buffers;
 use super::context::{BatchToken, Context, ContextOptions, FlashAttention};
 use super::error::LlamaError;
 use super::guard::CalledBack;

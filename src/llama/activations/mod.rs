@@ -17,15 +17,14 @@ use super::context::{BatchToken, Context, ContextOptions};
 use super::error::LlamaError;
 use super::guard::CalledBack;
 use super::model::Model;
-use linear::{Linear, address};
+use linear::{Linear, address, name};
+use operand::Buffers;
 
 mod input;
-mod linear;
-mod operand;
+pub(super) mod linear;
+pub(super) mod operand;
 
 pub use input::{Activation, LinearInput, Reader};
-pub(super) use linear::name;
-pub(super) use operand::Buffers;
 
 /// Tokens of the evaluation that finds the layers: more than one, since some graphs differ there.
 const DISCOVERY_TOKENS: usize = 16;
