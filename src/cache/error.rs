@@ -33,7 +33,11 @@ pub enum CacheError {
     #[error("the model keeps its text in another form than the file: {0}")]
     OtherForm(&'static str),
     #[error("it has {tokens} tokens, the context {ctx}")]
-    TooLong { tokens: usize, ctx: u32 },
+    TooLong { tokens: usize, ctx: usize },
+    #[error(
+        "its {tokens} tokens take {len} bytes before they are packed, more than the {most} of all parked texts"
+    )]
+    NoRoom { tokens: usize, len: u64, most: u64 },
     #[error("a window of {0} tokens is too short, expected at least 16")]
     Window(usize),
 }

@@ -22,6 +22,7 @@ mod man;
 mod model;
 mod notes;
 mod output;
+mod parking;
 mod progress;
 mod reference;
 mod report;

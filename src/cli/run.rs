@@ -92,7 +92,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let mut context = Context::new(&model, &context_options(args, prompt.len()))?;
     let kept = match &args.session {
         Some(path) => load_session(&mut context, path, codebook.as_ref())
-            .and_then(|session| session.restore(&mut context, &prompt))
+            .and_then(|session| session.restore(&mut context, 0, &prompt))
             .map_err(|e| Failure::file(path, e))?,
         None => 0,
     };

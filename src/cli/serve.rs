@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::model::{Attention, Runtime};
+use super::parking::Parking;
 use crate::llama::context::ContextOptions;
 use crate::llama::exit::exit_now;
 use crate::serve::{Engine, EngineOptions, GRACE, listen, serve};
@@ -38,13 +39,20 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
+    parking: Parking,
+    #[command(flatten)]
     attention: Attention,
     #[command(flatten)]
     runtime: Runtime,
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
+    let codebook = args.parking.codebook()?;
     let model = args.runtime.load(&args.file)?;
+    let adapters = args.runtime.adapters();
+    let memory = args
+        .parking
+        .memory((&args.file, &model), adapters, codebook)?;
     let file = args.file.file_name().unwrap_or(args.file.as_os_str());
     let name = args.name.clone();
     let engine = Engine::start(
@@ -57,6 +65,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
             },
             name: name.unwrap_or_else(|| file.to_string_lossy().into_owned()),
         },
+        memory,
     )?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,7 +7,9 @@ use super::context::{BatchToken, Context, ContextOptions};
 use super::error::LlamaError;
 use super::generate::{Stop, Utf8Stream};
 use super::model::Model;
+use super::recall::Recall;
 use super::sampler::{Sampler, Sampling};
+use super::stop_texts::StopTexts;
 use super::vocabulary::Token;
 
 /// A text to be continued.
@@ -34,6 +36,8 @@ pub enum Event {
         stop: Stop,
         /// Tokens that were generated.
         tokens: usize,
+        /// Tokens of the prompt that were remembered, and not read again.
+        recalled: usize,
     },
     /// llama.cpp failed.
     Failed(LlamaError),
@@ -48,12 +52,15 @@ pub struct Parallel<'m> {
     model: &'m Model,
     options: ContextOptions,
     slots: Vec<Option<Slot>>,
+    memory: Box<dyn Recall + 'm>,
 }
 
 struct Slot {
     /// Tokens that are not evaluated yet: of the prompt, or the one that was chosen last.
     waiting: VecDeque<Token>,
-    position: usize,
+    /// Tokens that the sequence has.
+    read: Vec<Token>,
+    recalled: usize,
     generated: usize,
     limit: usize,
     sampler: Sampler,
@@ -64,11 +71,15 @@ struct Slot {
 }
 
 impl<'m> Parallel<'m> {
-    /// A context for as many texts as `options` has sequences.
+    /// A context for as many texts as `options` has sequences, and a memory of those that have ended.
     ///
     /// # Errors
     /// llama.cpp's words, mostly that memory is short.
-    pub fn new(model: &'m Model, options: &ContextOptions) -> Result<Parallel<'m>, LlamaError> {
+    pub fn new(
+        model: &'m Model,
+        options: &ContextOptions,
+        memory: Box<dyn Recall + 'm>,
+    ) -> Result<Parallel<'m>, LlamaError> {
         let context = Context::new(model, options)?;
         let slots = (0..context.n_sequences()).map(|_| None).collect();
         Ok(Parallel {
@@ -76,6 +87,7 @@ impl<'m> Parallel<'m> {
             model,
             options: options.clone(),
             slots,
+            memory,
         })
     }
 
@@ -110,9 +122,13 @@ impl<'m> Parallel<'m> {
                 return;
             }
         };
+        let recalled = self.memory.recall(&mut self.context, free, &job.prompt);
+        let mut read = job.prompt;
+        let waiting = read.split_off(recalled.min(read.len() - 1)).into();
         self.slots[free] = Some(Slot {
-            waiting: job.prompt.into(),
-            position: 0,
+            waiting,
+            recalled: read.len(),
+            read,
             generated: 0,
             limit: job.limit,
             sampler,
@@ -197,11 +213,11 @@ impl<'m> Parallel<'m> {
             for token in slot.waiting.drain(..count) {
                 batch.push(BatchToken {
                     token,
-                    position: slot.position as i32,
+                    position: slot.read.len() as i32,
                     sequence: index as i32,
                     logits: false,
                 });
-                slot.position += 1;
+                slot.read.push(token);
             }
             if count > 0
                 && slot.waiting.is_empty()
@@ -215,10 +231,11 @@ impl<'m> Parallel<'m> {
     }
 
     fn finish(&mut self, index: usize, stop: Option<Stop>) {
-        if let Some(mut slot) = self.slots[index].take()
-            && let Some(stop) = stop
-        {
-            slot.end(stop);
+        if let Some(mut slot) = self.slots[index].take() {
+            if let Some(stop) = stop {
+                slot.end(stop);
+            }
+            self.memory.keep(&mut self.context, index, &slot.read);
         }
         self.context.forget(index);
     }
@@ -253,7 +270,7 @@ impl Slot {
         if self.generated == self.limit {
             return Some(Stop::Length);
         }
-        if self.position >= ctx {
+        if self.read.len() >= ctx {
             return Some(Stop::ContextFull);
         }
         self.waiting.push_back(token);
@@ -282,48 +299,9 @@ impl Slot {
             (self.sink)(Event::Done {
                 stop,
                 tokens: self.generated,
+                recalled: self.recalled,
             });
         }
-    }
-}
-
-/// Holds text back as long as it may be the beginning of a stop text.
-struct StopTexts {
-    stops: Vec<String>,
-    held: String,
-}
-
-impl StopTexts {
-    fn new(stops: Vec<String>) -> StopTexts {
-        StopTexts {
-            stops: stops.into_iter().filter(|s| !s.is_empty()).collect(),
-            held: String::new(),
-        }
-    }
-
-    /// Adds text; gives what can't be part of a stop text, and whether one has come.
-    fn push(&mut self, text: &str) -> (String, bool) {
-        self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|s| self.held.find(s.as_str()));
-        if let Some(at) = found.min() {
-            self.held.truncate(at);
-            return (std::mem::take(&mut self.held), true);
-        }
-        let may_begin = |at: &usize| {
-            let rest = &self.held[*at..];
-            self.stops.iter().any(|s| s.starts_with(rest))
-        };
-        let starts = self.held.char_indices().map(|(at, _)| at);
-        let keep = starts
-            .into_iter()
-            .find(may_begin)
-            .unwrap_or(self.held.len());
-        let rest = self.held.split_off(keep);
-        (std::mem::replace(&mut self.held, rest), false)
-    }
-
-    fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
     }
 }
 
@@ -332,6 +310,7 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc;
 
+    use super::super::recall::Forgetful;
     use super::*;
 
     fn fixture() -> Model {
@@ -363,7 +342,7 @@ mod tests {
             threads: Some(1),
             ..ContextOptions::default()
         };
-        let mut parallel = Parallel::new(&model, &options).unwrap();
+        let mut parallel = Parallel::new(&model, &options, Box::new(Forgetful)).unwrap();
         let ended = [add(&mut parallel), add(&mut parallel)];
         parallel.context.break_off();
         parallel.step();
@@ -395,20 +374,5 @@ mod tests {
         context.break_off();
         assert!(matches!(context.try_logits(), Err(LlamaError::Broken)));
         assert!(context.logits().is_empty());
-    }
-
-    #[test]
-    fn stop_texts_are_found_across_pieces() {
-        let mut stops = StopTexts::new(vec!["END".into(), "\n\n".into(), String::new()]);
-        assert_eq!(stops.push("a E"), ("a ".into(), false));
-        assert_eq!(stops.push("N"), (String::new(), false));
-        assert_eq!(stops.push("X é"), ("ENX é".into(), false));
-        assert_eq!(stops.push("b\n"), ("b".into(), false));
-        assert_eq!(stops.push("\nc"), (String::new(), true));
-        let mut none = StopTexts::new(Vec::new());
-        assert_eq!(none.push("text"), ("text".into(), false));
-        let mut held = StopTexts::new(vec!["##".into()]);
-        assert_eq!(held.push("x#"), ("x".into(), false));
-        assert_eq!(held.finish(), "#");
     }
 }

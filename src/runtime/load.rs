@@ -22,7 +22,7 @@ use crate::llama::feed::{FeedError, TensorFeed};
 use crate::llama::model::{LlamaError, Model, ModelOptions};
 use crate::mapped::Mapping;
 use crate::plan::{self, Base, PlanError, Recipe, Subject};
-use crate::statistics::{Identity, Place, Sample, is_norm};
+use crate::statistics::{Identity, Place, Sample, digest, is_norm};
 
 /// Tokens of the graph that shows how a model uses its weights.
 const PROBE_TOKENS: u32 = 64;
@@ -291,6 +291,29 @@ pub fn identity(path: &Path) -> Result<Identity, LoadError> {
     }
     let (source, model) = architecture::open(path)?;
     Ok(Identity::of(&model, source.as_ref())?)
+}
+
+/// A name, in hexadecimal digits, that other weights, types and adapters don't have: what a model computed is kept by it.
+///
+/// # Errors
+/// As [`identity`], or an adapter can't be read.
+pub fn key(path: &Path, identity: &Identity, adapters: &[PathBuf]) -> Result<String, LoadError> {
+    let mut digests = vec![identity.norms_sha256.clone()];
+    digests.extend(
+        identity
+            .weights
+            .iter()
+            .map(|(name, w)| format!("{name} {w}")),
+    );
+    for adapter in adapters {
+        digests.push(digest(&Mapping::open(adapter)?));
+    }
+    // Factors are not among the weights.
+    let path = checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
+    if path.is_file() {
+        digests.push(std::fs::metadata(&path)?.len().to_string());
+    }
+    Ok(digest(digests.join("\n").as_bytes()))
 }
 
 /// Weights of a container that are decoded to be sampled.

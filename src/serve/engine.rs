@@ -13,6 +13,7 @@ use crate::llama::context::ContextOptions;
 use crate::llama::embedding::embed;
 use crate::llama::model::{LlamaError, Model, Token};
 use crate::llama::parallel::{Event, Job, Parallel};
+use crate::llama::recall::Recall;
 
 /// Requests that may wait for room. Each is at most a context of tokens.
 const QUEUE: usize = 128;
@@ -43,11 +44,15 @@ struct Worker {
 }
 
 impl Engine {
-    /// Starts the thread, which ends with the last clone of the engine.
+    /// Starts the thread, which ends with the last clone of the engine. Texts that have ended go into the memory.
     ///
     /// # Errors
     /// The model has no tokenizer, or no context can be made, or no thread.
-    pub fn start(model: Model, options: EngineOptions) -> Result<Engine, LlamaError> {
+    pub fn start(
+        model: Model,
+        options: EngineOptions,
+        memory: Box<dyn Recall + Send>,
+    ) -> Result<Engine, LlamaError> {
         let ctx = options.context.ctx;
         let limits = match model.embeds() {
             true => Limits::new(&model, ctx.min(model.n_ctx_train()) as usize)?.of_many_texts(),
@@ -61,7 +66,7 @@ impl Engine {
                 line.set_over();
                 None
             }
-            false => Some(start(&model, &line, &options.context)?),
+            false => Some(start(&model, &line, &options.context, memory)?),
         };
         Ok(Engine {
             worker: Arc::new(Worker {
@@ -139,6 +144,7 @@ fn start(
     model: &Arc<Model>,
     line: &Arc<Line>,
     context: &ContextOptions,
+    memory: Box<dyn Recall + Send>,
 ) -> Result<JoinHandle<()>, LlamaError> {
     let (started, starting) = std::sync::mpsc::channel();
     let failed = |reason: String| LlamaError::Context {
@@ -151,7 +157,7 @@ fn start(
         .name("engine".into())
         .spawn(move || {
             let Over(line) = &over;
-            match Parallel::new(&theirs, &options) {
+            match Parallel::new(&theirs, &options, memory) {
                 Ok(parallel) => {
                     // The caller waits for this.
                     let _ = started.send(Ok(()));

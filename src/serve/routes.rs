@@ -102,11 +102,12 @@ struct Head {
 }
 
 impl Head {
-    fn usage(&self, tokens: usize) -> Value {
+    fn usage(&self, tokens: usize, recalled: usize) -> Value {
         json!({
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": self.prompt_tokens + tokens,
+            "prompt_tokens_details": {"cached_tokens": recalled},
         })
     }
 
@@ -156,14 +157,18 @@ async fn whole(head: Head, mut events: UnboundedReceiver<Event>) -> Response {
         match event {
             Event::Text(more) => text.push_str(&more),
             Event::Failed(error) => return ApiError::internal(error.to_string()).into_response(),
-            Event::Done { stop, tokens } => {
+            Event::Done {
+                stop,
+                tokens,
+                recalled,
+            } => {
                 let choice = match head.kind {
                     Kind::Completion => json!({"text": text}),
                     Kind::Chat => json!({"message": {"role": "assistant", "content": text}}),
                 };
                 let choice = with_reason(choice, Some(reason(stop)));
                 let mut body = head.body(false, json!([choice]));
-                body["usage"] = head.usage(tokens);
+                body["usage"] = head.usage(tokens, recalled);
                 return Json(body).into_response();
             }
         }
@@ -197,11 +202,15 @@ fn streamed(head: Head, mut events: UnboundedReceiver<Event>, include_usage: boo
                     send(ApiError::internal(error.to_string()).body().to_string()).await;
                     return;
                 }
-                Some(Event::Done { stop, tokens }) => {
+                Some(Event::Done {
+                    stop,
+                    tokens,
+                    recalled,
+                }) => {
                     send(head.piece(None, Some(reason(stop))).to_string()).await;
                     if include_usage {
                         let mut body = head.body(true, json!([]));
-                        body["usage"] = head.usage(tokens);
+                        body["usage"] = head.usage(tokens, recalled);
                         send(body.to_string()).await;
                     }
                     send("[DONE]".into()).await;

@@ -1,6 +1,8 @@
 //! Finds the step with which a state takes so many bytes.
 
-use dwindle_formats::state::{Section, State, describe};
+use std::ops::Range;
+
+use dwindle_formats::state::{Rows, Section, State, Stream, describe};
 use rayon::prelude::*;
 
 use crate::cells::Cells;
@@ -9,7 +11,7 @@ use crate::error::KvError;
 use crate::pack::{is_coded, streams};
 use crate::transform::{Coefficients, Encoder, Transform};
 
-/// Records that are tried; what they take stands for all.
+/// Records that are tried beside those whose cells have finer steps; what they take stands for all.
 const SAMPLES: usize = 8;
 /// Bytes of a record around its payload.
 const RECORD: f64 = 53.0;
@@ -30,37 +32,21 @@ pub fn step_for_ratio(
     chunk: usize,
 ) -> Result<f32, KvError> {
     let state = dwindle_formats::state::read(bytes)?;
-    let mut chunks = Vec::new();
-    for (section, stream, count) in streams(&state) {
-        let Section::Attention(attention) = &state.sections[section as usize] else {
-            continue;
-        };
-        let stream = &attention.streams[stream as usize];
-        if let (Some(rows), true) = (&stream.rows, is_coded(section)) {
-            let starts = (0..count).step_by(chunk.max(1));
-            chunks.extend(starts.map(|s| (rows, stream, s..(s + chunk.max(1)).min(count))));
-        }
-    }
-    let cells: usize = chunks.iter().map(|(_, _, range)| range.len()).sum();
+    let codebook = encoder.codebook;
+    let chunks = chunks(&state, chunk.max(1));
+    let cells: usize = chunks.iter().map(|c| c.range.len()).sum();
     if cells == 0 {
         return Err(KvError::Nothing);
     }
-    let every = chunks.len().div_ceil(SAMPLES);
-    let codebook = encoder.codebook;
-    let samples = chunks
-        .par_iter()
-        .rev()
-        .step_by(every)
-        .map(|(rows, stream, range)| {
-            let cells = Cells::read(bytes, rows, &stream.positions, range.clone())?;
-            codebook.geometry.check(
-                &widths(&cells.keys, range.len()),
-                &widths(&cells.values, range.len()),
-            )?;
-            Ok(encoder.analyse(cells))
-        });
-    let samples: Vec<Coefficients> = samples.collect::<Result<_, KvError>>()?;
-    let seen: usize = samples.iter().map(Coefficients::cells).sum();
+    let samples = few(chunks, codebook).into_par_iter().map(|(c, weight)| {
+        let cells = Cells::read(bytes, c.rows, &c.stream.positions, c.range.clone())?;
+        codebook.geometry.check(
+            &widths(&cells.keys, c.range.len()),
+            &widths(&cells.values, c.range.len()),
+        )?;
+        Ok((encoder.analyse(cells), weight))
+    });
+    let samples: Vec<(Coefficients, f64)> = samples.collect::<Result<_, KvError>>()?;
     let row = codebook
         .geometry
         .keys
@@ -76,14 +62,59 @@ pub fn step_for_ratio(
             step: step as f32,
         };
         // What can't be coded is kept as it is.
-        let of = |s: &Coefficients| {
-            transform
+        let of = |(s, weight): &(Coefficients, f64)| {
+            let bytes = transform
                 .encode(s)
-                .map_or(s.cells() * row, |bytes| bytes.len())
+                .map_or(s.cells() * row, |bytes| bytes.len());
+            bytes as f64 * weight
         };
-        samples.par_iter().map(of).sum::<usize>() as f64 / seen as f64
+        let bytes: Vec<f64> = samples.par_iter().map(of).collect();
+        bytes.iter().sum::<f64>() / cells as f64
     };
     Ok(solve(codebook, wanted.max(1.0), taken) as f32)
+}
+
+/// Cells that become a record.
+struct Chunk<'a> {
+    rows: &'a Rows,
+    stream: &'a Stream,
+    range: Range<usize>,
+}
+
+/// All chunks that a codebook codes.
+fn chunks(state: &State, chunk: usize) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    for (section, stream, count) in streams(state) {
+        let Section::Attention(attention) = &state.sections[section as usize] else {
+            continue;
+        };
+        let stream = &attention.streams[stream as usize];
+        if let (Some(rows), true) = (&stream.rows, is_coded(section)) {
+            let starts = (0..count).step_by(chunk);
+            chunks.extend(starts.map(|s| Chunk {
+                rows,
+                stream,
+                range: s..(s + chunk).min(count),
+            }));
+        }
+    }
+    chunks
+}
+
+/// A few chunks, and how many each stands for: those whose cells have finer steps stand for themselves.
+fn few<'a>(chunks: Vec<Chunk<'a>>, codebook: &Codebook) -> Vec<(Chunk<'a>, f64)> {
+    let is_finer = |c: &Chunk<'_>| {
+        let count = c.stream.positions.len();
+        codebook.places.are_finer(&c.range, count)
+    };
+    let (finer, even): (Vec<_>, Vec<_>) = chunks.into_iter().partition(is_finer);
+    let all: usize = even.iter().map(|c| c.range.len()).sum();
+    let every = even.len().div_ceil(SAMPLES).max(1);
+    let few: Vec<_> = even.into_iter().rev().step_by(every).collect();
+    let seen: usize = few.iter().map(|c| c.range.len()).sum();
+    let share = all as f64 / seen.max(1) as f64;
+    let few = few.into_iter().map(|c| (c, share));
+    few.chain(finer.into_iter().map(|c| (c, 1.0))).collect()
 }
 
 /// About how many bytes a packed state has for what the step does not change.

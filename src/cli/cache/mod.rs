@@ -45,7 +45,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
 }
 
 /// What is wrong with a file of a state.
-fn blame(path: &Path, error: impl Into<CacheError>) -> Failure {
+pub(super) fn blame(path: &Path, error: impl Into<CacheError>) -> Failure {
     match error.into() {
         CacheError::Io(e) | CacheError::Kv(KvError::Io(e)) => e.into(),
         CacheError::Kv(e) => Failure::file(path, e),

@@ -92,6 +92,12 @@ impl Places {
         of(&self.first, before).min(of(&self.last, after))
     }
 
+    /// Whether a range of so many cells has some with a finer step.
+    pub fn are_finer(&self, range: &Range<usize>, count: usize) -> bool {
+        let reach = |list: &[Finer]| list.iter().map(|f| f.within).max().unwrap_or(0);
+        range.start < reach(&self.first) || range.end + reach(&self.last) > count
+    }
+
     fn is_sound(&self) -> bool {
         let mut all = self.first.iter().chain(&self.last);
         self.exact <= 1 << 10 && all.all(|f| f.factor > 1e-3 && f.factor <= 1.0)
