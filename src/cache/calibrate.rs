@@ -9,9 +9,10 @@ use super::shape::{Asked, Weights};
 use super::trial::{Continuations, Window, mean};
 use crate::kv::codebook::{Codebook, Cut, Finer, Kind, Metrics, Moments, Origin, Places, Trial};
 use crate::kv::{Cells, Encoder, KvError, Way, approximate, costs, pack};
-use crate::llama::context::{BatchToken, ContextOptions};
+use crate::llama::context::ContextOptions;
 use crate::llama::model::{Model, Token};
 use crate::llama::queries::Asking;
+use crate::llama::reading::{Passage, Wanted};
 use dwindle_formats::state::{Rows, Section, State, read};
 
 /// How a codebook is made.
@@ -194,21 +195,13 @@ impl<'m> Run<'m> {
     /// The state behind a window.
     fn read(&mut self, window: &[Token]) -> Result<Vec<u8>, CacheError> {
         self.asking.context().forget(0);
-        let step = self.asking.context().n_batch().max(1);
-        for (i, piece) in window.chunks(step).enumerate() {
-            let first = i * step;
-            let batch: Vec<BatchToken> = (first..)
-                .zip(piece)
-                .map(|(position, token)| BatchToken {
-                    token: *token,
-                    position: position as i32,
-                    sequence: 0,
-                    logits: false,
-                })
-                .collect();
+        let size = self.asking.context().n_batch();
+        let mut first = 0;
+        for batch in Passage::first(0, window).batches(size, Wanted::Nothing) {
             let (asked, model, weights) = (&mut self.asked, self.model, self.weights.as_ref());
             self.asking
                 .decode(&batch, &mut |q| asked.add(model, weights, q, first))?;
+            first += batch.len();
         }
         Ok(self.asking.context().sequence_state(0))
     }

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::error::CacheError;
 use crate::eval::exact_divergence;
-use crate::llama::context::{BatchToken, Context};
+use crate::llama::context::Context;
 use crate::llama::model::Token;
+use crate::llama::reading::{Passage, Wanted};
 
 /// A text of which the first part was read: what the model kept of it, and what it said of the rest.
 #[derive(Debug, Clone)]
@@ -38,9 +39,10 @@ impl<'c, 'm> Continuations<'c, 'm> {
     pub fn window(&mut self, tokens: &[Token], rest: usize) -> Result<Window, CacheError> {
         let (first, rest) = tokens.split_at(tokens.len() - rest);
         self.context.forget(0);
-        self.decode(first, 0, false)?;
+        self.context
+            .read(Passage::first(0, first), Wanted::Nothing)?;
         let state = self.context.sequence_state(0);
-        let logits = self.decode(rest, first.len(), true)?;
+        let logits = self.context.read(behind(first.len(), rest), Wanted::All)?;
         Ok(Window {
             state,
             rest: rest.to_vec(),
@@ -55,7 +57,8 @@ impl<'c, 'm> Continuations<'c, 'm> {
     /// llama.cpp refuses the state, or fails.
     pub fn divergences(&mut self, window: &Window, state: &[u8]) -> Result<Vec<f64>, CacheError> {
         self.context.restore_sequence(0, state)?;
-        let logits = self.decode(&window.rest, window.read, true)?;
+        let rest = behind(window.read, &window.rest);
+        let logits = self.context.read(rest, Wanted::All)?;
         let n_vocab = logits.len() / window.rest.len().max(1);
         let rows = window
             .logits
@@ -65,32 +68,12 @@ impl<'c, 'm> Continuations<'c, 'm> {
             .map(|(base, row)| exact_divergence(base, row))
             .collect())
     }
+}
 
-    /// Evaluates tokens. Gives their logits, if they are wanted.
-    fn decode(
-        &mut self,
-        tokens: &[Token],
-        position: usize,
-        wants: bool,
-    ) -> Result<Vec<f32>, CacheError> {
-        let mut logits = Vec::new();
-        let step = self.context.n_batch().max(1);
-        for (i, piece) in tokens.chunks(step).enumerate() {
-            let batch: Vec<BatchToken> = (position + i * step..)
-                .zip(piece)
-                .map(|(position, token)| BatchToken {
-                    token: *token,
-                    position: position as i32,
-                    sequence: 0,
-                    logits: wants,
-                })
-                .collect();
-            self.context.decode(&batch)?;
-            if wants {
-                logits.extend_from_slice(self.context.try_logits()?);
-            }
-        }
-        Ok(logits)
+fn behind(position: usize, tokens: &[Token]) -> Passage<'_> {
+    Passage {
+        position,
+        ..Passage::first(0, tokens)
     }
 }
 

@@ -31,8 +31,10 @@ const LEFT: f64 = 84.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 56.0;
-const COLOURS: [&str; 2] = ["#0b6e4f", "#b4431f"];
+const COLOURS: [&str; 3] = ["#0b6e4f", "#b4431f", "#1f4fb4"];
 const TICKS: u32 = 5;
+/// Points of a series that are marked. Of more, there is only the line.
+const MARKED: usize = 100;
 
 impl Axis {
     /// Equal steps.
@@ -144,6 +146,9 @@ impl Chart {
             }
             let row = TOP + 6.0 + 18.0 * i as f64;
             text(out, (WIDTH - RIGHT - 16.0, row), "end", s.name)?;
+            if points.len() > MARKED {
+                points.clear();
+            }
             points.push((WIDTH - RIGHT - 6.0, row - 4.0));
             for (x, y) in points {
                 writeln!(

@@ -51,8 +51,8 @@ enum When {
 }
 
 /// Types of keys and values that every device has.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CacheType {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheType {
     F32,
     F16,
     #[value(name = "q8_0")]
@@ -70,13 +70,20 @@ impl Attention {
                 When::On => FlashAttention::On,
                 When::Off => FlashAttention::Off,
             },
-            cache_type: match self.cache_type {
-                CacheType::F32 => TensorType::F32,
-                CacheType::F16 => TensorType::F16,
-                CacheType::Q8_0 => TensorType::Q8_0,
-                CacheType::Q4_0 => TensorType::Q4_0,
-            },
+            cache_type: self.cache_type.ty(),
             ..options
+        }
+    }
+}
+
+impl CacheType {
+    /// ggml's type.
+    pub fn ty(self) -> TensorType {
+        match self {
+            CacheType::F32 => TensorType::F32,
+            CacheType::F16 => TensorType::F16,
+            CacheType::Q8_0 => TensorType::Q8_0,
+            CacheType::Q4_0 => TensorType::Q4_0,
         }
     }
 }

@@ -18,5 +18,5 @@ pub use perplexity::{
     EvalError, Evaluation, Logits, Progress, Reference, compare, perplexity, write_reference,
 };
 pub use softmax::exact_divergence;
-pub use speed::{Speed, SpeedOptions, peak_memory, speed};
+pub use speed::{Speed, SpeedOptions, memory_now, peak_memory, speed};
 pub use stats::{Divergence, Estimate, Perplexity};

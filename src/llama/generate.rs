@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::context::{BatchToken, Context};
 use super::error::LlamaError;
+use super::reading::{Passage, Wanted};
 use super::sampler::Sampler;
 pub use super::sampler::Sampling;
 use super::vocabulary::Token;
@@ -148,22 +149,13 @@ fn evaluate_behind(
             limit,
         });
     }
-    let step = context.n_batch().max(1);
-    for (piece, tokens) in prompt[kept.min(prompt.len() - 1)..]
-        .chunks(step)
-        .enumerate()
-    {
-        let piece = piece * step + kept;
-        let batch: Vec<BatchToken> = tokens
-            .iter()
-            .enumerate()
-            .map(|(i, token)| BatchToken {
-                token: *token,
-                position: (piece + i) as i32,
-                sequence: 0,
-                logits: piece + i + 1 == prompt.len(),
-            })
-            .collect();
+    let kept = kept.min(prompt.len() - 1);
+    let rest = Passage {
+        tokens: &prompt[kept..],
+        position: kept,
+        sequence: 0,
+    };
+    for batch in rest.batches(context.n_batch(), Wanted::Last) {
         context.decode(&batch)?;
     }
     Ok(())

@@ -25,6 +25,7 @@ pub mod placement;
 mod pooling;
 mod positions;
 pub mod queries;
+pub mod reading;
 pub mod recall;
 pub mod remote;
 pub mod rope;

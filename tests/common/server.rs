@@ -19,6 +19,8 @@ pub struct Server {
     process: Option<Child>,
     stderr: BufReader<ChildStderr>,
     pub address: String,
+    /// What it printed before its address.
+    pub warnings: Vec<String>,
 }
 
 impl Server {
@@ -44,14 +46,21 @@ impl Server {
             .spawn()
             .unwrap();
         let mut stderr = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        let address = line.split("http://").nth(1).expect(&line);
-        let address = address.split('/').next().unwrap().to_string();
+        let mut warnings = Vec::new();
+        let address = loop {
+            let mut line = String::new();
+            stderr.read_line(&mut line).unwrap();
+            assert!(!line.is_empty(), "{warnings:?}");
+            match line.split_once("http://") {
+                Some((_, address)) => break address.split('/').next().unwrap().to_string(),
+                None => warnings.push(line),
+            }
+        };
         Server {
             process: Some(process),
             stderr,
             address,
+            warnings,
         }
     }
 
@@ -108,8 +117,18 @@ impl Server {
 
     /// Ctrl-C.
     pub fn interrupt(&self) {
+        self.signal("-INT");
+    }
+
+    /// Ends it at once, without a chance to do anything.
+    pub fn kill(self) {
+        self.signal("-KILL");
+        let _ = self.end();
+    }
+
+    fn signal(&self, signal: &str) {
         let id = self.process.as_ref().unwrap().id().to_string();
-        let status = Command::new("kill").args(["-INT", &id]).status().unwrap();
+        let status = Command::new("kill").args([signal, &id]).status().unwrap();
         assert!(status.success());
     }
 

@@ -176,3 +176,55 @@ fn mistakes_are_named() {
     says(&error, &["checksum of cells", "damaged"]);
     assert!(!state.exists());
 }
+
+#[test]
+fn a_codebook_shows_whether_rows_of_an_older_version_are_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let codebook = made().join("codebook");
+    let with = ["--codebook", codebook.to_str().unwrap()];
+    stdout(&mut pack(
+        &[&with[..], &["--ratio", "4"]].concat(),
+        &at("packed"),
+    ));
+    let mut texts = Vec::new();
+    for (rotate, expected) in [("on", [64, 64]), ("off", [0, 0])] {
+        let older = ["--cache-type", "q8_0", "--version", "3", "--rotate", rotate];
+        stdout(&mut unpack(
+            &at("packed"),
+            &[&with[..], &older].concat(),
+            &at("older"),
+        ));
+        let mut again = dwindle(["cache", "pack", "--ratio", "4", "--json"]);
+        again.args(with).arg(at("older")).arg("-o").arg(at("again"));
+        let report: Value = serde_json::from_str(&stdout(&mut again)).unwrap();
+        assert_eq!(report["rotated"], serde_json::json!(expected));
+        let newer = ["--cache-type", "f16", "--version", "4"];
+        stdout(&mut unpack(
+            &at("again"),
+            &[&with[..], &newer].concat(),
+            &at("newer"),
+        ));
+        let mut run = dwindle([
+            "run",
+            "--temp",
+            "0",
+            "-n",
+            "12",
+            "-p",
+            &prompt(),
+            "--session",
+        ]);
+        texts.push(stdout(run.arg(at("newer")).arg(checkpoint())));
+        // Bit by bit nothing shows it: it stays as it is, and nothing else is made of it.
+        let mut whole = dwindle(["cache", "pack", "--lossless"]);
+        stdout(whole.arg(at("older")).arg("-o").arg(at("whole")));
+        stdout(&mut unpack(&at("whole"), &[], &at("back")));
+        assert!(std::fs::read(at("back")).unwrap() == std::fs::read(at("older")).unwrap());
+        let error = refusal(&mut unpack(&at("whole"), &["--version", "4"], &at("no")), 3);
+        says(&error, &["rotated", "codebook"]);
+    }
+    let mut run = dwindle(["run", "--temp", "0", "-n", "12", "-p", &prompt()]);
+    let text = stdout(run.arg(checkpoint()));
+    assert_eq!(texts, [text.clone(), text]);
+}

@@ -7,5 +7,6 @@ mod bounds;
 mod connections;
 mod embeddings;
 mod ending;
+mod parking;
 mod requests;
 mod strangers;

@@ -29,8 +29,8 @@ pub enum KvError {
     #[error("it was packed with codebook {expected}, this one is {found}")]
     OtherCodebook { found: String, expected: String },
     #[error(
-        "its version does not say whether its quantized keys and values are rotated, as some of its programs have them; it \
-         can be packed bit by bit only"
+        "its version does not say whether its quantized keys and values are rotated, as some of its programs have them; \
+         packed with a codebook, which shows it, it can change; bit by bit it stays as it is"
     )]
     UnknownTurns,
     #[error("it was packed with a codebook; name it")]

@@ -13,6 +13,7 @@ use crate::chunked_svd::{self, Ranks};
 use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
+use crate::rotated;
 use crate::settings::{Method, Settings};
 use crate::transform::{Encoder, Transform};
 
@@ -69,8 +70,10 @@ pub fn pack(
     out: impl Write,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Packing, KvError> {
-    let state = dwindle_formats::state::read(bytes)?;
-    let packer = Packer::new(bytes, &state, way, chunk, heads)?;
+    let mut state = dwindle_formats::state::read(bytes)?;
+    let rotated = rotated::settle(&mut state, bytes, way)?;
+    let mut packer = Packer::new(bytes, &state, way, chunk, heads)?;
+    packer.settings.rotated = rotated;
     let settings = serde_json::to_vec(&packer.settings).map_err(std::io::Error::from)?;
     let mut writer = PackedWriter::new(out, &settings, &describe(&state, bytes))?;
     let places = packer.places();
@@ -142,11 +145,6 @@ impl<'a> Packer<'a> {
     ) -> Result<Packer<'a>, KvError> {
         let streams = attentions(state).take(1).flat_map(|a| &a.streams);
         let all: Vec<&Rows> = streams.filter_map(|s| s.rows.as_ref()).collect();
-        let mut parts = all.iter().flat_map(|r| r.keys.iter().chain(&r.values));
-        let says_turns = state.form.says_turns() || !parts.any(|p| p.ty.is_quantized());
-        if !says_turns && !matches!(way, Way::Lossless) {
-            return Err(KvError::UnknownTurns);
-        }
         let (mut model, mut heads) = (None, heads);
         let method = match way {
             Way::Lossless => Method::Lossless,
@@ -181,6 +179,7 @@ impl<'a> Packer<'a> {
                 chunk,
                 model,
                 heads,
+                rotated: None,
             },
         })
     }

@@ -48,6 +48,10 @@ pub struct Settings {
     pub model: Option<String>,
     /// Elements of a head's key and value, where they are known.
     pub heads: Option<[usize; 2]>,
+    /// The sizes of the Hadamard matrices before keys and values, as they were found, where the state's version says nothing
+    /// of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<[u32; 2]>,
 }
 
 impl Settings {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::packed::{Packed, Record};
-use dwindle_formats::state::{Form, Part, Piece, Rows, Section, State, Stream, described};
+use dwindle_formats::state::{Part, Piece, Rows, Section, State, Stream, described};
 use rayon::prelude::*;
 
 use crate::cells::{Cells, bytes_from, floats, put_bytes};
@@ -12,38 +12,11 @@ use crate::chunked_svd;
 use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
-use crate::pack::{RAW, check_step, elements, exact, is_coded, turns_of, widths};
+use crate::pack::{RAW, check_step, elements, exact, is_coded, widths};
+use crate::rotated;
 use crate::settings::{Method, Settings, type_of};
+use crate::target::Target;
 use crate::transform::Transform;
-
-/// What a state is unpacked into; what is `None` stays as it was.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Target {
-    /// The type of keys and values.
-    pub ty: Option<TensorType>,
-    /// Whether values are stored by element.
-    pub is_transposed: Option<bool>,
-    /// Which Hadamard matrices keys and values stand behind.
-    pub turns: Turns,
-    /// How many streams there are.
-    pub streams: Option<usize>,
-    /// 3 or 4 of a sequence; a session then has 10 or 11.
-    pub version: Option<u32>,
-}
-
-/// Hadamard matrices before keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Turns {
-    /// Those that llama.cpp of versions 4 and 11 has for the type and the heads; where the type stays, as it was.
-    #[default]
-    Fitting,
-    /// Those that llama.cpp of versions 4 and 11 has for the type and the heads, whatever was there.
-    On,
-    /// None.
-    Off,
-    /// Of these sizes for keys and values; 0 for none.
-    Of([u32; 2]),
-}
 
 /// Takes bytes, and where in the state they belong.
 pub type Put<'a> = dyn FnMut(usize, &[u8]) -> std::io::Result<()> + 'a;
@@ -119,8 +92,11 @@ impl<'a> Unpacker<'a> {
         put: &mut Put<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<usize, KvError> {
-        let (source, pieces) = described(&self.packed.description)?;
-        let mut state = self.aim(&source, target)?;
+        let (mut source, pieces) = described(&self.packed.description)?;
+        if let Some(turns) = self.settings.rotated {
+            rotated::turn(&mut source, turns);
+        }
+        let mut state = target.aim(&source, &self.settings)?;
         let frame = state.lay_out();
         size(frame.len)?;
         for (at, piece) in &frame.pieces {
@@ -143,81 +119,6 @@ impl<'a> Unpacker<'a> {
             }
         }
         Ok(frame.len)
-    }
-
-    /// The state that is wanted.
-    fn aim(&self, source: &State, target: &Target) -> Result<State, KvError> {
-        let mut state = source.clone();
-        match (&mut state.form, target.version) {
-            (_, None) | (Form::Bytes { .. }, _) => {}
-            (Form::Sequence { version }, Some(wanted)) => *version = wanted,
-            (Form::Session { version, .. }, Some(wanted)) => *version = wanted + 7,
-        }
-        let says_turns = state.form.says_turns();
-        for section in &mut state.sections {
-            let Section::Attention(attention) = section else {
-                continue;
-            };
-            if let Some(count) = target.streams {
-                attention.streams = arranged(&attention.streams, count)?;
-            }
-            for rows in attention.streams.iter_mut().filter_map(|s| s.rows.as_mut()) {
-                self.shape(rows, target, says_turns)?;
-            }
-        }
-        Ok(state)
-    }
-
-    fn shape(&self, rows: &mut Rows, target: &Target, says_turns: bool) -> Result<(), KvError> {
-        if let Some(ty) = target.ty {
-            for part in rows.keys.iter_mut().chain(&mut rows.values) {
-                part.ty = ty;
-                if part.row_bytes() == 0 {
-                    return Err(KvError::Shape(
-                        "a type whose blocks are longer than its rows",
-                    ));
-                }
-            }
-        }
-        rows.is_transposed = target.is_transposed.unwrap_or(rows.is_transposed);
-        if rows.is_transposed && rows.values.iter().any(|p| p.ty.is_quantized()) {
-            return Err(KvError::Shape("quantized values by element"));
-        }
-        let turns = match target.turns {
-            Turns::Off => [0, 0],
-            Turns::Of(turns) => turns,
-            // What was turned stays so, as long as its type does.
-            Turns::Fitting if target.ty.is_none() && says_turns => [rows.key_turn, rows.value_turn],
-            Turns::Fitting if !says_turns => [0, 0],
-            Turns::Fitting | Turns::On => self.fitting(rows)?,
-        };
-        let divide = |parts: &[Part], turn: u32| {
-            turn == 0
-                || parts
-                    .iter()
-                    .all(|p| turn.is_power_of_two() && p.width.is_multiple_of(turn))
-        };
-        if !divide(&rows.keys, turns[0]) || !divide(&rows.values, turns[1]) {
-            return Err(KvError::Shape("rotations that its heads do not allow"));
-        }
-        if turns != [0, 0] && !says_turns {
-            return Err(KvError::Shape("rotated rows in a version that knows none"));
-        }
-        [rows.key_turn, rows.value_turn] = turns;
-        Ok(())
-    }
-
-    /// The Hadamard matrices that llama.cpp has for these types.
-    fn fitting(&self, rows: &Rows) -> Result<[u32; 2], KvError> {
-        let of = |parts: &[Part], kind: usize| match (parts.first(), self.settings.heads) {
-            (Some(part), Some(heads)) => Ok(turns_of(part.ty, heads)[kind]),
-            (Some(part), None) if part.ty.is_quantized() => Err(KvError::Shape(
-                "a quantized type as long as the size of a head is not known; pack it with a codebook, or turn rotation \
-                 off",
-            )),
-            _ => Ok(0),
-        };
-        Ok([of(&rows.keys, 0)?, of(&rows.values, 1)?])
     }
 
     /// The bytes of a record's rows as they are wanted.
@@ -352,20 +253,6 @@ fn check_expansion(packed: &Packed<'_>) -> Result<(), KvError> {
         }
     }
     Ok(())
-}
-
-/// The same cells in so many streams.
-fn arranged(streams: &[Stream], count: usize) -> Result<Vec<Stream>, KvError> {
-    let used = || streams.iter().filter(|s| !s.positions.is_empty());
-    let mut out = match streams.len() == count || used().count() > 1 {
-        true => streams.to_vec(),
-        false => used().cloned().collect(),
-    };
-    if out.len() > count {
-        return Err(KvError::Shape("fewer streams than have cells"));
-    }
-    out.resize(count, Stream::default());
-    Ok(out)
 }
 
 /// The bytes of a range, if one piece has them all.

@@ -1,5 +1,6 @@
 //! `dwindle cache`: packs what llama.cpp saved of a prompt.
 
+mod bench;
 mod calibrate;
 mod eval;
 mod info;
@@ -31,6 +32,7 @@ enum Command {
     Unpack(unpack::Args),
     Info(info::Args),
     Eval(eval::Args),
+    Bench(bench::Args),
 }
 
 /// Runs `dwindle cache`.
@@ -41,6 +43,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         Command::Unpack(args) => unpack::main(args),
         Command::Info(args) => info::main(args),
         Command::Eval(args) => eval::main(args),
+        Command::Bench(args) => bench::main(args),
     }
 }
 
