@@ -22,7 +22,7 @@ pub struct Asked {
 struct Layer {
     key_head: usize,
     value_head: usize,
-    room: usize,
+    seen: usize,
     /// Of each head of keys, a matrix row by row.
     products: Vec<Vec<f64>>,
 }
@@ -59,9 +59,10 @@ impl Asked {
         let layer = self.layers.entry(q.layer).or_insert_with(|| Layer {
             key_head: head,
             value_head: q.value_head,
-            room: q.room,
+            seen: 0,
             products: vec![vec![0.0; head * head]; heads],
         });
+        layer.seen = layer.seen.max(q.seen);
         let tokens = q.rows.len() / head / askers;
         let mut rows = q.rows.to_vec();
         if let Some(rotary) = &self.rotary {
@@ -84,12 +85,12 @@ impl Asked {
         }
     }
 
-    /// Layers that keep the whole text, in order: those with sliding windows have less room.
+    /// Layers that keep the whole text, in order: those with sliding windows see less.
     fn whole(&self) -> Vec<(usize, &Layer)> {
-        let most = self.layers.values().map(|l| l.room).max();
+        let most = self.layers.values().map(|l| l.seen).max();
         let layers = self.layers.iter().map(|(number, layer)| (*number, layer));
         layers
-            .filter(|(_, layer)| Some(layer.room) == most)
+            .filter(|(_, layer)| Some(layer.seen) == most)
             .collect()
     }
 

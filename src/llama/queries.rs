@@ -26,8 +26,8 @@ pub struct Queries<'a> {
     pub key_heads: usize,
     /// Heads of queries.
     pub query_heads: usize,
-    /// Cells that the layer's memory has room for: fewer where it has a sliding window.
-    pub room: usize,
+    /// Cells that the last token sees: fewer where the layer has a sliding window.
+    pub seen: usize,
     /// Rows of the first head's tokens, then of the next head's.
     pub rows: &'a [f32],
 }
@@ -181,13 +181,23 @@ fn show(
     let source = |i: usize| unsafe { node.src[i].as_ref() }.ok_or("a part of it is missing");
     let (queries, keys, values) = (source(0)?, source(1)?, source(2)?);
     let size = |n: i64| n.max(0) as usize;
+    // SAFETY: as above.
+    let seen = match unsafe { node.src[3].as_ref() } {
+        Some(mask) => {
+            let (width, last) = (size(mask.ne[0]), size(queries.ne[1]).saturating_sub(1));
+            let rows = buffers.rows(mask)?;
+            let row = rows.iter().skip(last * width).take(width);
+            row.filter(|bias| bias.is_finite()).count()
+        }
+        None => size(keys.ne[1]),
+    };
     observer(Queries {
         layer,
         key_head: size(keys.ne[0]),
         value_head: size(values.ne[0]),
         key_heads: size(keys.ne[2]),
         query_heads: size(queries.ne[2]),
-        room: size(root(keys).ne[1]),
+        seen,
         rows: buffers.rows(queries)?,
     });
     Ok(())

@@ -13,3 +13,4 @@ mod families;
 mod quality_and_speed;
 mod sessions;
 mod split_models;
+mod windows;
