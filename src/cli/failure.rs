@@ -29,7 +29,7 @@ impl Failure {
     }
 
     /// This failure with a hint, where there is one.
-    fn hinted(self, hint: Option<&'static str>) -> Failure {
+    pub fn hinted(self, hint: Option<&'static str>) -> Failure {
         match hint {
             Some(hint) => Failure::Hinted(Box::new(self), hint),
             None => self,

@@ -1,6 +1,7 @@
 //! What to do on the command line about an error of the library, whose own sentences name no
 //! options.
 
+use crate::cache::CacheError;
 use crate::eval::EvalError;
 use crate::fitting::FitError;
 use crate::llama::model::LlamaError;
@@ -29,7 +30,6 @@ macro_rules! no_hints {
 }
 no_hints!(
     crate::architecture::Error,
-    crate::cache::CacheError,
     crate::writing::PipelineError,
     crate::runtime::ExportError,
     crate::runtime::StockError,
@@ -114,6 +114,17 @@ impl Hint for LlamaError {
             LlamaError::Server { .. } => Some(
                 "`dwindle rpc-server` starts one; both must have the same version of llama.cpp",
             ),
+            _ => None,
+        }
+    }
+}
+
+impl Hint for CacheError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            CacheError::TooLong { .. } => Some("`--ctx` sets the context"),
+            CacheError::Llama(e) => e.hint(),
+            CacheError::Eval(e) => e.hint(),
             _ => None,
         }
     }

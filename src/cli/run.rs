@@ -8,6 +8,7 @@ use clap::Parser;
 use dwindle_formats::output::{Claims, Kind};
 
 use super::Failure;
+use super::hints::Hint;
 use super::model::{Attention, Runtime};
 use super::output::{checkpoint_path, size};
 use crate::cache::{Aim, CacheError, How, is_packed, load_session, open_codebook, save_session};
@@ -93,7 +94,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     let kept = match &args.session {
         Some(path) => load_session(&mut context, path, codebook.as_ref())
             .and_then(|session| session.restore(&mut context, 0, &prompt))
-            .map_err(|e| Failure::file(path, e))?,
+            .map_err(|e| {
+                let hint = e.hint();
+                Failure::file(path, e).hinted(hint)
+            })?,
         None => 0,
     };
     let sampling = Sampling {

@@ -145,6 +145,56 @@ fn what_packing_costs_is_measured_beside_other_ways() {
 }
 
 #[test]
+fn caches_of_several_lengths_and_types_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let chart = folder.path().join("cache.svg");
+    let mut bench = dwindle(["cache", "bench", "--lengths", "48,96", "--batch", "1,2"]);
+    bench.args(["--scored", "8", "--cache-type", "q4_0", "--json", "-t", "1"]);
+    bench.arg(checkpoint()).arg("--text");
+    bench
+        .arg(fixture("kjv-heldout.txt"))
+        .arg("--svg")
+        .arg(&chart);
+    let report: Value = serde_json::from_str(&stdout(&mut bench)).unwrap();
+    let caches = report["caches"].as_array().unwrap();
+    assert_eq!(caches.len(), 8);
+    // Two heads of 64 elements, keys and values, four layers, 16 or 4.5 bits.
+    for cache in caches {
+        let number = |key: &str| cache[key].as_f64().unwrap();
+        let bits = if cache["cache_type"] == "f16" {
+            16.0
+        } else {
+            4.5
+        };
+        let tokens = number("length") * number("batch");
+        assert_eq!(number("computed"), tokens * 2.0 * 128.0 * 4.0 * bits / 8.0);
+        assert!(number("allocated") >= number("computed"));
+        assert!(number("packed") < number("saved") && number("saved") > number("computed"));
+        // Bit by bit, so that nothing is said otherwise; F16 is what the others are compared with.
+        assert_eq!(number("packed_kld"), number("kld"));
+        assert_eq!(number("kld") == 0.0, cache["cache_type"] == "f16");
+        assert_eq!(number("hidden"), number("batch"));
+    }
+    let stages = report["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages
+        .iter()
+        .map(|s| s["stage"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "load", "read", "save", "go on", "ask", "pack", "unpack", "restore",
+    ];
+    assert_eq!(names, expected);
+    assert!(report["memory"].as_array().unwrap().len() > 8);
+    let drawn = std::fs::read_to_string(&chart).unwrap();
+    says(
+        &drawn,
+        &["<svg", "polyline", "to unpack and restore", "resident"],
+    );
+    let error = refusal(bench.args(["--lengths", "100000"]), 3);
+    says(&error, &["the text has", "expected at least"]);
+}
+
+#[test]
 fn mistakes_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("packed");

@@ -143,6 +143,18 @@ fn sessions_of_other_models_and_damaged_ones_are_refused() {
         &run(&checkpoint(), &fixture("README.md")),
         &["no state of llama.cpp's"],
     );
+    let text = std::fs::read_to_string(fixture("kjv-heldout.txt")).unwrap();
+    let words: Vec<&str> = text.split_whitespace().take(300).collect();
+    let path = file.to_str().unwrap();
+    said(
+        &checkpoint(),
+        &words.join(" "),
+        "0",
+        &["--save-session", path],
+    );
+    let mut short = dwindle(["run", "-p", PROMPT, "--ctx", "256", "--session", path]);
+    let error = refusal(short.arg(checkpoint()), 3);
+    says(&error, &["session.bin", "the context 256", "`--ctx` sets"]);
     let mut over = dwindle(["run", "-p", PROMPT, "--save-session"]);
     let notes = folder.path().join("notes.txt");
     std::fs::write(&notes, "Notes of some length").unwrap();
