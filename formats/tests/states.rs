@@ -38,7 +38,7 @@ fn a_description_is_the_state_without_its_rows() {
         let (found, pieces) = described(&description).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(found, state, "{name}");
         for section in &state.sections {
-            if let Section::Recurrent(range) = section {
+            if let Section::Recurrent { range, .. } = section {
                 let piece = pieces.iter().find(|(at, _)| *at == range.start).unwrap();
                 assert_eq!(piece.1, &bytes[range.clone()], "{name}");
             }
@@ -86,9 +86,9 @@ fn every_truncation_and_every_addition_is_refused() {
             let is_another = |found: &State| {
                 let has_rows = found.sections.iter().any(|s| rows_of(s).is_some());
                 (!has_rows && !empty)
-                    || matches!(state.sections[0], Section::Recurrent(_))
+                    || matches!(state.sections[0], Section::Recurrent { .. })
                     || found.sections.len() < state.sections.len()
-                    || matches!(found.sections.last(), Some(Section::Recurrent(_)))
+                    || matches!(found.sections.last(), Some(Section::Recurrent { .. }))
                     || found
                         .sections
                         .iter()
@@ -109,7 +109,7 @@ fn every_truncation_and_every_addition_is_refused() {
 fn rows_of(section: &Section) -> Option<&Rows> {
     match section {
         Section::Attention(attention) => attention.streams.iter().find_map(|s| s.rows.as_ref()),
-        Section::Recurrent(_) => None,
+        Section::Recurrent { .. } => None,
     }
 }
 
@@ -141,7 +141,7 @@ fn damage(rng: &mut ChaCha8Rng, bytes: &mut [u8]) {
 /// Whether everything is within the bytes.
 fn fits(state: &State, len: usize) -> bool {
     state.sections.iter().all(|section| match section {
-        Section::Recurrent(range) => range.end <= len,
+        Section::Recurrent { range, .. } => range.end <= len,
         Section::Attention(attention) => attention.streams.iter().all(|stream| {
             let rows = stream.rows.iter();
             let mut parts = rows.flat_map(|r| r.keys.iter().chain(&r.values));

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn lies_within(state: &State, len: usize) -> bool {
     state.sections.iter().all(|section| match section {
-        Section::Recurrent(range) => range.end <= len,
+        Section::Recurrent { range, .. } => range.end <= len,
         Section::Attention(attention) => attention.streams.iter().all(|stream| {
             let rows = stream.rows.iter();
             let mut parts = rows.flat_map(|r| r.keys.iter().chain(&r.values));

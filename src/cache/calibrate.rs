@@ -404,7 +404,7 @@ impl Kept {
             .into_iter()
             .find_map(|section| match section {
                 Section::Attention(attention) => Some(attention),
-                Section::Recurrent(_) => None,
+                Section::Recurrent { .. } => None,
             });
         let streams = attention.ok_or(CacheError::NoAttention)?.streams;
         let stream = streams.into_iter().find(|s| s.rows.is_some());

@@ -18,7 +18,7 @@ pub enum CacheError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(
-        "the text has {tokens} tokens, expected at least {needed}; name a longer text, or shorter windows"
+        "the text has {tokens} tokens, expected at least {needed}; name a longer text, or ask for fewer tokens"
     )]
     TextTooShort { tokens: usize, needed: usize },
     #[error(
@@ -34,8 +34,10 @@ pub enum CacheError {
     OtherForm(&'static str),
     #[error("it has {tokens} tokens, the context {ctx}")]
     TooLong { tokens: usize, ctx: usize },
+    #[error("another server parks its texts in `{}`; name another folder", .0.display())]
+    Shared(std::path::PathBuf),
     #[error(
-        "its {tokens} tokens take {len} bytes before they are packed, more than the {most} of all parked texts"
+        "its {tokens} tokens take {len} bytes before they are packed, more than all parked texts may take ({most})"
     )]
     NoRoom { tokens: usize, len: u64, most: u64 },
     #[error("a window of {0} tokens is too short, expected at least 16")]

@@ -47,9 +47,7 @@ impl Receiver {
             false => {
                 let state = read(file).map_err(KvError::from)?;
                 self.check(&state)?;
-                match shape(&state, Part::clone) == shape(&self.own, Part::clone)
-                    && state.form.says_turns()
-                {
+                match is_as(&state, &self.own) {
                     true => file.to_vec(),
                     false => {
                         let mut packed = Vec::new();
@@ -91,31 +89,55 @@ impl Receiver {
             let ctx = self.ctx;
             return Err(CacheError::TooLong { tokens: count, ctx });
         }
-        for (i, section) in state.sections.iter().enumerate() {
-            let Section::Attention(attention) = section else {
-                continue;
-            };
-            let mut streams = attention.streams.iter().filter(|s| s.rows.is_some());
-            let mut positions = streams.next().map_or(Vec::new(), |s| s.positions.clone());
-            positions.sort_unstable();
-            // Layers with a window may have forgotten the beginning.
-            let first = if i == 0 {
-                0
-            } else {
-                count.saturating_sub(positions.len())
-            };
-            let are_all = positions
-                .iter()
-                .copied()
-                .eq((first..count).map(|p| p as i32));
-            if !are_all || streams.next().is_some() {
-                return Err(CacheError::OtherForm(
-                    "its cells are not those of its tokens",
-                ));
-            }
+        let mut sections = state.sections.iter().enumerate();
+        match sections.all(|(i, section)| is_of(section, count, i == 0)) {
+            true => Ok(()),
+            false => Err(CacheError::OtherForm(
+                "its cells are not those of its tokens",
+            )),
         }
-        Ok(())
     }
+}
+
+/// Whether a section is of a text of so many tokens.
+fn is_of(section: &Section, count: usize, is_whole: bool) -> bool {
+    let attention = match section {
+        Section::Attention(attention) => attention,
+        // One state, behind the last token.
+        Section::Recurrent { positions, .. } => {
+            let last = count
+                .checked_sub(1)
+                .and_then(|last| i32::try_from(last).ok());
+            return positions.len() == 1 && positions.first().copied() == last;
+        }
+    };
+    let mut streams = attention.streams.iter().filter(|s| s.rows.is_some());
+    let mut positions = streams.next().map_or(Vec::new(), |s| s.positions.clone());
+    positions.sort_unstable();
+    // Layers with a window may have forgotten the beginning.
+    let first = match is_whole {
+        true => 0,
+        false => count.saturating_sub(positions.len()),
+    };
+    let expected = (first..count).map(|p| p as i32);
+    positions.into_iter().eq(expected) && streams.next().is_none()
+}
+
+/// Whether llama.cpp takes a state as it is, where it has given the other.
+fn is_as(state: &State, own: &State) -> bool {
+    let rows = |section: &Section| match section {
+        Section::Attention(attention) => {
+            let turns = attention.streams.iter().find_map(|s| s.rows.as_ref());
+            let turns = turns.map(|r| (r.is_transposed, r.key_turn, r.value_turn));
+            Some((attention.streams.len(), turns))
+        }
+        Section::Recurrent { .. } => None,
+    };
+    let part = |part: &Part| (part.ty, part.width);
+    let (all, others) = (state.sections.iter(), own.sections.iter());
+    state.form.says_turns()
+        && shape(state, part) == shape(own, part)
+        && all.map(rows).eq(others.map(rows))
 }
 
 /// The tokens that a state holds: at least one. llama.cpp may have saved more, of which the last was not read.
@@ -123,7 +145,11 @@ fn saved(state: &State) -> Result<Vec<Token>, CacheError> {
     let saved = tokens(&state.tokens).ok_or(CacheError::NoTokens)?;
     let held = match state.sections.first() {
         Some(Section::Attention(a)) => a.streams.iter().map(|s| s.positions.len()).sum(),
-        _ => saved.len(),
+        Some(Section::Recurrent { positions, .. }) => {
+            let last = positions.last().map_or(-1, |last| i64::from(*last));
+            (last + 1).max(0) as usize
+        }
+        None => saved.len(),
     };
     let saved = saved.get(..held).filter(|t| !t.is_empty());
     Ok(saved.ok_or(CacheError::NoTokens)?.to_vec())
@@ -145,7 +171,7 @@ fn own_form(context: &mut Context<'_>, sequence: usize) -> Result<State, CacheEr
 
 /// Whether what is kept of a text can become what is kept of its beginning.
 pub(super) fn can_be_cut(state: &State) -> bool {
-    let recurs = |s: &Section| matches!(s, Section::Recurrent(_));
+    let recurs = |s: &Section| matches!(s, Section::Recurrent { .. });
     !is_moved(state) && !state.sections.iter().any(recurs)
 }
 
@@ -156,14 +182,14 @@ fn is_moved(state: &State) -> bool {
             let positions = a.streams.iter().flat_map(|s| &s.positions);
             positions.min().is_some_and(|first| *first > 0)
         }
-        Section::Recurrent(_) => false,
+        Section::Recurrent { .. } => false,
     })
 }
 
 fn rows(state: &State) -> Option<&Rows> {
     match state.sections.first()? {
         Section::Attention(a) => a.streams.iter().find_map(|s| s.rows.as_ref()),
-        Section::Recurrent(_) => None,
+        Section::Recurrent { .. } => None,
     }
 }
 
@@ -196,7 +222,7 @@ fn shape<T>(state: &State, of: impl Fn(&Part) -> T) -> Vec<Option<Shape<T>>> {
                 rows.map_or((Vec::new(), Vec::new()), |r| (all(&r.keys), all(&r.values)));
             Some((attention.has_coordinates, keys, values))
         }
-        Section::Recurrent(_) => None,
+        Section::Recurrent { .. } => None,
     });
     sections.collect()
 }

@@ -1,14 +1,15 @@
 //! Options of `serve` about texts that have ended.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::Failure;
-use super::cache::blame;
+use super::cache::codebook_of;
 use super::output::{above_zero, parse_bytes};
-use crate::cache::{Aim, Park, ParkOptions, open_codebook};
+use crate::cache::{Aim, Park, ParkOptions};
 use crate::kv::codebook::Codebook;
 use crate::llama::model::Model;
 use crate::llama::recall::{Forgetful, Recall};
@@ -35,19 +36,18 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// The codebook, before a model is loaded.
+    /// The codebook, before the model is loaded.
     ///
     /// # Errors
-    /// The file is none.
-    pub fn codebook(&self) -> Result<Option<Codebook>, Failure> {
-        let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
-        self.codebook.as_ref().map(open).transpose()
+    /// The file is none, or of another model.
+    pub fn codebook(&self, model: &Path) -> Result<Option<Codebook>, Failure> {
+        codebook_of(model, self.codebook.as_ref())
     }
 
     /// The memory of a server of this model.
     ///
     /// # Errors
-    /// The codebook is another model's, or the folder can't be used.
+    /// The folder can't be used.
     pub fn memory(
         &self,
         (file, model): (&Path, &Model),
@@ -62,23 +62,14 @@ impl Parking {
                 "`--park` keeps texts to go on from, and this model only embeds them".into(),
             ));
         }
-        let identity = identity(file)?;
-        if let (Some(codebook), Some(path)) = (&codebook, &self.codebook)
-            && codebook.origin.model != identity.norms_sha256
-        {
-            return Err(Failure::Input(format!(
-                "`{}` is a codebook of another model than `{}`; make one with `dwindle cache calibrate`",
-                path.display(),
-                file.display()
-            )));
-        }
         let folder = self.park_dir.as_ref();
         Ok(Box::new(Park::new(ParkOptions {
             memory,
             folder: folder.map(|path| (path.clone(), self.park_disk)),
-            model: key(file, &identity, adapters)?,
+            model: key(file, &identity(file)?, adapters)?,
             codebook: codebook.map(|codebook| (codebook, Aim::Ratio(self.park_ratio))),
-            warn: Arc::new(|words| eprintln!("warning: {words}")),
+            // A reader that has gone away is no reason to stop.
+            warn: Arc::new(|words| drop(writeln!(std::io::stderr(), "warning: {words}"))),
         })?))
     }
 }

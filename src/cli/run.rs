@@ -8,14 +8,15 @@ use clap::Parser;
 use dwindle_formats::output::{Claims, Kind};
 
 use super::Failure;
+use super::cache::codebook_of;
 use super::hints::Hint;
 use super::model::{Attention, Runtime};
 use super::output::{checkpoint_path, size};
-use crate::cache::{Aim, CacheError, How, is_packed, load_session, open_codebook, save_session};
+use crate::cache::{Aim, CacheError, How, is_packed, load_session, save_session};
 use crate::kv::Encoder;
 use crate::llama::context::{Context, ContextOptions};
 use crate::llama::generate::{Generated, Sampling, Stop, generate_behind};
-use crate::llama::model::Token;
+use crate::llama::model::{Model, Token};
 
 /// Generate text with a `.gguf`, a `.dwn` or a checkpoint
 #[derive(Debug, Parser)]
@@ -69,6 +70,15 @@ fn count(text: &str) -> Result<usize, String> {
     Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
+/// What to continue: the prompt, or what the model's template makes of it.
+fn tokenized(args: &Args, model: &Model) -> Result<Vec<Token>, Failure> {
+    let text = match args.chat {
+        true => model.chat_prompt(&[("user", &args.prompt)])?,
+        false => args.prompt.clone(),
+    };
+    Ok(model.tokenize(&text, true, args.chat)?)
+}
+
 pub fn main(args: &Args) -> Result<(), Failure> {
     if !(args.temp >= 0.0 && args.temp.is_finite()) {
         return Err(Failure::Usage(format!(
@@ -77,7 +87,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         )));
     }
     claim(args)?;
-    let codebook = args.codebook.as_deref().map(open_codebook).transpose()?;
+    let codebook = codebook_of(&args.file, args.codebook.as_ref())?;
     // What is wrong with a codebook is known before a text is written.
     let encoder = codebook
         .as_ref()
@@ -85,11 +95,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         .transpose()
         .map_err(CacheError::from)?;
     let model = args.runtime.load(&args.file)?;
-    let text = match args.chat {
-        true => model.chat_prompt(&[("user", &args.prompt)])?,
-        false => args.prompt.clone(),
-    };
-    let prompt = model.tokenize(&text, true, args.chat)?;
+    let prompt = tokenized(args, &model)?;
     let mut context = Context::new(&model, &context_options(args, prompt.len()))?;
     let kept = match &args.session {
         Some(path) => load_session(&mut context, path, codebook.as_ref())

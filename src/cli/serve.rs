@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<(), Failure> {
-    let codebook = args.parking.codebook()?;
+    let codebook = args.parking.codebook(&args.file)?;
     let model = args.runtime.load(&args.file)?;
     let adapters = args.runtime.adapters();
     let memory = args

@@ -60,10 +60,10 @@ impl Context<'_> {
         Err(LlamaError::State { reason })
     }
 
-    /// What the context keeps of one sequence, as llama.cpp writes it; nothing where llama.cpp fails.
-    pub fn sequence_state(&mut self, sequence: usize) -> Vec<u8> {
+    /// Bytes of what the context keeps of one sequence; 0 where llama.cpp fails.
+    pub fn sequence_bytes(&mut self, sequence: usize) -> usize {
         let Some(sequence) = self.known(sequence) else {
-            return Vec::new();
+            return 0;
         };
         let mut len = 0;
         // SAFETY: the context lives and has the sequence.
@@ -72,8 +72,17 @@ impl Context<'_> {
         });
         if sized.is_err() {
             self.break_off();
-            return Vec::new();
+            return 0;
         }
+        len
+    }
+
+    /// What the context keeps of one sequence, as llama.cpp writes it; nothing where llama.cpp fails.
+    pub fn sequence_state(&mut self, sequence: usize) -> Vec<u8> {
+        let mut len = self.sequence_bytes(sequence);
+        let Some(sequence) = self.known(sequence).filter(|_| len > 0) else {
+            return Vec::new();
+        };
         let mut state = vec![0; len];
         // SAFETY: the buffer has the length that is passed.
         let got = guarded(|failure| unsafe {

@@ -293,25 +293,37 @@ pub fn identity(path: &Path) -> Result<Identity, LoadError> {
     Ok(Identity::of(&model, source.as_ref())?)
 }
 
-/// A name, in hexadecimal digits, that other weights, types and adapters don't have: what a model computed is kept by it.
+/// A name, in hexadecimal digits, of what a model computes: others with other weights, parameters or adapters have other
+/// names. What was computed is kept by it.
+///
+/// Of the weights it has what [`identity`] has; all headers and configurations are in it whole.
 ///
 /// # Errors
-/// As [`identity`], or an adapter can't be read.
+/// As [`identity`], or a file can't be read.
 pub fn key(path: &Path, identity: &Identity, adapters: &[PathBuf]) -> Result<String, LoadError> {
     let mut digests = vec![identity.norms_sha256.clone()];
-    digests.extend(
-        identity
-            .weights
-            .iter()
-            .map(|(name, w)| format!("{name} {w}")),
-    );
+    let weights = identity.weights.iter();
+    digests.extend(weights.map(|(name, weight)| format!("{name} {weight}")));
     for adapter in adapters {
         digests.push(digest(&Mapping::open(adapter)?));
     }
-    // Factors are not among the weights.
     let path = checkpoint::resolve(path, &Caches::from_env()).map_err(architecture::Error::from)?;
-    if path.is_file() {
-        digests.push(std::fs::metadata(&path)?.len().to_string());
+    if path.is_dir() {
+        let configuration = path.join("config.json");
+        if configuration.is_file() {
+            digests.push(digest(&Mapping::open(&configuration)?));
+        }
+    } else {
+        for part in parts(&path) {
+            let bytes = Mapping::open(&part)?;
+            let header = read_header(&bytes).map_err(|source| LoadError::Gguf {
+                path: part.display().to_string(),
+                source,
+            })?;
+            // That of a container has the digests of all factors.
+            let end = (header.data_start as usize).min(bytes.len());
+            digests.push(format!("{} {}", digest(&bytes[..end]), bytes.len()));
+        }
     }
     Ok(digest(digests.join("\n").as_bytes()))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::common::program::{checkpoint, dwindle, fixture, refusal, says};
+use crate::common::program::{checkpoint, compress, dwindle, fixture, refusal, says, stdout};
 use crate::common::record::Record;
 use crate::common::server::{Server, request};
 
@@ -87,6 +87,112 @@ fn a_text_that_begins_alike_is_not_read_again_even_by_the_next_server() {
     let server = Server::start(&checkpoint(), &options);
     let (again, [recalled, all]) = asked(&server, &request(PROMPT, 24));
     assert_eq!((again, recalled), (answer, all - 1));
+}
+
+#[test]
+fn clients_share_a_beginning_and_models_share_nothing() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("parked");
+    let folder = [
+        "--ctx",
+        "256",
+        "--park",
+        "64MiB",
+        "--park-dir",
+        path.to_str().unwrap(),
+    ];
+    let server = Server::start(&checkpoint(), &[&folder[..], &["--parallel", "3"]].concat());
+    asked(&server, &request(PROMPT, 1));
+    std::thread::scope(|scope| {
+        for end in [" Adam", " and Eve", " said unto him"] {
+            let server = &server;
+            scope.spawn(move || {
+                let (_, [recalled, all]) = asked(server, &request(&format!("{PROMPT}{end}"), 8));
+                assert!(recalled + 8 > all, "{recalled} of {all}");
+            });
+        }
+    });
+    parked(&path, 3);
+    // Each server removes what is too much, so that there is one.
+    let mut second = dwindle(["serve", "--port", "0"]);
+    let error = refusal(second.args(folder).arg(checkpoint()), 3);
+    says(&error, &["another server", "parked", "another folder"]);
+    server.kill();
+
+    // The same weights that compute something else, and the same in another type.
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(checkpoint()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(other.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["rms_norm_eps"] = json!(0.02);
+    std::fs::write(other.join("config.json"), config.to_string()).unwrap();
+    let quantized = dir.path().join("q8_0.gguf");
+    stdout(&mut compress("q8_0", &quantized));
+    for model in [&other, &quantized] {
+        let server = Server::start(model, &folder);
+        assert_eq!(
+            asked(&server, &request(PROMPT, 1)).1[0],
+            0,
+            "{}",
+            model.display()
+        );
+    }
+}
+
+#[test]
+fn texts_are_packed_by_a_codebook() {
+    let dir = tempdir().unwrap();
+    let codebook = dir.path().join("codebook");
+    let mut calibrate = dwindle(["cache", "calibrate", "--window", "192", "--windows", "6"]);
+    calibrate
+        .args(["--trials", "2"])
+        .arg(checkpoint())
+        .arg("-o")
+        .arg(&codebook);
+    stdout(calibrate.arg("--text").arg(fixture("kjv-calibration.txt")));
+    let text = std::fs::read_to_string(fixture("kjv-heldout.txt")).unwrap();
+    let prompt: String = text.chars().take(700).collect();
+    let mut sizes = Vec::new();
+    for own in [None, Some(codebook.to_str().unwrap())] {
+        let path = dir.path().join("parked");
+        let folder = [
+            "--ctx",
+            "512",
+            "--park",
+            "64MiB",
+            "--park-dir",
+            path.to_str().unwrap(),
+        ];
+        let own: Vec<&str> = own
+            .into_iter()
+            .flat_map(|own| ["--codebook", own])
+            .collect();
+        let server = Server::start(&checkpoint(), &[&folder[..], &own].concat());
+        let (answer, [recalled, all]) = asked(&server, &request(&prompt, 12));
+        assert_eq!(recalled, 0, "what another codebook has packed is not found");
+        sizes.push(parked(&path, sizes.len() + 1));
+        server.kill();
+        let server = Server::start(&checkpoint(), &[&folder[..], &own].concat());
+        let (again, [recalled, _]) = asked(&server, &request(&prompt, 12));
+        assert_eq!((&again[..16], recalled), (&answer[..16], all - 1));
+    }
+    let bytes = |file: &PathBuf| std::fs::metadata(file).unwrap().len();
+    let mut sizes: Vec<u64> = sizes[1].iter().map(bytes).collect();
+    sizes.sort_unstable();
+    assert!(sizes[0] * 4 < sizes[1], "{sizes:?}");
+
+    let other = dir.path().join("other");
+    Record::of("llama").write(&other);
+    let mut serve = dwindle(["serve", "--port", "0", "--park", "1G", "--codebook"]);
+    let error = refusal(serve.arg(&codebook).arg(&other), 3);
+    says(
+        &error,
+        &["codebook of another model", "dwindle cache calibrate"],
+    );
 }
 
 #[test]

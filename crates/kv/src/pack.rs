@@ -104,7 +104,7 @@ pub(crate) fn cells_of(state: &State) -> usize {
 pub(crate) fn attentions(state: &State) -> impl Iterator<Item = &Attention> {
     state.sections.iter().filter_map(|section| match section {
         Section::Attention(attention) => Some(attention),
-        Section::Recurrent(_) => None,
+        Section::Recurrent { .. } => None,
     })
 }
 

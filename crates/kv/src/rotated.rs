@@ -41,11 +41,19 @@ pub(crate) fn settle(
     Ok(Some(found))
 }
 
-/// Sets how all rows are rotated that are not carried bit by bit.
-pub(crate) fn turn(state: &mut State, turns: [u32; 2]) {
-    if let Some(Section::Attention(attention)) = state.sections.first_mut() {
+/// Sets how all quantized rows are rotated: llama.cpp does it alike in all layers.
+pub(crate) fn turn(state: &mut State, [key, value]: [u32; 2]) {
+    let turned = |parts: &[Part], turn: u32| {
+        let fits = |p: &Part| p.ty.is_quantized() && turn > 0 && p.width.is_multiple_of(turn);
+        if parts.iter().all(fits) { turn } else { 0 }
+    };
+    for section in &mut state.sections {
+        let Section::Attention(attention) = section else {
+            continue;
+        };
         for rows in attention.streams.iter_mut().filter_map(|s| s.rows.as_mut()) {
-            [rows.key_turn, rows.value_turn] = turns;
+            rows.key_turn = turned(&rows.keys, key);
+            rows.value_turn = turned(&rows.values, value);
         }
     }
 }
@@ -82,10 +90,20 @@ fn likelier(state: &State, bytes: &[u8], encoder: &Encoder<'_>) -> Result<[u32; 
         let coded = transform.encode(&encoder.analyse(cells));
         Ok::<usize, KvError>(coded.map_or(usize::MAX, |bytes| bytes.len()))
     };
-    match taken(rotated)? < taken([0, 0])? {
-        true => Ok(rotated),
-        false => Ok([0, 0]),
+    if rotated == [0, 0] {
+        return Ok(rotated);
     }
+    let [turned, plain] = [taken(rotated)?, taken([0, 0])?];
+    match (turned, plain) {
+        (turned, plain) if less_by_far(turned, plain) => Ok(rotated),
+        (turned, plain) if less_by_far(plain, turned) => Ok([0, 0]),
+        _ => Err(KvError::UnknownTurns),
+    }
+}
+
+/// Whether bytes are fewer than others by more than chance.
+fn less_by_far(bytes: usize, others: usize) -> bool {
+    bytes < others - others / 50
 }
 
 fn rows(state: &State) -> impl Iterator<Item = &Rows> {

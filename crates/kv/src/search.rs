@@ -125,7 +125,7 @@ fn carried(state: &State, bytes: &[u8], codebook: &Codebook, row: usize) -> f64 
     let mut windowed = 0;
     for (i, section) in state.sections.iter().enumerate() {
         match section {
-            Section::Recurrent(range) => recurrent += range.len(),
+            Section::Recurrent { range, .. } => recurrent += range.len(),
             Section::Attention(attention) if !is_coded(i as u32) => {
                 for stream in &attention.streams {
                     let parts = stream

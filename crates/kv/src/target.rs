@@ -70,7 +70,8 @@ impl Target {
     }
 
     fn shape(&self, rows: &mut Rows, settings: &Settings, says_turns: bool) -> Result<(), KvError> {
-        let is_known = says_turns || settings.rotated.is_some();
+        let is_turned = settings.rotated.is_some_and(|turns| turns != [0, 0]);
+        let is_known = says_turns || is_turned;
         if let Some(ty) = self.ty {
             for part in rows.keys.iter_mut().chain(&mut rows.values) {
                 part.ty = ty;
@@ -90,7 +91,7 @@ impl Target {
             Turns::Of(turns) => turns,
             // What was turned stays so, as long as its type does.
             Turns::Fitting if self.ty.is_none() && is_known => [rows.key_turn, rows.value_turn],
-            Turns::Fitting if !is_known => [0, 0],
+            Turns::Fitting if !says_turns && !is_turned => [0, 0],
             Turns::Fitting | Turns::On => fitting(rows, settings.heads)?,
         };
         let divide = |parts: &[Part], turn: u32| {

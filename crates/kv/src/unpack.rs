@@ -103,7 +103,9 @@ impl<'a> Unpacker<'a> {
             put(*at, piece)?;
         }
         for (from, to) in source.sections.iter().zip(&state.sections) {
-            if let (Section::Recurrent(from), Section::Recurrent(to)) = (from, to) {
+            if let (Section::Recurrent { range: from, .. }, Section::Recurrent { range: to, .. }) =
+                (from, to)
+            {
                 put(to.start, within(&pieces, from).ok_or(KvError::Nothing)?)?;
             }
         }

@@ -402,7 +402,7 @@ fn windows_and_recurrent_layers_are_carried_bit_by_bit_by_every_way() {
             let file = packed(&bytes, way);
             let back = unpacked(&file, Some(&codebook), &Target::default()).unwrap();
             let rest = state.sections[1..].iter().map(|section| match section {
-                Section::Recurrent(range) => range.clone(),
+                Section::Recurrent { range, .. } => range.clone(),
                 Section::Attention(attention) => {
                     let rows = attention.streams[0].rows.as_ref().unwrap();
                     rows.keys[0].at..rows.values[1].at + rows.values[1].row_bytes() * 3

@@ -18,7 +18,7 @@ pub fn describe(state: &State, bytes: &[u8]) -> Vec<u8> {
         .map(|(at, piece)| (*at, piece.as_slice()))
         .collect();
     for section in &state.sections {
-        if let Section::Recurrent(range) = section {
+        if let Section::Recurrent { range, .. } = section {
             pieces.push((range.start, &bytes[range.clone()]));
         }
     }

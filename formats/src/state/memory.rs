@@ -1,7 +1,5 @@
 //! Reads the memory of a state. Its kind is not written in it: what fits to the last byte is right.
 
-use std::ops::Range;
-
 use super::cursor::Cursor;
 use super::{Attention, Part, Rows, Section, StateError, Stream};
 use crate::gguf::TensorType;
@@ -67,13 +65,13 @@ fn fit(
     for kind in kinds {
         sections.push(match kind {
             A => Section::Attention(attention(&mut cursor, style)?),
-            R => Section::Recurrent(recurrent(&mut cursor)?),
+            R => recurrent(&mut cursor)?,
         });
     }
     // Layers of one model have read the same text.
     let has_cells = |section: &Section| match section {
         Section::Attention(a) => Some(a.streams.iter().any(|s| s.rows.is_some())),
-        Section::Recurrent(_) => None,
+        Section::Recurrent { .. } => None,
     };
     let mut all = sections.iter().filter_map(has_cells);
     let first = all.next();
@@ -215,7 +213,7 @@ fn columns(cursor: &mut Cursor<'_, '_>, cells: usize) -> Result<Part, StateError
 
 /// A recurrent memory goes to the end. Its rows are those of layers that it does not name, so that only their sum can be
 /// checked.
-fn recurrent(cursor: &mut Cursor<'_, '_>) -> Result<Range<usize>, StateError> {
+fn recurrent(cursor: &mut Cursor<'_, '_>) -> Result<Section, StateError> {
     let begin = cursor.at;
     let (positions, _) = cells(cursor, false)?;
     let what = "the flag of transposed states";
@@ -234,5 +232,6 @@ fn recurrent(cursor: &mut Cursor<'_, '_>) -> Result<Range<usize>, StateError> {
         let row = cursor.u64("the bytes of a state")?;
         cursor.skip("a state", row.saturating_mul(positions.len() as u64))?;
     }
-    Ok(begin..cursor.at)
+    let range = begin..cursor.at;
+    Ok(Section::Recurrent { range, positions })
 }

@@ -71,8 +71,13 @@ impl Form {
 pub enum Section {
     /// Keys and values of attention.
     Attention(Attention),
-    /// States of recurrent layers, whose bytes are carried as they are.
-    Recurrent(Range<usize>),
+    /// States of recurrent layers, which are carried as they are.
+    Recurrent {
+        /// Their bytes.
+        range: Range<usize>,
+        /// The position of each state's last token.
+        positions: Vec<i32>,
+    },
 }
 
 /// Keys and values of a model's layers.

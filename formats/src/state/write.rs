@@ -55,7 +55,7 @@ impl State {
         for section in &mut self.sections {
             match section {
                 Section::Attention(attention) => place(attention, says_turns, &mut frame),
-                Section::Recurrent(range) => {
+                Section::Recurrent { range, .. } => {
                     let at = frame.room(range.len());
                     *range = at..frame.len;
                 }

@@ -93,7 +93,10 @@ pub fn state(kind: &Kind) -> (State, Vec<u8>) {
         .collect();
     let tail = recurrent(kind.recurrent);
     if kind.recurrent > 0 {
-        sections.push(Section::Recurrent(0..tail.len()));
+        sections.push(Section::Recurrent {
+            range: 0..tail.len(),
+            positions: (0..kind.recurrent as i32).collect(),
+        });
     }
     let tokens = match kind.form {
         Form::Bytes { .. } => Vec::new(),
@@ -112,7 +115,7 @@ pub fn state(kind: &Kind) -> (State, Vec<u8>) {
     for (at, piece) in &frame.pieces {
         bytes[*at..at + piece.len()].copy_from_slice(piece);
     }
-    if let Some(Section::Recurrent(range)) = state.sections.last() {
+    if let Some(Section::Recurrent { range, .. }) = state.sections.last() {
         bytes[range.clone()].copy_from_slice(&tail);
     }
     (state, bytes)

@@ -5,7 +5,7 @@ mod passkey;
 use std::time::Instant;
 
 use dwindle_formats::gguf::TensorType;
-use dwindle_formats::state::{Section, State, read};
+use dwindle_formats::state::{Section, State, Stream, read};
 use serde::Serialize;
 
 use self::passkey::Passkey;
@@ -133,6 +133,16 @@ pub fn bench(
     Ok(rows)
 }
 
+/// What the model says behind texts.
+struct Behind {
+    /// Each text's mean divergence from the base.
+    divergences: Vec<f64>,
+    /// All logits, where there is no base.
+    logits: Vec<f32>,
+    /// To evaluate.
+    seconds: f64,
+}
+
 #[derive(Clone, Copy)]
 struct Run<'a> {
     model: &'a Model,
@@ -162,11 +172,10 @@ impl<'a> Run<'a> {
         })?;
         let first = read(&states[0]).map_err(KvError::from)?;
         let length = self.length();
-        let tokens = (length * self.texts.len()) as u64;
         let saved = states.iter().map(|s| s.len() as u64).sum();
-        let (live, logits) = self.go_on(&mut context, base.as_deref())?;
+        let live = self.go_on(&mut context, base.as_deref())?;
         if base.is_none() {
-            *base = Some(logits);
+            *base = Some(live.logits);
         }
         let found = self.found(&mut context, &states)?;
         let packing = self.timed("pack", &mut seconds.pack, || self.pack(&states))?;
@@ -178,21 +187,21 @@ impl<'a> Run<'a> {
             let mut all = states.iter().enumerate();
             all.try_for_each(|(s, state)| Ok(context.restore_sequence(s, state)?))
         })?;
-        let begin = Instant::now();
-        let (behind, _) = self.go_on(&mut context, base.as_deref())?;
-        seconds.step = begin.elapsed().as_secs_f64() / self.options.scored as f64;
+        let behind = self.go_on(&mut context, base.as_deref())?;
+        seconds.step = behind.seconds / self.options.scored as f64;
+        let behind = behind.divergences;
         let (packed_kld, error) = mean(&behind);
         Ok(Benched {
             length,
             batch: self.texts.len(),
             cache_type: ty.name().to_lowercase(),
-            computed: row_bytes(&first) * tokens,
+            computed: row_bytes(&first) * self.texts.len() as u64,
             allocated: context.memory().context,
             saved,
             packed: bytes,
             ratio,
             seconds,
-            kld: mean(&live).0,
+            kld: mean(&live.divergences).0,
             packed_kld,
             error,
             hidden: self.texts.iter().filter(|t| t.passkey.is_some()).count(),
@@ -232,17 +241,15 @@ impl<'a> Run<'a> {
         Ok(Context::new(self.model, &options)?)
     }
 
-    /// Goes on with what follows, a token of each text at once. Gives each text's mean divergence from the base, and all logits
-    /// where there is none.
-    fn go_on(
-        self,
-        context: &mut Context<'_>,
-        base: Option<&[f32]>,
-    ) -> Result<(Vec<f64>, Vec<f32>), CacheError> {
+    /// Goes on with what follows, a token of each text at once.
+    fn go_on(self, context: &mut Context<'_>, base: Option<&[f32]>) -> Result<Behind, CacheError> {
         self.timeline.enter("go on");
         let (scored, width) = (self.options.scored, self.model.n_vocab());
-        let mut sums = vec![0.0; self.texts.len()];
-        let mut all = Vec::new();
+        let mut behind = Behind {
+            divergences: vec![0.0; self.texts.len()],
+            logits: Vec::new(),
+            seconds: 0.0,
+        };
         for t in 0..scored {
             let tokens = self
                 .texts
@@ -254,20 +261,22 @@ impl<'a> Run<'a> {
                     sequence,
                     logits: true,
                 });
+            let begin = Instant::now();
             context.decode(&tokens.collect::<Vec<_>>())?;
             let logits = context.try_logits()?;
+            behind.seconds += begin.elapsed().as_secs_f64();
             match base {
-                None => all.extend_from_slice(logits),
+                None => behind.logits.extend_from_slice(logits),
                 Some(base) => {
                     let base = base[t * logits.len()..].chunks_exact(width);
                     let rows = base.zip(logits.chunks_exact(width));
-                    for (sum, (base, row)) in sums.iter_mut().zip(rows) {
+                    for (sum, (base, row)) in behind.divergences.iter_mut().zip(rows) {
                         *sum += exact_divergence(base, row) / scored as f64;
                     }
                 }
             }
         }
-        Ok((sums, all))
+        Ok(behind)
     }
 
     /// In how many texts the number is found, where each goes on from its state.
@@ -308,14 +317,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Bytes that a token's keys and values take.
+/// Bytes that the keys and values of a text's cells take.
 fn row_bytes(state: &State) -> u64 {
-    let sections = state.sections.iter().filter_map(|section| match section {
-        Section::Attention(attention) => attention.streams.iter().find_map(|s| s.rows.as_ref()),
-        Section::Recurrent(_) => None,
+    let streams = state.sections.iter().flat_map(|section| match section {
+        Section::Attention(attention) => attention.streams.as_slice(),
+        Section::Recurrent { .. } => &[],
     });
-    let parts = sections.flat_map(|rows| rows.keys.iter().chain(&rows.values));
-    parts.map(|p| p.row_bytes() as u64).sum()
+    let of = |stream: &Stream| {
+        let rows = stream.rows.iter();
+        let parts = rows.flat_map(|rows| rows.keys.iter().chain(&rows.values));
+        stream.positions.len() as u64 * parts.map(|p| p.row_bytes() as u64).sum::<u64>()
+    };
+    streams.map(of).sum()
 }
 
 /// Texts from places that are evenly spread, each with the token that begins a text and a number hidden in it, at another
@@ -328,7 +341,7 @@ fn texts(
 ) -> Result<Vec<Text>, CacheError> {
     let all = model.tokenize(text, false, false)?;
     let begin = model.bos().filter(|_| model.add_bos());
-    let needed = length + scored;
+    let needed = length.saturating_add(scored);
     let Some(spare) = all.len().checked_sub(needed) else {
         let tokens = all.len();
         return Err(CacheError::TextTooShort { tokens, needed });

@@ -20,36 +20,54 @@ const ENDING: &str = "dwkv";
 /// Digits of a file's name.
 const DIGITS: usize = 32;
 
+/// Locked as long as a server uses the folder.
+const LOCK: &str = "lock";
+
 /// The folder of a model's parked texts.
 #[derive(Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Unlocked with the process, however it ends.
+    _lock: std::fs::File,
+}
 
 impl Folder {
     /// Makes it where it is not. Nobody else may read what somebody asked.
-    pub fn open(all: &Path, model: &str) -> std::io::Result<Folder> {
-        let folder = all.join(&model[..model.len().min(16)]);
-        private(&folder)?;
-        Ok(Folder(folder))
+    ///
+    /// # Errors
+    /// Another server parks there: each would remove the other's.
+    pub fn open(all: &Path, key: &str) -> Result<Folder, CacheError> {
+        let path = all.join(&key[..key.len().min(16)]);
+        private(&path)?;
+        let lock = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path.join(LOCK))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { path, _lock: lock }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(CacheError::Shared(path)),
+            Err(std::fs::TryLockError::Error(e)) => Err(e.into()),
+        }
     }
 
-    /// Its texts, those used last behind. Files that are damaged are passed over with a warning, and other files without.
+    /// Its texts, those used last behind. Of a damaged one, of which a warning tells, only the file is known; other files are
+    /// passed over.
     pub fn list(&self, warn: &Warn) -> std::io::Result<Vec<(Described, File)>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let path = entry.path();
             let about = entry.metadata()?;
             if !about.is_file() || !is_ours(&path) {
                 continue;
             }
-            match described(&path) {
-                Ok(text) => {
-                    let used = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    let len = about.len();
-                    found.push((used, text, File { path, len }));
-                }
-                Err(error) => warn(&format!("{}: {error}; it is ignored", path.display())),
-            }
+            let text = described(&path).unwrap_or_else(|error| {
+                warn(&format!("{}: {error}; it is ignored", path.display()));
+                Described::default()
+            });
+            let used = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let len = about.len();
+            found.push((used, text, File { path, len }));
         }
         found.sort_by_key(|(used, ..)| *used);
         Ok(found
@@ -63,7 +81,7 @@ impl Folder {
         let mut digest = Sha256::new();
         text.iter().for_each(|t| digest.update(t.to_le_bytes()));
         let name = crate::statistics::hex(&digest.finalize());
-        let path = self.0.join(&name[..DIGITS]).with_extension(ENDING);
+        let path = self.path.join(&name[..DIGITS]).with_extension(ENDING);
         dwindle_formats::output::write(&path, packed)?;
         Ok(File {
             path,

@@ -14,7 +14,7 @@ use dwindle_formats::state::read;
 
 use self::folder::Folder;
 use self::packer::Packer;
-use self::store::{Found, Limits, Place, Shared};
+use self::store::{Found, Limits, Shared};
 use super::error::CacheError;
 use super::files::Aim;
 use super::receiver::{Receiver, can_be_cut};
@@ -34,7 +34,7 @@ pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Where texts are parked, and how they are packed.
 pub struct ParkOptions {
-    /// The most bytes in memory. One text that is being packed comes beside.
+    /// The most bytes in memory. Copies of a text that is being kept, packed or restored come beside.
     pub memory: u64,
     /// A folder that keeps them, too, and the most bytes in it.
     pub folder: Option<(PathBuf, u64)>,
@@ -66,8 +66,12 @@ impl Park {
             disk: options.folder.as_ref().map_or(0, |(_, most)| *most),
         };
         let warn = options.warn;
+        // What one codebook has packed no other unpacks.
+        let codebook = options.codebook.as_ref().map(|(codebook, _)| codebook);
+        let key = format!("{} {:?}", options.model, codebook.map(Codebook::digest));
+        let key = crate::statistics::digest(key.as_bytes());
         let folder = options.folder.map(|(path, _)| path);
-        let folder = folder.map(|path| Folder::open(&path, &options.model));
+        let folder = folder.map(|path| Folder::open(&path, &key));
         let folder = folder.transpose()?;
         let shared = Arc::new(Shared::new(limits));
         if let Some(folder) = &folder {
@@ -102,12 +106,13 @@ impl Park {
         };
         let receiver = self.receiver.insert(receiver);
         let codebook = self.codebook.as_deref();
-        match &found.place {
-            Place::Memory(bytes) => receiver.session(bytes, codebook),
-            Place::File(path) => {
-                folder::use_now(path);
-                receiver.session(&Mapping::open(path)?, codebook)
-            }
+        if let Some(path) = &found.file {
+            folder::use_now(path);
+        }
+        match (&found.memory, &found.file) {
+            (Some(bytes), _) => receiver.session(bytes, codebook),
+            (None, Some(path)) => receiver.session(&Mapping::open(path)?, codebook),
+            (None, None) => Err(CacheError::NoTokens),
         }
     }
 
@@ -118,16 +123,18 @@ impl Park {
         sequence: usize,
         text: &[Token],
     ) -> Result<(), CacheError> {
-        if context.is_broken() || self.shared.store().serves(text) {
+        let room = context.n_ctx() as usize;
+        if context.is_broken() || self.shared.store().serves(text, room) {
             return Ok(());
         }
-        let state = saved_state(context, sequence, text)?;
-        let is_whole = can_be_cut(&read(&state).map_err(KvError::from)?);
-        let (len, most) = (state.len() as u64, self.shared.store().limits().memory);
+        let most = self.shared.store().limits().memory;
+        let len = context.sequence_bytes(sequence) as u64;
         if len > most {
             let tokens = text.len();
             return Err(CacheError::NoRoom { tokens, len, most });
         }
+        let state = saved_state(context, sequence, text)?;
+        let is_whole = can_be_cut(&read(&state).map_err(KvError::from)?);
         let mut store = self.shared.store();
         let id = store.add(text, state, is_whole);
         let none = store.trim();
@@ -148,12 +155,14 @@ impl Recall for Park {
         match session.and_then(|s| s.restore(context, sequence, prompt)) {
             Ok(kept) => kept,
             Err(error) => {
-                let what = match &found.place {
-                    Place::Memory(_) => "a parked text".to_string(),
-                    Place::File(path) => path.display().to_string(),
-                };
-                (self.warn)(&format!("{what}: {error}; it is read again"));
-                self.shared.store().forget(found.id);
+                context.forget(sequence);
+                let name = found.file.map(|path| path.display().to_string());
+                let name = name.unwrap_or_else(|| "a parked text".into());
+                (self.warn)(&format!("{name}: {error}; it is read again"));
+                // What llama.cpp does not take now may be sound.
+                if !matches!(error, CacheError::Llama(_)) {
+                    self.shared.store().forget(found.id);
+                }
                 0
             }
         }

@@ -117,7 +117,17 @@ impl Work {
             }
         };
         drop(state);
-        let file = self.folder.as_ref().and_then(|folder| {
+        let most = self.shared.store().limits().disk;
+        let folder = self.folder.as_ref().filter(|_| {
+            let fits = packed.len() as u64 <= most;
+            if !fits {
+                let len = packed.len();
+                let words = format!("{len} bytes are more than all its texts may take ({most})");
+                (self.warn)(&format!("a parked text is not in the folder: {words}"));
+            }
+            fits
+        });
+        let file = folder.and_then(|folder| {
             let written = folder.write(&text.tokens, &packed);
             let failed = |e| (self.warn)(&format!("a parked text is in memory only: {e}"));
             written.map_err(failed).ok()

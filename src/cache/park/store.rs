@@ -18,7 +18,7 @@ pub(super) struct Limits {
 }
 
 /// A text, as its file describes it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Described {
     pub tokens: Vec<Token>,
     /// Whether its beginning can be restored, too.
@@ -47,18 +47,17 @@ struct Held {
     is_packed: bool,
 }
 
-/// Where a text is.
-#[derive(Debug, PartialEq)]
-pub(super) enum Place {
-    Memory(Arc<Vec<u8>>),
-    File(PathBuf),
-}
-
-/// A text that a prompt begins like.
+/// A text that a prompt begins like, and where it is: in memory, in a file, or both.
 #[derive(Debug)]
 pub(super) struct Found {
     pub id: u64,
-    pub place: Place,
+    pub memory: Option<Arc<Vec<u8>>>,
+    pub file: Option<PathBuf>,
+}
+
+/// Whether restoring `all` tokens is worth while for so many of them.
+fn is_worth(same: usize, all: usize) -> bool {
+    same >= LEAST && same.saturating_mul(WORTH) >= all
 }
 
 /// All parked texts.
@@ -142,17 +141,28 @@ impl Store {
         file: Option<File>,
     ) -> Vec<PathBuf> {
         let before = self.texts.iter().position(|p| p.id == id);
-        let used = before.map_or(id, |at| self.texts.swap_remove(at).used);
+        let mut used = before.map_or(id, |at| self.texts.swap_remove(at).used);
         let mut removed = Vec::new();
-        if text.is_whole {
-            self.texts.retain(|p| {
-                let is_beginning = text.tokens.starts_with(&p.text.tokens);
-                if is_beginning {
-                    removed.extend(p.file.iter().map(|f| f.path.clone()));
-                }
-                !is_beginning
-            });
-        }
+        self.texts.retain_mut(|p| {
+            let path = |f: &File| f.path.clone();
+            let is_replaced = p.file.as_ref().map(path) == file.as_ref().map(path);
+            if is_replaced && file.is_some() {
+                return false;
+            }
+            let len = p.text.tokens.len();
+            let serves = text.is_whole && is_worth(len, text.tokens.len());
+            if len == 0 || !serves || !text.tokens.starts_with(&p.text.tokens) {
+                return true;
+            }
+            used = used.max(p.used);
+            // What is on disk stays there as long as nothing else is.
+            p.memory = None;
+            if file.is_some() || p.file.is_none() {
+                removed.extend(p.file.as_ref().map(path));
+                return false;
+            }
+            true
+        });
         self.texts.push(Parked {
             id,
             text,
@@ -169,11 +179,12 @@ impl Store {
         removed
     }
 
-    /// Whether what is parked serves for a text as well as the text itself would.
-    pub fn serves(&mut self, text: &[Token]) -> bool {
+    /// Whether what is parked serves for a text as well as the text itself would, in a context with this room.
+    pub fn serves(&mut self, text: &[Token], room: usize) -> bool {
         let serves = |p: &Parked| {
-            p.text.tokens.starts_with(text)
-                && (p.text.is_whole || p.text.tokens.len() == text.len())
+            let len = p.text.tokens.len();
+            let is_found = len == text.len() || (p.text.is_whole && is_worth(text.len(), len));
+            is_found && len <= room && p.text.tokens.starts_with(text)
         };
         let found = self.texts.iter().position(serves);
         let now = self.now();
@@ -190,28 +201,29 @@ impl Store {
         let fitting = fitting.filter_map(|(i, p)| {
             let len = p.text.tokens.len();
             let same = common(&p.text.tokens, prompt).min(most);
-            let is_worth = same >= LEAST && same * WORTH >= len;
             let is_there = p.text.is_whole || same == len;
-            (is_worth && is_there && len <= room).then_some((i, same, len))
+            let is_found = is_worth(same, len) && is_there && len <= room;
+            is_found.then_some((i, same, len))
         });
         let (best, ..) = fitting.max_by_key(|(_, same, len)| (*same, usize::MAX - len))?;
         let now = self.now();
         let parked = &mut self.texts[best];
         parked.used = now;
-        let place = match (&parked.memory, &parked.file) {
-            (Some(held), _) => Place::Memory(Arc::clone(&held.bytes)),
-            (None, Some(file)) => Place::File(file.path.clone()),
-            (None, None) => return None,
-        };
         Some(Found {
             id: parked.id,
-            place,
+            memory: parked.memory.as_ref().map(|held| Arc::clone(&held.bytes)),
+            file: parked.file.as_ref().map(|file| file.path.clone()),
         })
     }
 
-    /// Forgets a text; its file stays.
+    /// Forgets what a text is, which can't be restored. Its file goes when it has not been used for the longest time.
     pub fn forget(&mut self, id: u64) {
-        self.texts.retain(|p| p.id != id);
+        if let Some(parked) = self.texts.iter_mut().find(|p| p.id == id) {
+            parked.text.tokens.clear();
+            parked.memory = None;
+        }
+        self.texts
+            .retain(|p| p.memory.is_some() || p.file.is_some());
     }
 
     /// Lets go what was not used for the longest time, until all is within the limits. Gives files to remove.
@@ -295,7 +307,8 @@ mod tests {
         assert!(store.find(&text(0, 60), 1000).is_none());
         assert!(store.find(&text(0, 80), 1000).is_none());
         assert_eq!(store.find(&text(0, 81), 1000).map(|f| f.id), Some(id));
-        assert!(store.serves(&text(0, 80)) && !store.serves(&text(0, 79)));
+        let mut serves = |len, room| store.serves(&text(0, len), room);
+        assert!(serves(80, 1000) && !serves(79, 1000) && !serves(80, 79));
     }
 
     #[test]
@@ -318,23 +331,30 @@ mod tests {
     fn packed_texts_take_the_place_of_their_beginnings() {
         let shared = store(1000, 25);
         let mut store = shared.store();
-        let mut pack = |store: &mut Store, text: &[Token], name: &str, len: u64| {
+        let pack = |store: &mut Store, text: &[Token], name: &str, len: u64| {
             let id = store.add(text, vec![0; 100], true);
             let (described, state) = store.unpacked(id).unwrap();
             assert_eq!((&described.tokens[..], state.len()), (text, 100));
-            let removed = store.packed(id, described, vec![1; 10], Some(file(name, len)));
+            // Without a name, writing has failed.
+            let file = (!name.is_empty()).then(|| file(name, len));
+            let removed = store.packed(id, described, vec![1; 10], file);
             assert!(store.unpacked(id).is_none());
             removed
         };
         assert!(pack(&mut store, &text(0, 50), "a", 10).is_empty());
         let removed = pack(&mut store, &text(0, 60), "b", 10);
         assert_eq!(removed, [PathBuf::from("a")]);
+        // A text that could not be written leaves what was.
+        assert!(pack(&mut store, &text(0, 70), "", 0).is_empty());
+        // One of much more tokens does not serve for it.
+        assert!(pack(&mut store, &text(0, 600), "", 0).is_empty());
+        assert!(!store.serves(&text(0, 71), 1000) && store.serves(&text(0, 80), 1000));
         // Files have their own limit, and stay when memory is short.
         let removed = pack(&mut store, &text(900, 60), "c", 20);
         assert_eq!(removed, [PathBuf::from("b")]);
         store.add(&text(2000, 60), vec![0; 985], true);
         store.trim();
         let found = store.find(&text(900, 70), 1000).unwrap();
-        assert_eq!(found.place, Place::File("c".into()));
+        assert_eq!((found.memory, found.file), (None, Some("c".into())));
     }
 }

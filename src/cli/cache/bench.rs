@@ -13,10 +13,8 @@ use super::super::output::{
     above_zero, at_least_one, checkpoint_path, json, line, read_text, size, table,
 };
 use super::super::{Failure, progress};
-use super::blame;
-use crate::cache::{
-    Aim, BenchOptions, Benched, CacheError, How, Memory, Sample, Timeline, bench, open_codebook,
-};
+use super::codebook_of;
+use crate::cache::{Aim, BenchOptions, Benched, CacheError, How, Memory, Sample, Timeline, bench};
 use crate::kv::Encoder;
 
 /// Measure caches of several lengths, numbers of texts and types: bytes, times, what is said from a packed one
@@ -80,7 +78,8 @@ struct Report<'a> {
     memory: &'a [Sample],
 }
 
-pub fn main(args: &Args) -> Result<(), Failure> {
+/// Holds what is written against what is read.
+fn claim(args: &Args) -> Result<(), Failure> {
     Claims::new()
         .reads("the model", [checkpoint_path(&args.model)])
         .reads("the text", [&args.text])
@@ -91,9 +90,13 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     if let Some(path) = &args.svg {
         Kind::Svg.check(path)?;
     }
+    Ok(())
+}
+
+pub fn main(args: &Args) -> Result<(), Failure> {
+    claim(args)?;
     let text = read_text(&args.text)?;
-    let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
-    let codebook = args.codebook.as_ref().map(open).transpose()?;
+    let codebook = codebook_of(&args.model, args.codebook.as_ref())?;
     let encoder = codebook.as_ref().map(Encoder::new).transpose();
     let encoder = encoder.map_err(CacheError::from)?;
     let how = match &encoder {
@@ -136,6 +139,10 @@ pub fn main(args: &Args) -> Result<(), Failure> {
         });
     }
     print(&caches)?;
+    print_stages(&stages)
+}
+
+fn print_stages(stages: &[Memory]) -> Result<(), Failure> {
     let rows = stages.iter().map(|s| {
         [
             s.stage.to_string(),

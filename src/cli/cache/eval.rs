@@ -8,10 +8,8 @@ use dwindle_formats::gguf::TensorType;
 use super::super::model::{Attention, Runtime};
 use super::super::output::{above_zero, json, line, read_text, size, table};
 use super::super::{Failure, progress};
-use super::blame;
-use crate::cache::{
-    Aim, CHUNK, CacheError, Candidate, EvalCacheOptions, How, Measured, evaluate, open_codebook,
-};
+use super::codebook_of;
+use crate::cache::{Aim, CHUNK, CacheError, Candidate, EvalCacheOptions, How, Measured, evaluate};
 use crate::kv::{Encoder, Ranks};
 
 /// Measure what packing costs: bytes, time, and how far what the model then says is from what it said
@@ -66,8 +64,7 @@ fn tokens(text: &str) -> Result<usize, String> {
 
 pub fn main(args: &Args) -> Result<(), Failure> {
     let text = read_text(&args.text)?;
-    let open = |path: &PathBuf| open_codebook(path).map_err(|e| blame(path, e));
-    let codebook = args.codebook.as_ref().map(open).transpose()?;
+    let codebook = codebook_of(&args.model, args.codebook.as_ref())?;
     let model = args.runtime.load(&args.model)?;
     let mut candidates = Vec::new();
     let ratios: Vec<String> = args

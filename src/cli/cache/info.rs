@@ -96,10 +96,10 @@ fn report(state: &State, bytes: usize, packed_by: Option<serde_json::Value>) -> 
 fn section(section: &Section) -> SectionReport {
     let attention = match section {
         Section::Attention(attention) => attention,
-        Section::Recurrent(range) => {
+        Section::Recurrent { range, positions } => {
             return SectionReport {
                 holds: "recurrent layers",
-                cells: 0,
+                cells: positions.len(),
                 streams: 0,
                 layers: 0,
                 key_type: String::new(),

@@ -7,13 +7,15 @@ mod info;
 mod pack;
 mod unpack;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use super::Failure;
-use crate::cache::CacheError;
+use crate::cache::{CacheError, open_codebook};
 use crate::kv::KvError;
+use crate::kv::codebook::Codebook;
+use crate::runtime::identity;
 
 /// Pack saved prompts: what a model keeps of a text, as llama.cpp saves it
 ///
@@ -47,8 +49,27 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// A codebook, held against the model that it is to be of.
+pub(super) fn codebook_of(
+    model: &Path,
+    path: Option<&PathBuf>,
+) -> Result<Option<Codebook>, Failure> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let codebook = open_codebook(path).map_err(|e| blame(path, e))?;
+    if codebook.origin.model != identity(model)?.norms_sha256 {
+        return Err(Failure::Input(format!(
+            "`{}` is a codebook of another model than `{}`; make one with `dwindle cache calibrate`",
+            path.display(),
+            model.display()
+        )));
+    }
+    Ok(Some(codebook))
+}
+
 /// What is wrong with a file of a state.
-pub(super) fn blame(path: &Path, error: impl Into<CacheError>) -> Failure {
+fn blame(path: &Path, error: impl Into<CacheError>) -> Failure {
     match error.into() {
         CacheError::Io(e) | CacheError::Kv(KvError::Io(e)) => e.into(),
         CacheError::Kv(e) => Failure::file(path, e),

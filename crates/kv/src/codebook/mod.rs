@@ -95,7 +95,7 @@ impl Places {
     /// Whether a range of so many cells has some with a finer step.
     pub fn are_finer(&self, range: &Range<usize>, count: usize) -> bool {
         let reach = |list: &[Finer]| list.iter().map(|f| f.within).max().unwrap_or(0);
-        range.start < reach(&self.first) || range.end + reach(&self.last) > count
+        range.start < reach(&self.first) || range.end.saturating_add(reach(&self.last)) > count
     }
 
     fn is_sound(&self) -> bool {
