@@ -17,9 +17,6 @@ const TOKENS: u32 = 32;
 /// A window that is longer than any text.
 const EVERYTHING: u32 = 1 << 30;
 
-/// What llama.cpp calls the residual stream behind the block.
-pub const BEHIND: &str = "l_out-0";
-
 /// Makes the bytes of a tensor in a type.
 pub type Produce<'a> = dyn Fn(usize, TensorType) -> Result<Vec<u8>, BoxError> + Sync + 'a;
 
@@ -68,6 +65,11 @@ impl<'a> Block<'a> {
             Some(rest) => format!("blk.{}.{rest}", self.number),
             None => name.to_string(),
         }
+    }
+
+    /// What llama.cpp calls the residual stream behind it.
+    pub fn behind(&self) -> String {
+        format!("{}-0", Traits::of(&self.model.architecture).behind)
     }
 
     /// Whether it reads the rows of the stream by tokens, from its embedding.

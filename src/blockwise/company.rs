@@ -1,41 +1,66 @@
-//! A block beside one that llama.cpp can't run alone.
+//! Blocks beside one that llama.cpp can't run alone.
 //!
 //! Where some blocks are of linear attention, convolutions or state spaces, llama.cpp's graph fills what blocks of both kinds read, so
-//! a model needs one of each. The second is all zeros: it adds nothing to the stream, and nothing of it is computed before the first
-//! has been seen.
+//! a model needs one of each. Those behind the first are all zeros: they add nothing to the stream, and nothing of them is computed
+//! before the first has been seen.
 
 use dwindle_formats::gguf::{Array, Metadata, TensorLayout, TensorType, Value};
 
 use crate::architecture::{Alone, Model, Traits, role};
 
-/// What begins the names of its tensors.
-pub const NAMES: &str = "blk.1.";
+/// Whether a tensor is of such a block.
+pub fn is_of(name: &str) -> bool {
+    name.starts_with("blk.") && !name.starts_with("blk.0.")
+}
 
-/// A block of the other kind.
+/// What a block is, of models whose blocks are not all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Attending,
+    /// Linear attention, a convolution or a state space.
+    Recurrent,
+    /// A feed-forward layer alone.
+    Feeding,
+}
+
+/// Blocks of the other kinds.
 pub struct Company<'a> {
     model: &'a Model,
-    /// The block that it has the shapes of.
-    like: u32,
-    /// The block that it stands beside.
+    /// The blocks that they have the shapes of.
+    like: Vec<u32>,
+    /// The block that they stand beside.
     beside: u32,
 }
 
 impl<'a> Company<'a> {
     /// What a block needs beside it, if something.
     pub fn of(model: &'a Model, number: u32) -> Option<Company<'a>> {
-        let attends = attends(model, number)?;
-        let blocks = model.tensors.iter().filter_map(|t| role(&t.name).0);
-        let others = blocks.filter(|n| self::attends(model, *n) != Some(attends));
-        Some(Company {
+        let own = kind(model, number)?;
+        let like = [Kind::Attending, Kind::Recurrent]
+            .into_iter()
+            .filter(|other| *other != own)
+            .filter_map(|other| {
+                let blocks = model.tensors.iter().filter_map(|t| role(&t.name).0);
+                blocks.filter(|n| kind(model, *n) == Some(other)).min()
+            });
+        let like: Vec<u32> = like.collect();
+        (!like.is_empty()).then_some(Company {
             model,
-            like: others.min()?,
+            like,
             beside: number,
         })
     }
 
-    /// Its tensors.
+    /// Their tensors.
     pub fn tensors(&self) -> Vec<TensorLayout> {
-        let start = format!("blk.{}.", self.like);
+        let all = (1..).zip(&self.like);
+        all.flat_map(|(number, like)| self.like(number, *like))
+            .collect()
+    }
+
+    /// The tensors of one, which has the shapes of another.
+    fn like(&self, number: u32, like: u32) -> Vec<TensorLayout> {
+        let start = format!("blk.{like}.");
         let layout = |t: &crate::architecture::ModelTensor| {
             let rest = t.name.strip_prefix(&start)?;
             let fits = |ty: TensorType| t.row_len().is_multiple_of(ty.block_len());
@@ -46,7 +71,7 @@ impl<'a> Company<'a> {
                 false => TensorType::F32,
             };
             Some(TensorLayout {
-                name: format!("{NAMES}{rest}"),
+                name: format!("blk.{number}.{rest}"),
                 shape: t.shape.clone(),
                 ty,
             })
@@ -54,29 +79,42 @@ impl<'a> Company<'a> {
         self.model.tensors.iter().filter_map(layout).collect()
     }
 
-    /// Says that there are two blocks.
+    /// Says how many blocks there are, and of what kinds.
     pub fn describe(&self, metadata: &mut Metadata) {
         let key = |name: &str| format!("{}.{name}", self.model.architecture);
-        metadata.set(key("block_count"), 2u32);
-        let heads = |block: u32| keys(self.model)?.get(block as usize).copied();
-        match (heads(self.beside), heads(self.like)) {
-            (Some(own), Some(other)) => metadata.set(key(HEADS), vec![own, other]),
-            _ => {
-                let is_linear = attends(self.model, self.beside) == Some(false);
-                metadata.set(key(LAYERS), vec![is_linear, !is_linear]);
+        let blocks: Vec<u32> = [self.beside].into_iter().chain(self.like.clone()).collect();
+        metadata.set(key("block_count"), blocks.len() as u32);
+        for name in [HEADS, WIDTHS] {
+            if let Some(numbers) = numbers(self.model, name) {
+                let of = |block: &u32| numbers.get(*block as usize).copied().unwrap_or(0);
+                metadata.set(key(name), blocks.iter().map(of).collect::<Vec<i32>>());
             }
+        }
+        if numbers(self.model, HEADS).is_none() {
+            let is_linear = |block: &u32| is_linear(self.model, *block);
+            metadata.set(
+                key(LAYERS),
+                blocks.iter().map(is_linear).collect::<Vec<_>>(),
+            );
         }
     }
 }
 
 const LAYERS: &str = "attention.recurrent_layers";
 const HEADS: &str = "attention.head_count_kv";
+const WIDTHS: &str = "feed_forward_length";
 
-/// Whether a block attends to all that was before, where some don't.
-fn attends(model: &Model, number: u32) -> Option<bool> {
+/// What a block is, where not all are the same.
+fn kind(model: &Model, number: u32) -> Option<Kind> {
+    let of = |name| Some(*numbers(model, name)?.get(number as usize)?);
     match Traits::of(&model.architecture).alone {
-        Alone::Linear => Some(!is_linear(model, number)),
-        Alone::Keyless => keys(model)?.get(number as usize).map(|heads| *heads > 0),
+        Alone::Linear if is_linear(model, number) => Some(Kind::Recurrent),
+        Alone::Linear => Some(Kind::Attending),
+        Alone::Keyless => Some(match (of(HEADS)?, of(WIDTHS)) {
+            (0, Some(0) | None) => Kind::Recurrent,
+            (0, Some(_)) => Kind::Feeding,
+            _ => Kind::Attending,
+        }),
         _ => None,
     }
 }
@@ -87,11 +125,11 @@ fn get<'a>(model: &'a Model, name: &str) -> Option<&'a Value> {
         .get(&format!("{}.{name}", model.architecture))
 }
 
-/// Heads of keys of each block.
-fn keys(model: &Model) -> Option<Vec<i32>> {
-    match get(model, HEADS)? {
-        Value::Array(Array::I32(heads)) => Some(heads.clone()),
-        Value::Array(Array::U32(heads)) => Some(heads.iter().map(|n| *n as i32).collect()),
+/// A number of each block, where not all have the same.
+fn numbers(model: &Model, name: &str) -> Option<Vec<i32>> {
+    match get(model, name)? {
+        Value::Array(Array::I32(numbers)) => Some(numbers.clone()),
+        Value::Array(Array::U32(numbers)) => Some(numbers.iter().map(|n| *n as i32).collect()),
         _ => None,
     }
 }

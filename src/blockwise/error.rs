@@ -16,7 +16,7 @@ pub enum WalkError {
     #[error(transparent)]
     Method(#[from] MethodError),
     #[error("a block can't be run by itself: its graph has no `{node}`")]
-    Node { node: &'static str },
+    Node { node: String },
     #[error(transparent)]
     Treatment(BoxError),
 }

@@ -42,7 +42,9 @@ impl<'a> BlockwisePredictions<'a> {
         done: &mut (dyn FnMut(u32, u32) + Send),
     ) -> Result<BlockwisePredictions<'a>, BlockwiseError> {
         check(subject.model)?;
-        let head = Head::new(subject).ok_or(WalkError::Node { node: "output" })?;
+        let head = Head::new(subject).ok_or(WalkError::Node {
+            node: "output".into(),
+        })?;
         let chunks = text.chunks.clone();
         let len = chunks.count * (chunks.ctx - chunks.ctx / 2) * head.width();
         let rows = match read(kept, len) {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::block::{BEHIND, Block};
+use super::block::Block;
 use super::company;
 use super::cut::{Batch, Cut};
 use super::embedding::NAME as EMBEDDING;
@@ -39,7 +39,8 @@ impl<'m> Runner<'m> {
     /// # Errors
     /// llama.cpp's words, or a graph without the stream's name.
     pub fn new(model: &'m Model, block: &Block<'_>, cut: &Cut) -> Result<Runner<'m>, WalkError> {
-        let probe = Probe::with_nodes(model, &cut.context(), &[BEHIND])?;
+        let node = block.behind();
+        let probe = Probe::with_nodes(model, &cut.context(), &[&node])?;
         let mut inputs = probe.inputs().to_vec();
         // The embedding stands for the output layer, whether that has a weight of its own or not.
         for reader in inputs.iter_mut().flat_map(|i| &mut i.readers) {
@@ -49,12 +50,10 @@ impl<'m> Runner<'m> {
         }
         let is_node = |i: &LinearInput| i.readers.is_empty();
         let behind = inputs.iter().position(is_node);
-        let behind = behind.ok_or(WalkError::Node { node: BEHIND })?;
+        let behind = behind.ok_or(WalkError::Node { node })?;
         // What another block reads that only keeps this one company is nobody's.
         for input in &mut inputs {
-            input
-                .readers
-                .retain(|r| !r.weight.starts_with(company::NAMES));
+            input.readers.retain(|r| !company::is_of(&r.weight));
         }
         Ok(Runner {
             probe,

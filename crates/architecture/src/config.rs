@@ -68,6 +68,11 @@ impl Config {
         Ok(this)
     }
 
+    /// All keys.
+    pub(super) fn map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// The value of a key, unless it is absent or null.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).filter(|v| !v.is_null())

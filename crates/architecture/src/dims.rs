@@ -1,6 +1,6 @@
 //! The numbers of a configuration that shapes follow from.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Error;
 use super::config::{Config, bad};
@@ -37,8 +37,23 @@ pub(super) struct Dims {
     reach: u64,
     /// State spaces, if some layers may have them.
     pub(super) state_space: Option<StateSpace>,
-    /// For each layer, whether it is a convolution, or a state space, instead of attention.
-    pub(super) keyless: Vec<bool>,
+    /// What each layer is, where not all attend.
+    pub(super) kinds: Vec<Kind>,
+    /// What experts read and write.
+    expert_hidden: u64,
+}
+
+/// What a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Attention, with a feed-forward layer behind it or without.
+    Attending,
+    /// A convolution, or a state space, which have no heads of keys.
+    Keyless,
+    /// A feed-forward layer alone.
+    Feeding,
+    /// The same, of experts.
+    Routed,
 }
 
 impl Dims {
@@ -58,7 +73,7 @@ impl Dims {
             hidden: config.need(&["hidden_size"])?.into(),
             feed_forward: feed_forward.into(),
             expert_feed_forward,
-            layers: config.need(&["num_hidden_layers"])?.into(),
+            layers: layers(config)?.into(),
             heads: heads.into(),
             kv_heads: config
                 .count(&["num_key_value_heads"])?
@@ -67,9 +82,13 @@ impl Dims {
                 .into(),
             head: head.into(),
             experts: experts.unwrap_or(0).into(),
-            shared_feed_forward: match config.count(&["n_shared_experts"])? {
-                Some(shared) => u64::from(shared) * expert_feed_forward,
-                None => some(&[
+            shared_feed_forward: match (
+                config.count(&["moe_shared_expert_intermediate_size"])?,
+                config.count(&["n_shared_experts"])?,
+            ) {
+                (Some(width), _) => width.into(),
+                (None, Some(shared)) => u64::from(shared) * expert_feed_forward,
+                (None, None) => some(&[
                     "shared_expert_intermediate_size",
                     "shared_intermediate_size",
                 ])?,
@@ -85,8 +104,19 @@ impl Dims {
             latent: Latent::of(config)?,
             reach: some(&["conv_L_cache"])?,
             state_space: StateSpace::of(config)?,
-            keyless: keyless(config, config.need(&["num_hidden_layers"])?)?,
+            kinds: kinds(config, layers(config)?)?,
+            expert_hidden: match config.count(&["moe_latent_size"])? {
+                Some(latent) => latent,
+                None => config.need(&["hidden_size"])?,
+            }
+            .into(),
         })
+    }
+
+    /// What a layer is.
+    pub(super) fn kind(&self, layer: u64) -> Kind {
+        let kind = self.kinds.get(layer as usize).copied();
+        kind.unwrap_or(Kind::Attending)
     }
 
     pub(super) fn value(&self, dim: Dim) -> u64 {
@@ -105,6 +135,7 @@ impl Dims {
             Dim::HeadCount => self.heads,
             Dim::Experts => self.experts,
             Dim::ExpertFeedForward => self.expert_feed_forward,
+            Dim::ExpertHidden => self.expert_hidden,
             Dim::SharedFeedForward => self.shared_feed_forward,
             Dim::Latent(dim) => self.latent.as_ref().map_or(0, |latent| latent.value(dim)),
             Dim::State(dim) => self
@@ -120,31 +151,81 @@ impl Dims {
     }
 }
 
-/// For each layer, whether it has no heads of keys.
-fn keyless(config: &Config, layers: u32) -> Result<Vec<bool>, Error> {
-    let state_spaces = config.get("mamba_n_heads").is_some();
-    let is = |kind: &Value| match kind.as_str() {
-        Some("conv" | "mamba") => true,
-        Some("linear_attention") => state_spaces,
-        _ => false,
-    };
-    let kinds = config.get("layer_types").and_then(Value::as_array);
-    let Some(kinds) = kinds else {
-        // Older configurations list the layers that attend.
-        let attending = config.get("full_attn_idxs").and_then(Value::as_array);
-        let Some(attending) = attending else {
-            return Ok(Vec::new());
+/// The number of layers, which a list of their kinds may say alone.
+fn layers(config: &Config) -> Result<u32, Error> {
+    match (
+        config.count(&["num_hidden_layers"])?,
+        kinds_of(config.map()),
+    ) {
+        (None, Some(kinds)) if !kinds.is_empty() => Ok(kinds.len() as u32),
+        _ => config.need(&["num_hidden_layers"]),
+    }
+}
+
+/// What each layer is, where the configuration has a kind for each of layers that are one thing only.
+pub(super) fn kinds_of(config: &Map<String, Value>) -> Option<Vec<Kind>> {
+    if let Some(letters) = config
+        .get("hybrid_override_pattern")
+        .and_then(Value::as_str)
+    {
+        let kind = |letter| match letter {
+            'M' => Some(Kind::Keyless),
+            '*' => Some(Kind::Attending),
+            '-' => Some(Kind::Feeding),
+            'E' => Some(Kind::Routed),
+            _ => None,
         };
-        // So many at once are more than llama.cpp has layers.
-        let layers = u64::from(layers.min(1 << 16));
-        let attends = |n: u64| attending.iter().any(|at| at.as_u64() == Some(n));
-        return Ok((0..layers).map(|n| !attends(n)).collect());
+        return letters.chars().map(kind).collect();
+    }
+    let names = config.get("layers_block_type")?.as_array()?;
+    let kind = |name: &Value| match name.as_str()? {
+        "mamba" | "linear_attention" => Some(Kind::Keyless),
+        "attention" | "full_attention" => Some(Kind::Attending),
+        "mlp" => Some(Kind::Feeding),
+        "moe" => Some(Kind::Routed),
+        _ => None,
     };
-    let kinds: Vec<bool> = kinds.iter().map(is).collect();
-    if kinds.contains(&true) && kinds.len() != layers as usize {
-        let found = config.get("layer_types").cloned().unwrap_or_default();
-        let expected = format!("one kind for each of {layers} layers");
-        return Err(bad("layer_types", &found, &expected));
+    names.iter().map(kind).collect()
+}
+
+/// What each layer is; nothing where all attend.
+fn kinds(config: &Config, layers: u32) -> Result<Vec<Kind>, Error> {
+    let state_spaces = config.get("mamba_n_heads").is_some();
+    let of = |kind: &Value| match kind.as_str() {
+        Some("conv" | "mamba") => Kind::Keyless,
+        Some("linear_attention") if state_spaces => Kind::Keyless,
+        _ => Kind::Attending,
+    };
+    let named = config.get("layer_types").and_then(Value::as_array);
+    let named = named.map(|kinds| kinds.iter().map(of).collect::<Vec<_>>());
+    let (key, kinds) = match (kinds_of(config.map()), named) {
+        (Some(kinds), _) => ("hybrid_override_pattern", kinds),
+        (None, Some(kinds)) => ("layer_types", kinds),
+        (None, None) => return attending(config, layers),
+    };
+    let is_mixed = kinds.contains(&Kind::Feeding) && kinds.contains(&Kind::Routed);
+    if is_mixed || (kinds.iter().any(|k| *k != Kind::Attending) && kinds.len() != layers as usize) {
+        let found = config.get(key).cloned().unwrap_or_default();
+        let expected = match is_mixed {
+            true => "feed-forward layers with experts or without, but not both".to_string(),
+            false => format!("one kind for each of {layers} layers"),
+        };
+        return Err(bad(key, &found, &expected));
     }
     Ok(kinds)
+}
+
+/// The same of older configurations, which list the layers that attend.
+fn attending(config: &Config, layers: u32) -> Result<Vec<Kind>, Error> {
+    let attending = config.get("full_attn_idxs").and_then(Value::as_array);
+    let Some(attending) = attending else {
+        return Ok(Vec::new());
+    };
+    // So many at once are more than llama.cpp has layers.
+    let layers = u64::from(layers.min(1 << 16));
+    let kind = |n: u64| match attending.iter().any(|at| at.as_u64() == Some(n)) {
+        true => Kind::Attending,
+        false => Kind::Keyless,
+    };
+    Ok((0..layers).map(kind).collect())
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::config::{Config, bad};
-use super::dims::Dims;
+use super::dims::{Dims, Kind};
 use super::families::{Family, Parameter};
 use super::rope::Rope;
 use super::windows;
@@ -158,6 +158,7 @@ impl Read<'_> {
             Parameter::LatentAttention
             | Parameter::StateSpaces
             | Parameter::HeadsWhereAttending
+            | Parameter::WidthsWhereFeeding
             | Parameter::LinearAttention => self.attention(parameter, metadata)?,
             Parameter::NoRopeScaling => metadata.set(self.key("rope.scaling.type"), "none"),
             Parameter::Window(windows) => {
@@ -193,18 +194,31 @@ impl Read<'_> {
         let (dims, architecture) = (self.dims, self.family.architecture);
         match (parameter, &dims.linear, &dims.latent) {
             (Parameter::HeadsWhereAttending, _, _) => {
-                let heads = |is: &bool| if *is { 0 } else { dims.kv_heads as i32 };
-                let heads: Vec<i32> = dims.keyless.iter().map(heads).collect();
+                let heads = |kind: &Kind| match kind {
+                    Kind::Attending => dims.kv_heads as i32,
+                    _ => 0,
+                };
+                let heads: Vec<i32> = dims.kinds.iter().map(heads).collect();
                 if heads.len() as u64 == dims.layers {
                     metadata.set(self.key("attention.head_count_kv"), heads);
                 }
+            }
+            (Parameter::WidthsWhereFeeding, _, _) => {
+                let width = |kind: &Kind| match kind {
+                    Kind::Feeding => dims.feed_forward as i32,
+                    Kind::Routed => dims.expert_feed_forward as i32,
+                    _ => 0,
+                };
+                let widths: Vec<i32> = dims.kinds.iter().map(width).collect();
+                metadata.set(self.key("feed_forward_length"), widths);
             }
             (Parameter::LinearAttention, Some(linear), _) => {
                 linear.describe(architecture, self.config, metadata)?;
             }
             (Parameter::StateSpaces, _, _) => {
                 if let Some(space) = &dims.state_space {
-                    space.describe(architecture, dims.keyless.contains(&true), metadata);
+                    let some = dims.kinds.contains(&Kind::Keyless);
+                    space.describe(architecture, some, metadata);
                 }
             }
             (Parameter::LatentAttention, _, Some(latent)) => {

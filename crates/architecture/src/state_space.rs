@@ -57,13 +57,19 @@ impl StateSpace {
         let head = match config.count(&["mamba_d_head"]) {
             Ok(Some(head)) => head.into(),
             // It may be `auto`.
-            _ => need("mamba_expand")?.saturating_mul(hidden) / heads,
+            _ => (need("mamba_expand")?.saturating_mul(hidden))
+                .checked_div(heads)
+                .unwrap_or(0),
         };
         let groups = need("mamba_n_groups")?;
-        let (inner, expected) = (heads.saturating_mul(head), 2 * hidden);
-        if inner != expected || !inner.is_multiple_of(groups) {
-            let expected = format!("heads of {expected} elements together, twice `hidden_size`");
+        let (inner, twice) = (heads.saturating_mul(head), 2 * hidden);
+        if config.get("mamba_expand").is_some() && inner != twice {
+            let expected = format!("heads of {twice} elements together, twice `hidden_size`");
             return Err(bad("mamba_d_head", &head.into(), &expected));
+        }
+        if groups == 0 || !inner.is_multiple_of(groups) {
+            let expected = format!("a number that divides {inner}");
+            return Err(bad("mamba_n_groups", &groups.into(), &expected));
         }
         Ok(Some(StateSpace {
             heads,

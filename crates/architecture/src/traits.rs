@@ -23,6 +23,8 @@ pub struct Traits {
     pub root: Root,
     /// Whether the graph reads text by tokens only, and takes rows that none stand for to be an image's.
     pub by_tokens: bool,
+    /// What llama.cpp calls the residual stream behind a block.
+    pub behind: &'static str,
 }
 
 /// How one block of an architecture can be run as a model of its own.
@@ -72,6 +74,7 @@ const NONE: Traits = Traits {
     alone: Alone::No,
     root: Root::No,
     by_tokens: false,
+    behind: "l_out",
 };
 
 const LLAMA: Traits = Traits {
@@ -84,6 +87,7 @@ const LLAMA: Traits = Traits {
     alone: Alone::Yes,
     root: Root::No,
     by_tokens: false,
+    behind: "l_out",
 };
 
 const QWEN: Traits = Traits {
@@ -115,6 +119,11 @@ const BY_TOKENS: Traits = Traits {
 const LINEAR_BY_TOKENS: Traits = Traits {
     by_tokens: true,
     ..alone(Alone::Linear)
+};
+
+const NEMOTRON_H: Traits = Traits {
+    behind: "nemotron_h_block_out",
+    ..alone(Alone::Keyless)
 };
 
 /// Every architecture that has a trait.
@@ -155,6 +164,8 @@ const TABLE: &[(&str, Traits)] = &[
     ("minimax-m2", EVEN),
     ("mistral3", EVEN),
     ("nemotron", EVEN),
+    ("nemotron_h", NEMOTRON_H),
+    ("nemotron_h_moe", NEMOTRON_H),
     ("olmo", EVEN),
     ("olmo2", windows(4, false, true)),
     ("olmoe", EVEN),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::dims::Dims;
+use super::dims::{Dims, Kind};
 use super::families::{Family, Form, Layers, Weight};
 use super::forms::{formed, fused, source_shape};
 use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert, parse};
@@ -18,8 +18,9 @@ impl Layers {
             Layers::Behind => layer >= dims.leading,
             Layers::WithExperts => dims.experts > 0,
             Layers::WithoutExperts => dims.experts == 0,
-            Layers::Keyless => dims.keyless.get(layer as usize) == Some(&true),
-            Layers::Keyed => dims.keyless.get(layer as usize) != Some(&true),
+            Layers::Keyless => dims.kind(layer) == Kind::Keyless,
+            Layers::Keyed => dims.kind(layer) == Kind::Attending,
+            Layers::Feeding => matches!(dims.kind(layer), Kind::Feeding | Kind::Routed),
             Layers::Linear => dims.linear.as_ref().is_some_and(|linear| linear.has(layer)),
             Layers::Attending => dims.linear.as_ref().is_none_or(|linear| !linear.has(layer)),
         }

@@ -2,6 +2,7 @@
 
 use super::Default::*;
 use super::Dim::*;
+use super::state_spaces::state_spaces;
 use super::weights::*;
 use super::*;
 
@@ -210,55 +211,7 @@ const ATTENDING: &[Weight] = &[
     only(VALUES[1], Layers::Keyed),
 ];
 
-const fn in_states(weight: Weight) -> Weight {
-    only(weight, Layers::Keyless)
-}
-
-const STATE_SPACES: &[Weight] = &[
-    in_states(layer!(
-        "mamba.in_proj",
-        "ssm_in",
-        &[State(StateDim::In), Hidden]
-    )),
-    in_states(formed(
-        layer!(
-            "mamba.conv1d",
-            "ssm_conv1d",
-            &[State(StateDim::Convolved), State(StateDim::Kernel)]
-        ),
-        Form::Convolution,
-    )),
-    in_states(named(layer!(
-        "mamba.dt_bias",
-        "ssm_dt.bias",
-        &[State(StateDim::Heads)]
-    ))),
-    in_states(formed(
-        named(layer!(
-            "mamba.A_log",
-            "ssm_a",
-            &[State(StateDim::Heads), One]
-        )),
-        Form::State(StateForm::Decays),
-    )),
-    in_states(formed(
-        named(layer!("mamba.D", "ssm_d", &[State(StateDim::Heads), One])),
-        Form::State(StateForm::Column),
-    )),
-    in_states(formed(
-        layer!(
-            "mamba.norm",
-            "ssm_norm",
-            &[State(StateDim::Groups), State(StateDim::OfGroup)]
-        ),
-        Form::State(StateForm::ByGroups),
-    )),
-    in_states(layer!(
-        "mamba.out_proj",
-        "ssm_out",
-        &[Hidden, State(StateDim::Inner)]
-    )),
-];
+const STATE_SPACES: &[Weight] = state_spaces!("model.layers.{}.mamba", Layers::Keyless);
 
 const HYBRID_PARAMETERS: &[Parameter] = &[
     GRANITE[0],

@@ -16,23 +16,26 @@ mod others;
 mod phi;
 mod qwen;
 mod qwen_linear;
+mod state_spaces;
 mod weights;
 
 use serde_json::{Map, Value};
 
 use super::config::Default;
+use super::dims::{self, Kind};
 use super::latent::{LatentDim, LatentForm};
 use super::linear::{Each, LinearDim, LinearForm};
 use super::state_space::{StateDim, StateForm};
 
 /// Every family, in the order in which messages list them.
-const LINEAGES: [&[Family]; 16] = [
+const LINEAGES: [&[Family]; 17] = [
     llama::ALL,
     qwen::ALL,
     qwen_linear::ALL,
     gemma::ALL,
     phi::ALL,
     granite::ALL,
+    state_spaces::ALL,
     olmo::ALL,
     glm::ALL,
     deepseek::ALL,
@@ -71,6 +74,8 @@ pub(super) enum Dim {
     Experts,
     /// What one expert's feed-forward layer is wide.
     ExpertFeedForward,
+    /// What experts read and write: the stream, or something narrower.
+    ExpertHidden,
     /// What the feed-forward layer is wide that all tokens share.
     SharedFeedForward,
     /// Rows of Q and of its gate.
@@ -160,8 +165,10 @@ pub(super) enum Layers {
     Behind,
     /// Those of a convolution, or a state space, instead of attention.
     Keyless,
-    /// The others.
+    /// Those of attention.
     Keyed,
+    /// Those that are no more than a feed-forward layer.
+    Feeding,
     /// All, of a model that has experts.
     WithExperts,
     /// All, of a model that has none.
@@ -199,6 +206,8 @@ pub(super) enum Parameter {
     StateSpaces,
     /// That layers of convolutions and of state spaces have no heads of keys.
     HeadsWhereAttending,
+    /// That layers which are something else have no feed-forward layer.
+    WidthsWhereFeeding,
     /// The parts of a head that turn by time, height and width.
     Sections,
     /// The size of the vocabulary.
@@ -278,6 +287,10 @@ pub(super) enum Among {
     WithStateSpaces,
     /// Those without.
     WithoutStateSpaces,
+    /// Those with layers of experts.
+    WithRouting,
+    /// Those without.
+    WithoutRouting,
 }
 
 impl Among {
@@ -286,10 +299,13 @@ impl Among {
         let kinds = config.get("layer_types").and_then(Value::as_array);
         let of_state = |kind: &Value| kind == "mamba" || kind == "linear_attention";
         let any = kinds.is_some_and(|kinds| kinds.iter().any(of_state));
+        let routes = dims::kinds_of(config).is_some_and(|kinds| kinds.contains(&Kind::Routed));
         match self {
             Among::All => true,
             Among::WithStateSpaces => any,
             Among::WithoutStateSpaces => !any,
+            Among::WithRouting => routes,
+            Among::WithoutRouting => !routes,
         }
     }
 }
