@@ -201,9 +201,12 @@ fn print(caches: &[Benched]) -> Result<(), Failure> {
     line(table(columns, rows).to_string())
 }
 
+/// A line's name, and its height.
+type Line = (&'static str, fn(&Benched) -> f64);
+
 /// Bytes and times over tokens, of caches in F16, and the process's memory over time.
 fn charts(caches: &[Benched], memory: &[Sample]) -> Vec<Chart> {
-    let over_tokens = |title, unit, lines: &[(&'static str, fn(&Benched) -> f64)]| Chart {
+    let over_tokens = |title, unit, lines: &[Line]| Chart {
         title,
         x: Axis::logarithmic("tokens of all texts"),
         y: Axis::logarithmic(unit),
