@@ -20,6 +20,7 @@ pub use error::CacheError;
 pub use eval::{Candidate, EvalCacheOptions, Measured, evaluate};
 pub use files::{Aim, How, open_codebook, pack_file, unpack_bytes, unpack_file};
 pub use park::{Park, ParkOptions, Warn};
-pub use session::{Session, is_packed, load_session, save_session};
+pub use receiver::load_session;
+pub use session::{Session, is_packed, save_session};
 pub use timeline::{Memory, Sample, Timeline};
 pub use trial::{Continuations, Window};

@@ -1,5 +1,7 @@
 //! Brings saved states into the form that a context takes.
 
+use std::path::Path;
+
 use dwindle_formats::packed::{MAGIC, Packed};
 use dwindle_formats::state::{Form, Part, Rows, Section, State, read, tokens};
 
@@ -10,6 +12,7 @@ use crate::kv::codebook::Codebook;
 use crate::kv::{KvError, Target, Turns, Way, pack};
 use crate::llama::context::{BatchToken, Context};
 use crate::llama::model::Token;
+use crate::mapped::Mapping;
 
 /// What states a context takes.
 #[derive(Debug, Clone)]
@@ -97,6 +100,20 @@ impl Receiver {
             )),
         }
     }
+}
+
+/// Reads a saved session, packed or not, and brings it into the form that the context has. The context is empty then.
+///
+/// # Errors
+/// [`CacheError`]: it is none, or another model's.
+pub fn load_session(
+    context: &mut Context<'_>,
+    path: &Path,
+    codebook: Option<&Codebook>,
+) -> Result<Session, CacheError> {
+    let file = Mapping::open(path)?;
+    context.clear();
+    Receiver::of(context, 0)?.session(&file, codebook)
 }
 
 /// Whether a section is of a text of so many tokens.

@@ -6,12 +6,9 @@ use dwindle_formats::state::{Form, read};
 
 use super::error::CacheError;
 use super::files::{How, pack_bytes};
-use super::receiver::Receiver;
 use crate::kv::KvError;
-use crate::kv::codebook::Codebook;
 use crate::llama::context::Context;
 use crate::llama::model::Token;
-use crate::mapped::Mapping;
 
 /// Tokens that a context has read, without reading them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,20 +61,6 @@ pub(super) fn saved_state(
     let form = Form::Sequence { version: 4 };
     let file = state.rewrapped(&bytes, form, text.to_vec());
     file.ok_or(CacheError::NoTokens)
-}
-
-/// Reads a saved session, packed or not, and brings it into the form that the context has. The context is empty then.
-///
-/// # Errors
-/// [`CacheError`]: it is none, or another model's.
-pub fn load_session(
-    context: &mut Context<'_>,
-    path: &Path,
-    codebook: Option<&Codebook>,
-) -> Result<Session, CacheError> {
-    let file = Mapping::open(path)?;
-    context.clear();
-    Receiver::of(context, 0)?.session(&file, codebook)
 }
 
 impl Session {

@@ -1,10 +1,11 @@
 //! The numbers of a configuration that shapes follow from.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Error;
 use super::config::{Config, bad};
 use super::families::Dim;
+use super::kinds::{Kind, kinds_of};
 use super::latent::Latent;
 use super::linear::Linear;
 use super::state_space::StateSpace;
@@ -41,19 +42,6 @@ pub(super) struct Dims {
     pub(super) kinds: Vec<Kind>,
     /// What experts read and write.
     expert_hidden: u64,
-}
-
-/// What a layer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Attention, with a feed-forward layer behind it or without.
-    Attending,
-    /// A convolution, or a state space, which have no heads of keys.
-    Keyless,
-    /// A feed-forward layer alone.
-    Feeding,
-    /// The same, of experts.
-    Routed,
 }
 
 impl Dims {
@@ -160,32 +148,6 @@ fn layers(config: &Config) -> Result<u32, Error> {
         (None, Some(kinds)) if !kinds.is_empty() => Ok(kinds.len() as u32),
         _ => config.need(&["num_hidden_layers"]),
     }
-}
-
-/// What each layer is, where the configuration has a kind for each of layers that are one thing only.
-pub(super) fn kinds_of(config: &Map<String, Value>) -> Option<Vec<Kind>> {
-    if let Some(letters) = config
-        .get("hybrid_override_pattern")
-        .and_then(Value::as_str)
-    {
-        let kind = |letter| match letter {
-            'M' => Some(Kind::Keyless),
-            '*' => Some(Kind::Attending),
-            '-' => Some(Kind::Feeding),
-            'E' => Some(Kind::Routed),
-            _ => None,
-        };
-        return letters.chars().map(kind).collect();
-    }
-    let names = config.get("layers_block_type")?.as_array()?;
-    let kind = |name: &Value| match name.as_str()? {
-        "mamba" | "linear_attention" => Some(Kind::Keyless),
-        "attention" | "full_attention" => Some(Kind::Attending),
-        "mlp" => Some(Kind::Feeding),
-        "moe" => Some(Kind::Routed),
-        _ => None,
-    };
-    names.iter().map(kind).collect()
 }
 
 /// What each layer is; nothing where all attend.

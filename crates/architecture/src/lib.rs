@@ -33,6 +33,7 @@ mod forms;
 mod front_matter;
 mod gguf;
 mod huggingface;
+mod kinds;
 mod latent;
 mod linear;
 mod names;

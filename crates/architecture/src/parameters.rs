@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::Error;
 use super::config::{Config, bad};
-use super::dims::{Dims, Kind};
+use super::dims::Dims;
 use super::families::{Family, Parameter};
+use super::kinds::Kind;
 use super::rope::Rope;
 use super::windows;
 use dwindle_checkpoint::huggingface::HuggingFace;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::dims::{Dims, Kind};
+use super::dims::Dims;
 use super::families::{Family, Form, Layers, Weight};
 use super::forms::{formed, fused, source_shape};
+use super::kinds::Kind;
 use super::source_names::{Index, Parsed, ending, fill, is_dropped, is_expert, parse};
 use super::{Assembly, Error, ModelTensor, is_always_f32};
 use dwindle_checkpoint::SourceTensor;

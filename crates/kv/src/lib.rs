@@ -8,6 +8,7 @@ mod error;
 mod levels;
 mod lossless;
 mod pack;
+mod parts;
 mod rotated;
 mod search;
 mod settings;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::packed::{PackedWriter, Place};
-use dwindle_formats::state::{Attention, Part, Rows, Section, State, Stream, describe};
+use dwindle_formats::state::{Part, Rows, Section, State, Stream, describe};
 use rayon::prelude::*;
 
 use crate::cells::{Cells, bytes_from, bytes_of};
@@ -13,7 +13,8 @@ use crate::chunked_svd::{self, Ranks};
 use crate::codebook::Codebook;
 use crate::error::KvError;
 use crate::lossless;
-use crate::rotated;
+use crate::parts::{attentions, turns_of, widths};
+use crate::rotated::{self, Known};
 use crate::settings::{Method, Settings};
 use crate::transform::{Encoder, Transform};
 
@@ -71,7 +72,12 @@ pub fn pack(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Packing, KvError> {
     let mut state = dwindle_formats::state::read(bytes)?;
-    let rotated = rotated::settle(&mut state, bytes, way)?;
+    let known = match way {
+        Way::Lossless => Known::Needless,
+        Way::Transform(encoder, _) => Known::By(encoder),
+        _ => Known::Not,
+    };
+    let rotated = rotated::settle(&mut state, bytes, &known)?;
     let mut packer = Packer::new(bytes, &state, way, chunk, heads)?;
     packer.settings.rotated = rotated;
     let settings = serde_json::to_vec(&packer.settings).map_err(std::io::Error::from)?;
@@ -101,13 +107,6 @@ pub(crate) fn cells_of(state: &State) -> usize {
     streams.map(|s| s.positions.len()).sum()
 }
 
-pub(crate) fn attentions(state: &State) -> impl Iterator<Item = &Attention> {
-    state.sections.iter().filter_map(|section| match section {
-        Section::Attention(attention) => Some(attention),
-        Section::Recurrent { .. } => None,
-    })
-}
-
 fn f16_bytes(state: &State) -> u64 {
     let of = |stream: &Stream| {
         let rows = stream.rows.iter();
@@ -115,11 +114,6 @@ fn f16_bytes(state: &State) -> u64 {
         stream.positions.len() as u64 * parts.map(|p| u64::from(p.width) * 2).sum::<u64>()
     };
     attentions(state).flat_map(|a| &a.streams).map(of).sum()
-}
-
-/// The widths of layers.
-pub(crate) fn widths(parts: &[Part]) -> Vec<usize> {
-    parts.iter().map(|p| p.width as usize).collect()
 }
 
 /// Whether the codec for whole attention works on this section: the first. Others have sliding windows, and are carried
@@ -301,25 +295,6 @@ pub(crate) fn streams(state: &State) -> Vec<(u32, u32, usize)> {
         }
     }
     streams
-}
-
-/// The Hadamard matrices that llama.cpp has before a type: for quantized ones and heads that are a multiple of 64.
-pub(crate) fn turns_of(ty: TensorType, [key, value]: [usize; 2]) -> [u32; 2] {
-    if !ty.is_quantized() {
-        return [0, 0];
-    }
-    let of_key = match key > 0 && key.is_multiple_of(64) {
-        true => 1u32 << key.trailing_zeros(),
-        false => 0,
-    };
-    [
-        of_key,
-        if value > 0 && value.is_multiple_of(64) {
-            64
-        } else {
-            0
-        },
-    ]
 }
 
 /// Where heads are unknown, the largest matrix that any head allows.

@@ -4,11 +4,21 @@ use dwindle_formats::state::{Part, Rows, Section, State};
 
 use crate::cells::Cells;
 use crate::error::KvError;
-use crate::pack::{Way, attentions, turns_of, widths};
+use crate::parts::{attentions, turns_of, widths};
 use crate::transform::{Encoder, Transform};
 
 /// Cells that are tried.
 const TRIED: usize = 128;
+
+/// What tells how rows are rotated.
+pub(crate) enum Known<'a> {
+    /// Nothing, and nobody needs to know.
+    Needless,
+    /// Nothing.
+    Not,
+    /// A codebook.
+    By(&'a Encoder<'a>),
+}
 
 /// Whether quantized rows may be rotated and the version does not say it.
 pub(crate) fn is_unknown(state: &State) -> bool {
@@ -19,7 +29,7 @@ pub(crate) fn is_unknown(state: &State) -> bool {
     !state.form.says_turns() && rows(state).any(quantized)
 }
 
-/// Writes into a state that does not say it how its rows are rotated, as far as a way to pack needs to know: as the codebook
+/// Writes into a state that does not say it how its rows are rotated: as the codebook
 /// takes fewer bytes for them, since rows that are rotated otherwise than it expects vary in all directions. Gives what was
 /// found.
 ///
@@ -28,13 +38,13 @@ pub(crate) fn is_unknown(state: &State) -> bool {
 pub(crate) fn settle(
     state: &mut State,
     bytes: &[u8],
-    way: Way<'_>,
+    known: &Known<'_>,
 ) -> Result<Option<[u32; 2]>, KvError> {
-    if !is_unknown(state) || matches!(way, Way::Lossless) {
-        return Ok(None);
-    }
-    let Way::Transform(encoder, _) = way else {
-        return Err(KvError::UnknownTurns);
+    let encoder = match known {
+        _ if !is_unknown(state) => return Ok(None),
+        Known::Needless => return Ok(None),
+        Known::Not => return Err(KvError::UnknownTurns),
+        Known::By(encoder) => encoder,
     };
     let found = likelier(state, bytes, encoder)?;
     turn(state, found);

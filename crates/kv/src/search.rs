@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use crate::cells::Cells;
 use crate::codebook::Codebook;
 use crate::error::KvError;
-use crate::pack::{Way, is_coded, streams};
-use crate::rotated;
+use crate::pack::{is_coded, streams};
+use crate::rotated::{self, Known};
 use crate::transform::{Coefficients, Encoder, Transform};
 
 /// Records that are tried beside those whose cells have finer steps; what they take stands for all.
@@ -33,7 +33,7 @@ pub fn step_for_ratio(
     chunk: usize,
 ) -> Result<f32, KvError> {
     let mut state = dwindle_formats::state::read(bytes)?;
-    rotated::settle(&mut state, bytes, Way::Transform(encoder, 0.0))?;
+    rotated::settle(&mut state, bytes, &Known::By(encoder))?;
     let codebook = encoder.codebook;
     let chunks = chunks(&state, chunk.max(1));
     let cells: usize = chunks.iter().map(|c| c.range.len()).sum();

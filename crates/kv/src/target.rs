@@ -4,7 +4,7 @@ use dwindle_formats::gguf::TensorType;
 use dwindle_formats::state::{Form, Part, Rows, Section, State, Stream};
 
 use crate::error::KvError;
-use crate::pack::turns_of;
+use crate::parts::turns_of;
 use crate::rotated;
 use crate::settings::Settings;
 

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::error::CacheError;
 use super::super::receiver::can_be_cut;
-use super::Warn;
+use super::options::Warn;
 use super::store::{Described, File};
 use crate::kv::KvError;
 use crate::llama::model::Token;

@@ -4,19 +4,20 @@
 //! it into a folder, if there is one. Those that were not used for the longest time go first.
 
 mod folder;
+mod options;
 mod packer;
 mod store;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dwindle_formats::state::read;
 
 use self::folder::Folder;
+use self::options::LEAST;
+pub use self::options::{ParkOptions, Warn};
 use self::packer::Packer;
 use self::store::{Found, Limits, Shared};
 use super::error::CacheError;
-use super::files::Aim;
 use super::receiver::{Receiver, can_be_cut};
 use super::session::{Session, saved_state};
 use crate::kv::KvError;
@@ -25,26 +26,6 @@ use crate::llama::context::Context;
 use crate::llama::model::Token;
 use crate::llama::recall::Recall;
 use crate::mapped::Mapping;
-
-/// Texts and beginnings of fewer tokens are sooner read again than found.
-const LEAST: usize = 32;
-
-/// Receives what the user should know.
-pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Where texts are parked, and how they are packed.
-pub struct ParkOptions {
-    /// The most bytes in memory. Copies of a text that is being kept, packed or restored come beside.
-    pub memory: u64,
-    /// A folder that keeps them, too, and the most bytes in it.
-    pub folder: Option<(PathBuf, u64)>,
-    /// Distinguishes models: nothing is found in the folder that was parked with another key.
-    pub model: String,
-    /// The model's codebook, and what is aimed at with it. Without one, texts are packed bit by bit.
-    pub codebook: Option<(Codebook, Aim)>,
-    /// Receives warnings.
-    pub warn: Warn,
-}
 
 /// Parked texts.
 pub struct Park {

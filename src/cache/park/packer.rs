@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 
 use super::super::error::CacheError;
 use super::super::files::{Aim, How, pack_bytes};
-use super::Warn;
 use super::folder::Folder;
+use super::options::Warn;
 use super::store::Shared;
 use crate::kv::Encoder;
 use crate::kv::codebook::Codebook;

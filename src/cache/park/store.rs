@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::session::common;
-use super::LEAST;
+use super::options::LEAST;
 use crate::llama::model::Token;
 
 /// Restoring a text takes at most about this part of the time to read it, so that a shorter beginning of it is sooner read.

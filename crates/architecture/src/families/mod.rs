@@ -22,7 +22,7 @@ mod weights;
 use serde_json::{Map, Value};
 
 use super::config::Default;
-use super::dims::{self, Kind};
+use super::kinds::{Kind, kinds_of};
 use super::latent::{LatentDim, LatentForm};
 use super::linear::{Each, LinearDim, LinearForm};
 use super::state_space::{StateDim, StateForm};
@@ -299,7 +299,7 @@ impl Among {
         let kinds = config.get("layer_types").and_then(Value::as_array);
         let of_state = |kind: &Value| kind == "mamba" || kind == "linear_attention";
         let any = kinds.is_some_and(|kinds| kinds.iter().any(of_state));
-        let routes = dims::kinds_of(config).is_some_and(|kinds| kinds.contains(&Kind::Routed));
+        let routes = kinds_of(config).is_some_and(|kinds| kinds.contains(&Kind::Routed));
         match self {
             Among::All => true,
             Among::WithStateSpaces => any,
