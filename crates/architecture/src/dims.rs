@@ -160,8 +160,17 @@ fn kinds(config: &Config, layers: u32) -> Result<Vec<Kind>, Error> {
     };
     let named = config.get("layer_types").and_then(Value::as_array);
     let named = named.map(|kinds| kinds.iter().map(of).collect::<Vec<_>>());
-    let (key, kinds) = match (kinds_of(config.map()), named) {
-        (Some(kinds), _) => ("hybrid_override_pattern", kinds),
+    let pattern = "hybrid_override_pattern";
+    let own = kinds_of(config.map());
+    if let (Some(found), None) = (config.get(pattern), &own) {
+        return Err(bad(pattern, found, "letters `M`, `*`, `-` and `E`"));
+    }
+    let key = match config.get(pattern) {
+        Some(_) => pattern,
+        None => "layers_block_type",
+    };
+    let (key, kinds) = match (own, named) {
+        (Some(kinds), _) => (key, kinds),
         (None, Some(kinds)) => ("layer_types", kinds),
         (None, None) => return attending(config, layers),
     };

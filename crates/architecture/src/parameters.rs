@@ -211,7 +211,9 @@ impl Read<'_> {
                     _ => 0,
                 };
                 let widths: Vec<i32> = dims.kinds.iter().map(width).collect();
-                metadata.set(self.key("feed_forward_length"), widths);
+                if widths.len() as u64 == dims.layers {
+                    metadata.set(self.key("feed_forward_length"), widths);
+                }
             }
             (Parameter::LinearAttention, Some(linear), _) => {
                 linear.describe(architecture, self.config, metadata)?;

@@ -67,8 +67,8 @@ impl StateSpace {
             let expected = format!("heads of {twice} elements together, twice `hidden_size`");
             return Err(bad("mamba_d_head", &head.into(), &expected));
         }
-        if groups == 0 || !inner.is_multiple_of(groups) {
-            let expected = format!("a number that divides {inner}");
+        if groups == 0 || inner == 0 || !inner.is_multiple_of(groups) {
+            let expected = format!("a number that divides {inner}, which is above 0");
             return Err(bad("mamba_n_groups", &groups.into(), &expected));
         }
         Ok(Some(StateSpace {

@@ -51,21 +51,26 @@ pub(crate) fn settle(
     Ok(Some(found))
 }
 
-/// Sets how all quantized rows are rotated: llama.cpp does it alike in all layers.
-pub(crate) fn turn(state: &mut State, [key, value]: [u32; 2]) {
-    let turned = |parts: &[Part], turn: u32| {
-        let fits = |p: &Part| p.ty.is_quantized() && turn > 0 && p.width.is_multiple_of(turn);
-        if parts.iter().all(fits) { turn } else { 0 }
-    };
-    for section in &mut state.sections {
-        let Section::Attention(attention) = section else {
-            continue;
-        };
+/// Sets how the rows are rotated that a codebook is of. Heads of layers with a window may have another size.
+pub(crate) fn turn(state: &mut State, turns: [u32; 2]) {
+    if let Some(Section::Attention(attention)) = state.sections.first_mut() {
         for rows in attention.streams.iter_mut().filter_map(|s| s.rows.as_mut()) {
-            rows.key_turn = turned(&rows.keys, key);
-            rows.value_turn = turned(&rows.values, value);
+            [rows.key_turn, rows.value_turn] = turns;
         }
     }
+}
+
+/// Whether quantized rows of layers with a window may be rotated and nothing says it.
+pub(crate) fn are_windows_unknown(state: &State) -> bool {
+    let quantized = |section: &Section| match section {
+        Section::Attention(attention) => {
+            let rows = attention.streams.iter().filter_map(|s| s.rows.as_ref());
+            let mut parts = rows.flat_map(|r| r.keys.iter().chain(&r.values));
+            parts.any(|p| p.ty.is_quantized())
+        }
+        Section::Recurrent { .. } => false,
+    };
+    !state.form.says_turns() && state.sections.iter().skip(1).any(quantized)
 }
 
 fn likelier(state: &State, bytes: &[u8], encoder: &Encoder<'_>) -> Result<[u32; 2], KvError> {

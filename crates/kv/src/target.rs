@@ -45,7 +45,8 @@ impl Target {
     pub(crate) fn aim(&self, source: &State, settings: &Settings) -> Result<State, KvError> {
         let is_changed =
             self.ty.is_some() || self.version == Some(4) || self.turns != Turns::Fitting;
-        if rotated::is_unknown(source) && settings.rotated.is_none() && is_changed {
+        let is_unknown = rotated::is_unknown(source) && settings.rotated.is_none();
+        if (is_unknown || rotated::are_windows_unknown(source)) && is_changed {
             return Err(KvError::UnknownTurns);
         }
         let mut state = source.clone();

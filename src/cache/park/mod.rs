@@ -140,9 +140,13 @@ impl Recall for Park {
                 let name = found.file.map(|path| path.display().to_string());
                 let name = name.unwrap_or_else(|| "a parked text".into());
                 (self.warn)(&format!("{name}: {error}; it is read again"));
-                // What llama.cpp does not take now may be sound.
-                if !matches!(error, CacheError::Llama(_)) {
-                    self.shared.store().forget(found.id);
+                match error {
+                    CacheError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                        self.shared.store().lose(found.id);
+                    }
+                    // What can't be read or restored now may be sound.
+                    CacheError::Io(_) | CacheError::Llama(_) => {}
+                    _ => self.shared.store().forget(found.id),
                 }
                 0
             }

@@ -216,6 +216,11 @@ impl Store {
         })
     }
 
+    /// Forgets a text whose file is gone.
+    pub fn lose(&mut self, id: u64) {
+        self.texts.retain(|p| p.id != id);
+    }
+
     /// Forgets what a text is, which can't be restored. Its file goes when it has not been used for the longest time.
     pub fn forget(&mut self, id: u64) {
         if let Some(parked) = self.texts.iter_mut().find(|p| p.id == id) {
@@ -228,20 +233,23 @@ impl Store {
 
     /// Lets go what was not used for the longest time, until all is within the limits. Gives files to remove.
     pub fn trim(&mut self) -> Vec<PathBuf> {
-        let mut order: Vec<usize> = (0..self.texts.len()).collect();
-        order.sort_by_key(|i| self.texts[*i].used);
         let held = |p: &Parked| p.memory.as_ref().map_or(0, |h| h.bytes.len() as u64);
-        let (mut memory, mut disk) = (self.texts.iter().map(held).sum::<u64>(), 0);
-        disk += self.files().map(|f| f.len).sum::<u64>();
+        let mut memory: u64 = self.texts.iter().map(held).sum();
+        let mut disk: u64 = self.files().map(|f| f.len).sum();
+        let mut order: Vec<usize> = (0..self.texts.len()).collect();
+        // What is in a file, too, is not lost.
+        order.sort_by_key(|i| (self.texts[*i].file.is_none(), self.texts[*i].used));
+        for i in &order {
+            if memory > self.limits.memory {
+                memory -= held(&self.texts[*i]);
+                self.texts[*i].memory = None;
+            }
+        }
+        order.sort_by_key(|i| self.texts[*i].used);
         let mut removed = Vec::new();
         for i in order {
-            let parked = &mut self.texts[i];
-            if memory > self.limits.memory {
-                memory -= held(parked);
-                parked.memory = None;
-            }
             if disk > self.limits.disk
-                && let Some(file) = parked.file.take()
+                && let Some(file) = self.texts[i].file.take()
             {
                 disk -= file.len;
                 removed.push(file.path);
