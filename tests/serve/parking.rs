@@ -43,18 +43,17 @@ fn parked(dir: &Path, count: usize) -> Vec<PathBuf> {
     }
 }
 
+/// Options of a server that parks in a folder.
+fn parking<'a>(ctx: &'a str, folder: &'a Path) -> [&'a str; 6] {
+    let folder = folder.to_str().unwrap();
+    ["--ctx", ctx, "--park", "64MiB", "--park-dir", folder]
+}
+
 #[test]
 fn a_text_that_begins_alike_is_not_read_again_even_by_the_next_server() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("parked");
-    let options = [
-        "--ctx",
-        "256",
-        "--park",
-        "64MiB",
-        "--park-dir",
-        path.to_str().unwrap(),
-    ];
+    let options = parking("256", &path);
     let server = Server::start(&checkpoint(), &options);
     let (answer, [recalled, all]) = asked(&server, &request(PROMPT, 24));
     assert_eq!(recalled, 0);
@@ -93,14 +92,7 @@ fn a_text_that_begins_alike_is_not_read_again_even_by_the_next_server() {
 fn clients_share_a_beginning_and_models_share_nothing() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("parked");
-    let folder = [
-        "--ctx",
-        "256",
-        "--park",
-        "64MiB",
-        "--park-dir",
-        path.to_str().unwrap(),
-    ];
+    let folder = parking("256", &path);
     let server = Server::start(&checkpoint(), &[&folder[..], &["--parallel", "3"]].concat());
     asked(&server, &request(PROMPT, 1));
     std::thread::scope(|scope| {
@@ -159,14 +151,7 @@ fn texts_are_packed_by_a_codebook() {
     let mut sizes = Vec::new();
     for own in [None, Some(codebook.to_str().unwrap())] {
         let path = dir.path().join("parked");
-        let folder = [
-            "--ctx",
-            "512",
-            "--park",
-            "64MiB",
-            "--park-dir",
-            path.to_str().unwrap(),
-        ];
+        let folder = parking("512", &path);
         let own: Vec<&str> = own
             .into_iter()
             .flat_map(|own| ["--codebook", own])
@@ -198,8 +183,7 @@ fn texts_are_packed_by_a_codebook() {
 #[test]
 fn a_damaged_file_is_ignored_with_a_warning() {
     let dir = tempdir().unwrap();
-    let path = dir.path().to_str().unwrap();
-    let options = ["--ctx", "256", "--park", "64MiB", "--park-dir", path];
+    let options = parking("256", dir.path());
     let server = Server::start(&checkpoint(), &options);
     let (answer, _) = asked(&server, &request(PROMPT, 24));
     let file = parked(dir.path(), 1).remove(0);

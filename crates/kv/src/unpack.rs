@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use dwindle_formats::gguf::TensorType;
 use dwindle_formats::packed::{Packed, Record};
-use dwindle_formats::state::{Part, Piece, Rows, Section, State, Stream, described};
+use dwindle_formats::state::{Attention, Part, Piece, Rows, Section, State, Stream, described};
 use rayon::prelude::*;
 
 use crate::cells::{Cells, bytes_from, floats, put_bytes};
@@ -116,7 +116,7 @@ impl<'a> Unpacker<'a> {
                 .map(|record| self.rows(record, &source, &state))
                 .collect();
             for (record, found) in batch.iter().zip(found) {
-                let stream = stream_of(&state, record, &source);
+                let stream = stream_of(&state, record, &source)?;
                 self.put(record, &found?, stream, put)?;
                 progress(record.place.cells as usize);
             }
@@ -132,7 +132,10 @@ impl<'a> Unpacker<'a> {
         state: &State,
     ) -> Result<Vec<Vec<u8>>, KvError> {
         let payload = self.packed.payload(record)?;
-        let (from, to) = (stream_at(source, record), stream_of(state, record, source));
+        let (from, to) = (
+            stream_at(source, record)?,
+            stream_of(state, record, source)?,
+        );
         let (Some(from_rows), Some(to_rows)) = (&from.rows, &to.rows) else {
             return Err(KvError::Nothing);
         };
@@ -238,7 +241,7 @@ impl<'a> Unpacker<'a> {
 /// Whether records are long enough for what comes of them, before any memory is taken for it.
 fn check_expansion(packed: &Packed<'_>) -> Result<(), KvError> {
     for record in &packed.records {
-        let rows = stream_at(&packed.state, record)
+        let rows = stream_at(&packed.state, record)?
             .rows
             .as_ref()
             .ok_or(KvError::Nothing)?;
@@ -266,28 +269,30 @@ fn within<'p>(pieces: &[Piece<'p>], range: &Range<usize>) -> Option<&'p [u8]> {
     })
 }
 
-fn stream_at<'s>(state: &'s State, record: &Record) -> &'s Stream {
-    let Section::Attention(attention) = &state.sections[record.place.section as usize] else {
-        unreachable!("records are of attention");
-    };
-    &attention.streams[record.place.stream as usize]
+/// The section that a record's cells are of.
+fn attention_of<'s>(state: &'s State, record: &Record) -> Result<&'s Attention, KvError> {
+    match state.sections.get(record.place.section as usize) {
+        Some(Section::Attention(attention)) => Ok(attention),
+        _ => Err(KvError::Nothing),
+    }
+}
+
+fn stream_at<'s>(state: &'s State, record: &Record) -> Result<&'s Stream, KvError> {
+    let streams = &attention_of(state, record)?.streams;
+    let stream = streams.get(record.place.stream as usize);
+    stream.ok_or(KvError::Nothing)
 }
 
 /// Where the record's cells are in a state whose streams may be arranged otherwise.
-fn stream_of<'s>(state: &'s State, record: &Record, source: &State) -> &'s Stream {
-    let Section::Attention(attention) = &state.sections[record.place.section as usize] else {
-        unreachable!("records are of attention");
-    };
-    let same = attention.streams.get(record.place.stream as usize);
-    let wanted = &stream_at(source, record).positions;
-    match same.filter(|s| s.positions.len() == wanted.len()) {
-        Some(stream) => stream,
-        None => attention
-            .streams
-            .iter()
-            .find(|s| !s.positions.is_empty())
-            .unwrap_or(&attention.streams[0]),
-    }
+fn stream_of<'s>(state: &'s State, record: &Record, source: &State) -> Result<&'s Stream, KvError> {
+    let streams = &attention_of(state, record)?.streams;
+    let same = streams.get(record.place.stream as usize);
+    let wanted = &stream_at(source, record)?.positions;
+    let same = same.filter(|s| s.positions.len() == wanted.len());
+    let used = || streams.iter().find(|s| !s.positions.is_empty());
+    same.or_else(used)
+        .or(streams.first())
+        .ok_or(KvError::Nothing)
 }
 
 /// Rows of keys and of values.
